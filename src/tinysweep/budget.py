@@ -1,0 +1,202 @@
+"""What a model costs, without allocating it, and the gate that no model over budget passes.
+
+Costs are those of one image: trainable parameters, multiply-accumulates (MACs), and the peak of activation
+memory with int8 activations.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tinysweep.config import AUTO, BudgetConfig, Config, ModelConfig
+from tinysweep.errors import BudgetError
+from tinysweep.model import DataShape, SpatialPool, build_model, with_width
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer: its output shape without the batch, its cost, and the activation bytes live while it runs."""
+
+    name: str
+    kind: str
+    output: tuple[int, ...]
+    params: int
+    macs: int
+    activation_bytes: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A whole model, layer by layer in the order of execution."""
+
+    layers: tuple[LayerCost, ...]
+
+    @property
+    def params(self) -> int:
+        return sum(layer.params for layer in self.layers)
+
+    @property
+    def macs(self) -> int:
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def activation_bytes(self) -> int:
+        return max(layer.activation_bytes for layer in self.layers)
+
+
+def count_params(config: ModelConfig, shape: DataShape) -> int:
+    """Trainable parameters, from a model built on the meta device."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in build_model(config, shape).parameters() if p.requires_grad)
+
+
+def measure(config: ModelConfig, shape: DataShape) -> Cost:
+    """The cost of the model of `config`, from one forward pass on the meta device.
+
+    MACs are counted for convolutions, linear layers and learned pooling. Peak activation memory is the largest
+    sum of a layer's input and output at a byte a value, as a microcontroller needs it that runs layer by layer
+    with batch norm folded into the convolution and ReLU and the shortcut's sum done in place (the accounting of
+    Lin et al., 2020, MCUNet, arXiv:2007.10319).
+    """
+    layers: list[LayerCost] = []
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        return lambda layer, inputs, output: layers.append(_layer_cost(name, layer, inputs[0], output))
+
+    with torch.device("meta"), torch.inference_mode():
+        model = build_model(config, shape).eval()
+        for name, layer in model.named_modules():
+            if not list(layer.children()):
+                layer.register_forward_hook(hook(name))
+        model(torch.empty(1, shape.channels, shape.size, shape.size))
+    return Cost(tuple(layers))
+
+
+def _layer_cost(name: str, layer: nn.Module, inputs: Tensor, output: Tensor) -> LayerCost:
+    macs, live = 0, inputs.numel() + output.numel()
+    if isinstance(layer, nn.Conv2d):
+        macs = output.numel() * layer.weight[0].numel()
+    elif isinstance(layer, nn.Linear | SpatialPool):
+        macs = layer.weight.numel()
+    elif isinstance(layer, nn.BatchNorm2d | nn.ReLU | nn.Dropout | nn.Flatten):
+        live = output.numel()  # folded, in place, or no work at all
+    params = sum(parameter.numel() for parameter in layer.parameters() if parameter.requires_grad)
+    return LayerCost(name, _kind(layer), tuple(output.shape[1:]), params, macs, live)
+
+
+def _kind(layer: nn.Module) -> str:
+    """Such as "Conv2d 3x3" or "Conv2d 3x3 depthwise"."""
+    words = [type(layer).__name__]
+    if isinstance(layer, nn.Conv2d):
+        words.append("x".join(str(side) for side in layer.kernel_size))
+        words += ["depthwise"] if layer.groups > 1 else []
+    return " ".join(words)
+
+
+def excesses(cost: Cost, budget: BudgetConfig) -> list[str]:
+    """What a cost exceeds, a clause a bound; empty if it fits."""
+    found = []
+    if cost.params >= budget.params:
+        found.append(f"{cost.params:,} trainable parameters, must be fewer than budget.params={budget.params}")
+    if budget.macs is not None and cost.macs > budget.macs:
+        found.append(f"{cost.macs:,} MACs an image, at most budget.macs={budget.macs}")
+    if budget.activation_bytes is not None and cost.activation_bytes > budget.activation_bytes:
+        found.append(
+            f"{cost.activation_bytes:,} peak activation bytes, at most "
+            f"budget.activation_bytes={budget.activation_bytes}"
+        )
+    return found
+
+
+def fits(config: ModelConfig, shape: DataShape, budget: BudgetConfig) -> bool:
+    """Whether a model is within every bound."""
+    if budget.macs is None and budget.activation_bytes is None:
+        return count_params(config, shape) < budget.params
+    return not excesses(measure(config, shape), budget)
+
+
+def widest(config: ModelConfig, shape: DataShape, budget: BudgetConfig) -> int | None:
+    """The largest width within the budget, all other choices given, or None if not even width 1 is.
+
+    Every cost rises with the width, so doubling and then bisection find it.
+    """
+
+    def fits_at(width: int) -> bool:
+        return fits(with_width(config, width), shape, budget)
+
+    if not fits_at(1):
+        return None
+    fitting, excessive = 1, 2
+    while fits_at(excessive):
+        fitting, excessive = excessive, 2 * excessive
+    while excessive - fitting > 1:
+        middle = (fitting + excessive) // 2
+        fitting, excessive = (middle, excessive) if fits_at(middle) else (fitting, middle)
+    return fitting
+
+
+def resolve(config: Config, shape: DataShape) -> Config:
+    """The configuration with a number for `model.width=auto`: the widest that fits the budget.
+
+    Raises:
+        BudgetError: no width fits.
+    """
+    if config.model.width != AUTO:
+        return config
+    width = widest(config.model, shape, config.budget)
+    if width is None:
+        raise BudgetError(refusal(with_width(config.model, 1), shape, config.budget))
+    return dataclasses.replace(config, model=with_width(config.model, width))
+
+
+def gate(config: Config, shape: DataShape) -> Cost:
+    """The cost of a configuration that may be trained; the width must be a number.
+
+    Raises:
+        BudgetError: it costs more than the budget allows.
+    """
+    cost = measure(config.model, shape)
+    if excesses(cost, config.budget):
+        raise BudgetError(refusal(config.model, shape, config.budget))
+    return cost
+
+
+def refusal(config: ModelConfig, shape: DataShape, budget: BudgetConfig) -> str:
+    """Why a model is refused: cost and limit, the costliest layers, and the widest width that would fit."""
+    cost = measure(config, shape)
+    lines = [f"over budget at model.width={config.width}: {'; '.join(excesses(cost, budget))}"]
+    lines += [f"  {layer.params:>12,} params {layer.macs:>14,} MACs  {layer.kind} -> "
+              f"{'x'.join(map(str, layer.output))} (layer {layer.name})"
+              for layer in sorted(cost.layers, key=lambda layer: -layer.params)[:3]]  # fmt: skip
+    width = widest(config, shape, budget)
+    advice = (
+        "no width fits: use fewer stages or blocks, a smaller growth, another head, or a larger budget"
+        if width is None
+        else f"the widest that fits is model.width={width}, which model.width=auto finds by itself"
+    )
+    return "\n".join([*lines, advice])
+
+
+def table(cost: Cost) -> str:
+    """The layers as a text table with totals."""
+    header = ("layer", "kind", "output", "params", "MACs", "live bytes")
+    rows: list[tuple[Any, ...]] = [header]
+    rows += [
+        (layer.name, layer.kind, "x".join(map(str, layer.output)), f"{layer.params:,}", f"{layer.macs:,}",
+         f"{layer.activation_bytes:,}") for layer in cost.layers
+    ]  # fmt: skip
+    rows.append(("total", "", "", f"{cost.params:,}", f"{cost.macs:,}", f"{cost.activation_bytes:,} peak"))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column < 3 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    rule = "-" * max(len(line) for line in lines)
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])

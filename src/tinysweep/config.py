@@ -1,0 +1,283 @@
+"""The typed schema of a run: each setting, its meaning and the rule its value must obey, in one place.
+
+Hydra composes YAML and overrides against these classes; `from_dictconfig` turns the result into plain
+dataclasses once, and everything past that point is typed Python. The rules are checked whenever a section is
+built, so a `Config` made in Python is held to the same ones.
+"""
+
+import math
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, ClassVar, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from tinysweep.errors import ConfigError
+
+AUTO = "auto"
+
+
+class DataName(StrEnum):
+    mnist = "mnist"
+    fashion_mnist = "fashion_mnist"
+    kmnist = "kmnist"
+    image_folder = "image_folder"
+
+
+class Family(StrEnum):
+    plain = "plain"
+    residual = "residual"
+    separable = "separable"
+
+
+class GrowthBy(StrEnum):
+    stage = "stage"
+    conv = "conv"
+
+
+class Head(StrEnum):
+    linear = "linear"
+    gap = "gap"
+    spatial = "spatial"
+
+
+class DropoutAt(StrEnum):
+    block = "block"
+    stage = "stage"
+    head = "head"
+
+
+class OptimizerName(StrEnum):
+    sgd = "sgd"
+    adamw = "adamw"
+
+
+class SchedulerName(StrEnum):
+    constant = "constant"
+    step = "step"
+    cosine = "cosine"
+    linear = "linear"
+    onecycle = "onecycle"
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+def setting(default: Any, meaning: str, within: str | None = None, only: tuple[str, ...] = ()) -> Any:
+    """A field with its meaning, the interval its value (or each of its values) must lie in, such as
+    "[0, 1)", and, where not every choice of the section's `name` reads it, the ones that do."""
+    metadata = {"meaning": meaning, "within": within, "only": only}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def lies_within(value: float, interval: str) -> bool:
+    """Whether a number lies in an interval in the usual notation, square brackets including the end."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    return math.isfinite(value) and above and below
+
+
+@dataclass
+class Section:
+    """What the sections of a configuration share: the check of their own rules when they are built."""
+
+    KEY: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            value, rule = getattr(self, spec.name), spec.metadata
+            if rule["within"] and value is not None and value != AUTO:
+                self._check_numbers(spec.name, value, rule["within"])
+            if rule["only"] and value != spec.default and self.choice not in rule["only"]:
+                self.refuse(spec.name, f"is read only by {self.KEY}={' or '.join(rule['only'])}, "
+                                       f"not by {self.KEY}={self.choice}; leave it out")  # fmt: skip
+
+    @property
+    def choice(self) -> str:
+        """The group choice that this section's `name` stands for; sections without one have none."""
+        return str(getattr(self, "name", ""))
+
+    def refuse(self, key: str, rule: str) -> None:
+        """Raise the ConfigError that names key, value, rule and meaning."""
+        spec = next(spec for spec in fields(self) if spec.name == key)
+        value = getattr(self, key)
+        shown = str(value).lower() if isinstance(value, bool) else value
+        raise ConfigError(f"{self.KEY}.{key}={shown} {rule} ({spec.metadata['meaning']})")
+
+    def _check_numbers(self, key: str, value: Any, interval: str) -> None:
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, str) or not lies_within(number, interval):
+                words = "must be a number" + (" or auto" if key == "width" else "")
+                self.refuse(key, f"must lie in {interval}" if not isinstance(number, str) else words)
+
+
+@dataclass
+class DataConfig(Section):
+    KEY: ClassVar[str] = "data"
+    name: DataName = setting(DataName.mnist, "which data set")
+    root: str = setting("~/.cache/tinysweep", "folder that holds the data; fetched into it if missing")
+    validation: float = setting(
+        5000, "images split off for validation: a count, a fraction below 1, or 0 for none", "[0, 1e9]"
+    )
+    split_seed: int = setting(0, "which validation split; kept apart from trainer.seed", "[0, 4294967295]")
+    limit: int | None = setting(None, "train on this many images only, drawn by split_seed", "[1, 1e9]")
+    download: bool = setting(True, "fetch missing files; false refuses instead")
+    image_size: int = setting(
+        28, "pixels a side that images are resized to", "[1, 1024]", only=(DataName.image_folder,)
+    )
+    colour: bool = setting(False, "three channels instead of grey", only=(DataName.image_folder,))
+    test_fraction: float = setting(
+        0.2, "part held out as test set if there is no test folder", "(0, 1)", only=(DataName.image_folder,)
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.root:
+            self.refuse("root", "must name a folder")
+        if self.validation >= 1 and self.validation != int(self.validation):
+            self.refuse("validation", "must be a whole number of images or a fraction below 1")
+
+
+@dataclass
+class ModelConfig(Section):
+    KEY: ClassVar[str] = "model"
+    family: Family = setting(Family.plain, "kind of block")
+    width: int | str = setting(
+        AUTO, "channels of the first stage; auto is the widest within the budget", "[1, 100000]"
+    )
+    depth: list[int] = setting([1, 2, 1], "blocks in each stage; stages are split by pooling", "[1, 100]")
+    growth: float = setting(1.5, "factor on the channels", "[0.1, 10]")
+    growth_by: GrowthBy = setting(GrowthBy.stage, "whether channels grow with each stage or each block")
+    stem_kernel: int = setting(5, "kernel size of the first convolution", "[1, 15]")
+    stem_padding: bool = setting(False, "pad the first convolution so that it keeps the image size")
+    kernel: int = setting(3, "kernel size of the other convolutions", "[1, 15]")
+    padding: bool = setting(True, "pad the other convolutions so that they keep the image size")
+    bias: bool = setting(False, "biases in convolutions, which batch norm makes redundant")
+    head: Head = setting(Head.spatial, "how features become classes")
+    hidden: int = setting(0, "units of a hidden linear layer in the head; 0 leaves it out", "[0, 100000]")
+    dropout: float = setting(0.0, "probability of dropping a feature", "[0, 1)")
+    dropout_at: DropoutAt = setting(DropoutAt.head, "after each block, each stage, or before the last layer")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.width, str) and self.width != AUTO:
+            self.refuse("width", "must be a whole number or auto")
+        if not self.depth:
+            self.refuse("depth", "must name at least one stage, such as [1,2,1]")
+        if self.family == Family.residual and not self.padding:
+            self.refuse("padding", "must be true for model.family=residual, whose blocks add their input")
+        for key, padded in (("stem_kernel", self.stem_padding), ("kernel", self.padding)):
+            if padded and getattr(self, key) % 2 == 0:
+                self.refuse(key, "must be odd where padding keeps the image size")
+
+
+@dataclass
+class AugmentationConfig(Section):
+    KEY: ClassVar[str] = "augmentation"
+    rotation_degrees: float = setting(0.0, "largest rotation, degrees either way", "[0, 180]")
+    shift_fraction: float = setting(0.0, "largest shift, fraction of the image size either way", "[0, 1]")
+    scale_fraction: float = setting(0.0, "largest change of size, fraction either way", "[0, 1)")
+    shear_degrees: float = setting(0.0, "largest horizontal shear, degrees either way", "[0, 60]")
+    elastic_pixels: float = setting(0.0, "largest root mean square elastic displacement, pixels", "[0, 20]")
+    elastic_sigma_pixels: float = setting(4.0, "smoothness of the elastic field, pixels", "[0.5, 100]")
+    flip_probability: float = setting(0.0, "probability of a left-right flip", "[0, 1]")
+    erase_probability: float = setting(0.0, "probability of erasing a square", "[0, 1]")
+    erase_fraction: float = setting(0.1, "largest erased area, fraction of the image", "(0, 1]")
+
+
+@dataclass
+class OptimizerConfig(Section):
+    KEY: ClassVar[str] = "optimizer"
+    name: OptimizerName = setting(OptimizerName.sgd, "which optimizer")
+    lr: float = setting(0.1, "peak learning rate", "(0, 1000]")
+    weight_decay: float = setting(5e-4, "decay of weights; biases and norms are spared", "[0, 10]")
+    momentum: float = setting(0.9, "momentum (AdamW: beta1)", "[0, 1)")
+    nesterov: bool = setting(False, "Nesterov momentum", only=(OptimizerName.sgd,))
+    beta2: float = setting(0.999, "decay of squared gradients", "[0, 1)", only=(OptimizerName.adamw,))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nesterov and self.momentum == 0:
+            self.refuse("nesterov", "needs optimizer.momentum above 0")
+
+
+_WARMS_UP = (SchedulerName.cosine, SchedulerName.linear, SchedulerName.onecycle)
+
+
+@dataclass
+class SchedulerConfig(Section):
+    KEY: ClassVar[str] = "scheduler"
+    name: SchedulerName = setting(SchedulerName.cosine, "how the learning rate moves")
+    warmup_fraction: float = setting(0.1, "part of all steps spent rising to the peak", "[0, 1)", only=_WARMS_UP)
+    start_fraction: float = setting(0.04, "first learning rate, fraction of the peak", "[0, 1]", only=_WARMS_UP)
+    end_fraction: float = setting(0.0, "last learning rate, fraction of the peak", "[0, 1]", only=_WARMS_UP)
+    step_epochs: int = setting(5, "epochs between two decays", "[1, 100000]", only=(SchedulerName.step,))
+    gamma: float = setting(0.5, "factor of a decay", "(0, 1]", only=(SchedulerName.step,))
+
+
+@dataclass
+class TrainerConfig(Section):
+    KEY: ClassVar[str] = "trainer"
+    epochs: int = setting(8, "passes over the training images", "[1, 100000]")
+    batch_size: int = setting(64, "images a step", "[2, 1000000]")
+    label_smoothing: float = setting(0.0, "weight moved from the true class to all", "[0, 1)")
+    ema_decay: float = setting(0.0, "decay a step of the averaged weights; 0 keeps no average", "[0, 1)")
+    clean_epochs: int = setting(0, "last epochs without augmentation", "[0, 100000]")
+    precision: Precision = setting(Precision.auto, "auto is bf16 where the hardware has it")
+    threads: int = setting(0, "CPU threads; 0 uses every core", "[0, 1024]")
+    device: Device = setting(Device.auto, "auto prefers cuda, then mps, then cpu")
+    seed: int = setting(0, "seed of weights, order, augmentation and dropout", "[0, 4294967295]")
+    test: bool = setting(True, "read the test set once, after the last epoch")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.clean_epochs > self.epochs:
+            self.refuse("clean_epochs", f"must not exceed trainer.epochs={self.epochs}")
+
+
+@dataclass
+class BudgetConfig(Section):
+    KEY: ClassVar[str] = "budget"
+    params: int = setting(20000, "trainable parameters must be fewer than this", "[1, 1e12]")
+    macs: int | None = setting(None, "multiply-accumulates an image, at most", "[1, 1e15]")
+    activation_bytes: int | None = setting(None, "peak int8 activation bytes, at most", "[1, 1e15]")
+
+
+@dataclass
+class Config:
+    """Everything that decides a run."""
+
+    name: str = "default"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+
+    def __post_init__(self) -> None:
+        if not self.name or any(character in self.name for character in "/\\:\0") or self.name[0] == ".":
+            raise ConfigError(f"name={self.name!r} must be usable as a folder name: no / \\ : and no leading dot")
+
+
+def from_dictconfig(composed: DictConfig) -> Config:
+    """The composed configuration as plain dataclasses.
+
+    Raises:
+        ConfigError: a value breaks its rule.
+    """
+    return cast(Config, OmegaConf.to_object(composed))

@@ -1,0 +1,134 @@
+"""A data set as tensors in memory: training and validation split, and the test set, read only when asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinysweep import image_folder
+from tinysweep.config import DataConfig, DataName
+from tinysweep.errors import ConfigError, DataError
+from tinysweep.fetch import obtain, read_split
+from tinysweep.model import DataShape
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pixels uint8 (N, C, H, W) and labels int64 (N,)."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pick(self, indices: Tensor) -> "Images":
+        return Images(self.pixels[indices], self.labels[indices])
+
+    def to(self, device: torch.device) -> "Images":
+        return Images(self.pixels.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Data:
+    """What training may see. Mean and standard deviation, a channel each on the scale of [0, 1], are those of
+    the training images alone."""
+
+    shape: DataShape
+    train: Images
+    validation: Images | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def describe(config: DataConfig) -> DataShape:
+    """Channels, size and classes, without reading an image.
+
+    Raises:
+        DataError: an image folder is missing or holds no classes.
+    """
+    if config.name == DataName.image_folder:
+        return DataShape(3 if config.colour else 1, config.image_size, len(image_folder.class_names(config)))
+    return DataShape(channels=1, size=28, classes=10)
+
+
+def load(config: DataConfig) -> Data:
+    """The training and validation images of a data set, fetched if need be.
+
+    Raises:
+        DataError: the data can't be had, or is damaged, or too small for the split asked for.
+    """
+    shape = describe(config)
+    everything = _read(config, "train")
+    held_out, rest = split(everything.labels, config.validation, config.split_seed)
+    if config.limit is not None:
+        rest = rest[: config.limit]
+    train = everything.pick(rest)
+    mean, std = pixel_statistics(train.pixels)
+    return Data(shape, train, everything.pick(held_out) if len(held_out) else None, mean, std)
+
+
+def load_test(config: DataConfig) -> Images:
+    """The test images; a run calls this once, when its training is over."""
+    return _read(config, "test")
+
+
+def _read(config: DataConfig, part: str) -> Images:
+    if config.name == DataName.image_folder:
+        return Images(*image_folder.read(config, part))
+    files = obtain(config.name, Path(config.root), config.download)
+    pixels, labels = read_split(files, "train" if part == "train" else "test")
+    return Images(torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
+
+
+def split(labels: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the images held out and of the rest, in random order; every class in both by its share.
+
+    `held_out` is a number of images or, below 1, a fraction. The classes' shares are rounded down and what is
+    missing goes to the classes with the largest remainders, so that the total is exact.
+
+    Raises:
+        ConfigError: no image would be left for training.
+        DataError: a class is too small to stand on both sides.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    wanted = round(held_out * len(labels)) if held_out < 1 else int(held_out)
+    if wanted == 0:
+        return order[:0], order
+    if wanted >= len(labels):
+        raise ConfigError(
+            f"data.validation={held_out:g} must be smaller than the {len(labels)} images there are to split"
+        )
+    counts = torch.bincount(labels)
+    for label in counts.nonzero().flatten().tolist():
+        if counts[label] < 2:
+            raise DataError(f"class {label} has 1 image, but a stratified split needs at least 2 of each class")
+    exact = counts.double() * wanted / len(labels)
+    quota = exact.floor().long()
+    quota[(exact - quota).argsort(descending=True, stable=True)[: wanted - int(quota.sum())]] += 1
+    shuffled = labels[order]
+    rank = torch.empty_like(order)  # how many images of the same class come earlier in the order
+    for label in range(len(counts)):
+        members = (shuffled == label).nonzero().flatten()
+        rank[members] = torch.arange(len(members))
+    chosen = rank < quota[shuffled]
+    return order[chosen], order[~chosen]
+
+
+def pixel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 (N, C, H, W), on the scale of [0, 1]."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    means, deviations = [], []
+    for channel in range(pixels.shape[1]):
+        histogram = torch.zeros(256, dtype=torch.int64)  # unlike a mean, needs no float copy of the data set
+        for part in pixels[:, channel].split(4096):
+            histogram += torch.bincount(part.flatten(), minlength=256)
+        share = histogram / pixels[:, channel].numel()
+        mean = float((share * levels).sum())
+        variance = float((share * (levels - mean) ** 2).sum())
+        means.append(mean)
+        deviations.append(max(variance**0.5, 1e-3))  # a constant image must not divide by zero
+    return tuple(means), tuple(deviations)

@@ -1,0 +1,72 @@
+"""Which hardware a run uses and how: device, precision, threads."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from tinysweep.config import Device, Precision, TrainerConfig
+from tinysweep.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The device, whether convolutions run in bfloat16, and the number of CPU threads."""
+
+    device: torch.device
+    bf16: bool
+    threads: int
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Run with this many threads, and afterwards with as many as before."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def describe(self) -> str:
+        """Such as "cpu, 2 threads, bf16"."""
+        threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.device.type == "cpu" else ""
+        return f"{self.device.type}{threads}, {'bf16' if self.bf16 else 'fp32'}"
+
+
+def hardware(config: TrainerConfig) -> Hardware:
+    """The hardware that `device`, `precision` and `threads` ask for.
+
+    Raises:
+        ConfigError: the device isn't there.
+    """
+    available = {
+        Device.cpu: True,
+        Device.cuda: torch.cuda.is_available(),
+        Device.mps: torch.mps.is_available(),
+    }
+    name = config.device
+    if name == Device.auto:
+        name = next(candidate for candidate in (Device.cuda, Device.mps, Device.cpu) if available[candidate])
+    if not available[name]:
+        found = ", ".join(device for device, there in available.items() if there)
+        raise ConfigError(f"trainer.device={name} is not available on this machine; use auto or one of: {found}")
+    bf16 = config.precision == Precision.bf16 or (config.precision == Precision.auto and _has_fast_bf16(name))
+    return Hardware(torch.device(name), bf16, config.threads or usable_cores())
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _has_fast_bf16(device: Device) -> bool:
+    if device == Device.cuda:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device == Device.cpu:
+        return any(bool(torch.cpu.get_capabilities().get(feature)) for feature in ("avx512_bf16", "amx_bf16"))
+    return False

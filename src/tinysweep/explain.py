@@ -1,0 +1,110 @@
+"""What Hydra and OmegaConf object to, in one line that names key, value, rule and the nearest valid key."""
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import Field, fields, is_dataclass
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from tinysweep.config import AUTO, Config
+from tinysweep.errors import ConfigError
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def settings() -> dict[str, Field[Any]]:
+    """Every setting of a run under its dotted key, such as model.width, and the sections themselves."""
+    return dict(_walk(Config, ""))
+
+
+def _walk(section: type, prefix: str) -> Iterator[tuple[str, Field[Any]]]:
+    for spec in fields(section):
+        yield prefix + spec.name, spec
+        if is_dataclass(spec.type):
+            yield from _walk(spec.type, f"{prefix}{spec.name}.")  # type: ignore[arg-type]
+
+
+def nearest(key: str) -> str:
+    """The clause that proposes the valid key most like a wrong one, or points to the list of them all."""
+    leaf = key.rsplit(".", 1)[-1]
+    known = list(settings())
+    matches = [name for name in known if name.rsplit(".", 1)[-1] == leaf]
+    matches += difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    matches += [name for name in known if difflib.get_close_matches(leaf, [name.rsplit(".", 1)[-1]], cutoff=0.75)]
+    return f"did you mean {matches[0]}?" if matches else "tinysweep --cfg job shows every key"
+
+
+def expected(annotation: Any) -> str:
+    """A type in words: "a whole number, or null"."""
+    if get_origin(annotation) is UnionType:
+        special = {NoneType: "null", str: AUTO}  # the one text that a number may be replaced by
+        return " or ".join(special.get(part) or expected(part) for part in get_args(annotation))
+    if get_origin(annotation) is list:
+        return f"a list such as [1,2,1], each {expected(get_args(annotation)[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return "one of " + ", ".join(member.name for member in annotation)
+    return _KINDS.get(annotation, "a section with keys of its own")
+
+
+def require_schema(composed: DictConfig) -> None:
+    """Refuse keys that `+key=value` added to the schema, or that `~key` removed from it.
+
+    Raises:
+        ConfigError: naming the first such key.
+    """
+    known = settings()
+    present = set(_composed_keys(composed, ""))
+    for key in sorted(present - set(known)):
+        raise ConfigError(f"{key} is not a setting; {nearest(key)}")
+    for key in known:
+        if key not in present:
+            raise ConfigError(f"{key} was removed, but a run needs every setting; leave out ~{key}")
+
+
+def _composed_keys(node: DictConfig, prefix: str) -> Iterator[str]:
+    for key in map(str, node):
+        yield f"{prefix}{key}"
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none():
+            yield from _composed_keys(child, f"{prefix}{key}.")
+
+
+def explain(error: Exception) -> str:
+    """One line for an error of composition."""
+    if isinstance(error, MissingConfigException):
+        return _missing_choice(error)
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override!r} can't be read as an override; the form is KEY=VALUE, lists as [1,2,1] and quoted"
+        )
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    text = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
+    if text.startswith("Ambiguous value"):
+        argument = text.split("'")[1]
+        return f"{argument}: several values need -m for a multirun, or brackets for a list: KEY=[A,B]"
+    if not isinstance(cause, OmegaConfBaseException) or not cause.full_key:
+        return text
+    key, spec = cause.full_key, settings().get(cause.full_key)
+    if spec is None:
+        return f"{key} is not a setting; {nearest(key)}"
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{key} must be given; it has no default"
+    value = "null" if cause.value is None else cause.value
+    meaning = spec.metadata.get("meaning")
+    return f"{key}={value} must be {expected(spec.type)}" + (f" ({meaning})" if meaning else "")
+
+
+def _missing_choice(error: MissingConfigException) -> str:
+    if not error.options or not error.missing_cfg_file:
+        return str(error).splitlines()[0]
+    group, _, choice = error.missing_cfg_file.rpartition("/")
+    close = difflib.get_close_matches(choice, list(error.options), n=1)
+    advice = f"did you mean {group}={close[0]}?" if close else ""
+    return f"{group}={choice} must be one of {', '.join(sorted(error.options))}" + (
+        f"; {advice}" if advice else ""
+    )

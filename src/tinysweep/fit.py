@@ -1,0 +1,190 @@
+"""The training loop: a typed configuration and tensors in, a trained model and its history out.
+
+It knows nothing of Hydra, Optuna or files:
+
+    import tinysweep
+
+    config = tinysweep.resolve(tinysweep.Config())
+    result = tinysweep.fit(config, tinysweep.load_data(config.data))
+    print(result.history[-1].validation_accuracy)
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from tinysweep.augment import augment
+from tinysweep.config import AugmentationConfig, Config
+from tinysweep.data import Data, Images
+from tinysweep.device import Hardware, hardware
+from tinysweep.errors import DivergedError
+from tinysweep.model import build_model
+from tinysweep.optim import build_optimizer
+from tinysweep.schedule import factor
+
+AUGMENTED_AT_ONCE = 1024  # images; several batches share the fixed cost of an augmentation
+EVALUATED_AT_ONCE = 1000  # images
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch showed; validation figures are None where nothing was held out."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean cross-entropy, and accuracy in [0, 1]."""
+
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained model in evaluation mode, for raw pixels (B, C, H, W) of 0 to 255, and how it got there."""
+
+    model: nn.Module
+    history: list[Epoch]
+    seconds: float
+
+
+class Normalise(nn.Module):
+    """Raw pixels of 0 to 255 to the mean 0 and deviation 1 that networks are trained on."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("shift", 255 * torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("scale", 255 * torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return (pixels - self.shift) / self.scale
+
+
+def fit(config: Config, data: Data, on_epoch: Callable[[Epoch], None] | None = None) -> Result:
+    """Train the model of `config`, whose width must be resolved, on `data`.
+
+    `on_epoch` is called after each epoch and may raise to stop. The same configuration, data, machine and
+    number of threads give the same bits. The caller's random state and thread count are left as they were.
+
+    Raises:
+        ConfigError: `model.width` is still auto.
+        DivergedError: the loss of an epoch is not a finite number.
+    """
+    machine, history, start = hardware(config.trainer), [], time.perf_counter()
+    with machine.in_use(), torch.random.fork_rng():
+        torch.manual_seed(config.trainer.seed)
+        training = _Training(config, data, machine)
+        validation = data.validation and data.validation.to(machine.device)
+        for number in range(1, config.trainer.epochs + 1):
+            began = time.perf_counter()
+            loss = training.epoch(number)
+            score = evaluate(training.averaged, validation, machine) if validation else None
+            history.append(
+                Epoch(
+                    number,
+                    loss,
+                    score.loss if score else None,
+                    score.accuracy if score else None,
+                    training.lr,
+                    time.perf_counter() - began,
+                )
+            )
+            if on_epoch:
+                on_epoch(history[-1])
+    return Result(training.averaged.eval(), history, time.perf_counter() - start)
+
+
+def evaluate(model: nn.Module, images: Images, machine: Hardware) -> Score:
+    """Loss and accuracy of a model that takes raw pixels."""
+    model.eval()
+    loss, correct = torch.zeros((), device=machine.device), torch.zeros((), device=machine.device)
+    with torch.inference_mode(), machine.autocast():
+        for start in range(0, len(images), EVALUATED_AT_ONCE):
+            part = slice(start, start + EVALUATED_AT_ONCE)
+            pixels, labels = images.pixels[part].to(machine.device), images.labels[part].to(machine.device)
+            logits = model(pixels.float().contiguous(memory_format=torch.channels_last)).float()  # (B, classes)
+            loss += F.cross_entropy(logits, labels, reduction="sum")
+            correct += (logits.argmax(1) == labels).sum()
+    return Score(loss.item() / len(images), correct.item() / len(images))
+
+
+class _Training:
+    """Model, optimizer, averages and random state of one run, advanced an epoch at a time."""
+
+    def __init__(self, config: Config, data: Data, machine: Hardware) -> None:
+        self.config, self.machine = config, machine
+        self.train = data.train.to(machine.device)
+        self.batch_size = min(config.trainer.batch_size, len(self.train))
+        self.steps_per_epoch = len(self.train) // self.batch_size
+        network = nn.Sequential(Normalise(data.mean, data.std), build_model(config.model, data.shape))
+        self.model: nn.Module = network.to(machine.device).to(memory_format=torch.channels_last)
+        self.averaged = self.model
+        self.average: AveragedModel | None = None
+        if config.trainer.ema_decay:
+            averaging = get_ema_multi_avg_fn(config.trainer.ema_decay)
+            self.average = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
+            self.averaged = self.average.module
+        self.optimizer = build_optimizer(config.optimizer, self.model)
+        self.generator = torch.Generator(machine.device).manual_seed(config.trainer.seed)
+        self.step, self.lr = 0, 0.0
+
+    def epoch(self, number: int) -> float:
+        """Train on every image once, at most a last incomplete batch aside, and return the mean loss."""
+        trainer = self.config.trainer
+        clean = number > trainer.epochs - trainer.clean_epochs
+        strength = AugmentationConfig() if clean else self.config.augmentation
+        total = torch.zeros((), device=self.machine.device)
+        self.model.train()
+        for pixels, labels in self._batches(strength):
+            self._set_lr()
+            with self.machine.autocast():
+                logits = self.model(pixels)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=trainer.label_smoothing)
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            if self.average:
+                self.average.update_parameters(self.model)
+            total += loss.detach()
+            self.step += 1
+        mean = total.item() / self.steps_per_epoch
+        if not math.isfinite(mean):
+            raise DivergedError(
+                f"training diverged: the loss of epoch {number} is {mean}; "
+                f"lower optimizer.lr={self.config.optimizer.lr:g} or raise scheduler.warmup_fraction"
+            )
+        return mean
+
+    def _batches(self, strength: AugmentationConfig) -> Iterator[tuple[Tensor, Tensor]]:
+        """Shuffled batches of augmented raw pixels (B, C, H, W) float and labels (B,)."""
+        order = torch.randperm(len(self.train), generator=self.generator, device=self.machine.device)
+        order = order[: self.steps_per_epoch * self.batch_size]
+        batches = max(1, AUGMENTED_AT_ONCE // self.batch_size)
+        for indices in order.split(batches * self.batch_size):
+            chunk = self.train.pick(indices)
+            pixels = augment(chunk.pixels.float(), strength, self.generator)
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+            yield from zip(pixels.split(self.batch_size), chunk.labels.split(self.batch_size), strict=True)
+
+    def _set_lr(self) -> None:
+        steps = self.config.trainer.epochs * self.steps_per_epoch
+        scale = factor(self.config.scheduler, self.step, steps, self.steps_per_epoch)
+        self.lr = self.config.optimizer.lr * scale
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr

@@ -1,0 +1,168 @@
+"""Networks from a vocabulary that the families share, so that a sweep can move between them.
+
+A network is a stem convolution, stages of blocks split by 2x2 max pooling, and a head. The family decides
+what a block is; the channels follow from `width` and `growth`, the same way for every family.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tinysweep.config import DropoutAt, Family, GrowthBy, Head, ModelConfig
+from tinysweep.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """What a model must know of its data: images of (channels, size, size) and the number of classes."""
+
+    channels: int
+    size: int
+    classes: int
+
+
+class Residual(nn.Module):
+    """Identity plus a body that keeps the shape (He et al., 2015, arXiv:1512.03385)."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)  # type: ignore[no-any-return]  # (B, C, H, W)
+
+
+class SpatialPool(nn.Module):
+    """Learned spatial pooling: each channel is a weighted sum over its pixels, starting as their mean."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels, size, size), 1 / size**2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.weight).sum((2, 3))  # (B, C, H, W) -> (B, C)
+
+
+Block = Callable[[ModelConfig, int, int], nn.Module]
+
+
+def convolution(
+    inputs: int, outputs: int, kernel: int, padded: bool, bias: bool, groups: int = 1
+) -> list[nn.Module]:
+    """Convolution, batch norm, ReLU: (B, inputs, H, W) -> (B, outputs, H', W')."""
+    return [
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2 if padded else 0, bias=bias, groups=groups),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    ]
+
+
+def plain_block(config: ModelConfig, inputs: int, outputs: int) -> nn.Module:
+    return nn.Sequential(*convolution(inputs, outputs, config.kernel, config.padding, config.bias))
+
+
+def residual_block(config: ModelConfig, inputs: int, outputs: int) -> nn.Module:
+    """A plain block, with a shortcut wherever it keeps the number of channels."""
+    body = plain_block(config, inputs, outputs)
+    return Residual(body) if inputs == outputs else body
+
+
+def separable_block(config: ModelConfig, inputs: int, outputs: int) -> nn.Module:
+    """Depthwise then pointwise convolution (Howard et al., 2017, arXiv:1704.04861)."""
+    return nn.Sequential(
+        *convolution(inputs, inputs, config.kernel, config.padding, config.bias, groups=inputs),
+        *convolution(inputs, outputs, 1, False, config.bias),
+    )
+
+
+BLOCKS: dict[Family, Block] = {
+    Family.plain: plain_block,
+    Family.residual: residual_block,
+    Family.separable: separable_block,
+}
+
+
+def channel_plan(config: ModelConfig) -> list[list[int]]:
+    """Channels of every block, stage by stage; `width` must be a number by now."""
+    plan: list[list[int]] = []
+    blocks = 0
+    for stage, depth in enumerate(config.depth):
+        exponents = [stage if config.growth_by == GrowthBy.stage else blocks + i for i in range(depth)]
+        plan.append([max(1, round(int(config.width) * config.growth**exponent)) for exponent in exponents])
+        blocks += depth
+    return plan
+
+
+def _shrunk(size: int, kernel: int, padded: bool) -> int:
+    return size if padded else size - kernel + 1
+
+
+def _require_pixels(size: int, where: str, shape: DataShape) -> None:
+    if size < 1:
+        raise ConfigError(
+            f"model.depth: a {shape.size}x{shape.size} image has no pixels left {where}; "
+            "use fewer stages or blocks, smaller kernels, or model.padding=true"
+        )
+
+
+def build_model(config: ModelConfig, shape: DataShape) -> nn.Sequential:
+    """The network of `config`: normalised images (B, channels, size, size) -> logits (B, classes).
+
+    Raises:
+        ConfigError: `width` is still auto, or the image shrinks to nothing.
+    """
+    if isinstance(config.width, str):
+        raise ConfigError(f"model.width={config.width} must be resolved to a number first (see budget.resolve)")
+    layers: list[nn.Module] = []
+    channels, size = shape.channels, shape.size
+    for stage, widths in enumerate(channel_plan(config)):
+        if stage > 0:
+            layers.append(nn.MaxPool2d(2))
+            size //= 2
+        for position, width in enumerate(widths):
+            if stage == position == 0:
+                size = _shrunk(size, config.stem_kernel, config.stem_padding)
+                block: nn.Module = nn.Sequential(
+                    *convolution(channels, width, config.stem_kernel, config.stem_padding, config.bias)
+                )
+            else:
+                size = _shrunk(size, config.kernel, config.padding)
+                block = BLOCKS[config.family](config, channels, width)
+            _require_pixels(size, f"in stage {stage + 1}", shape)
+            layers.append(block)
+            channels = width
+            if config.dropout_at == DropoutAt.block:
+                layers += _dropout(config)
+        if config.dropout_at == DropoutAt.stage:
+            layers += _dropout(config)
+    return nn.Sequential(*layers, *_head(config, channels, size, shape))
+
+
+def _dropout(config: ModelConfig) -> list[nn.Module]:
+    return [nn.Dropout(config.dropout)] if config.dropout else []
+
+
+def _head(config: ModelConfig, channels: int, size: int, shape: DataShape) -> list[nn.Module]:
+    layers: list[nn.Module]
+    if config.head == Head.linear:
+        size //= 2
+        _require_pixels(size, "after the last pooling", shape)
+        layers, features = [nn.MaxPool2d(2), nn.Flatten()], channels * size**2
+    elif config.head == Head.gap:
+        layers, features = [nn.AdaptiveAvgPool2d(1), nn.Flatten()], channels
+    else:
+        layers, features = [SpatialPool(channels, size)], channels
+    if config.hidden:
+        layers += [nn.Linear(features, config.hidden), nn.ReLU(inplace=True)]
+        features = config.hidden
+    if config.dropout_at == DropoutAt.head:
+        layers += _dropout(config)
+    return [*layers, nn.Linear(features, shape.classes)]
+
+
+def with_width(config: ModelConfig, width: int) -> ModelConfig:
+    """The same model at another width."""
+    return dataclasses.replace(config, width=width)
