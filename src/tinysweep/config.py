@@ -6,6 +6,7 @@ built, so a `Config` made in Python is held to the same ones.
 """
 
 import math
+import os
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, ClassVar, cast
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from tinysweep.errors import ConfigError
 
 AUTO = "auto"
+DEFAULT_ROOT = os.environ.get("TINYSWEEP_DATA", "~/.cache/tinysweep")
 
 
 class DataName(StrEnum):
@@ -128,7 +130,7 @@ class Section:
 class DataConfig(Section):
     KEY: ClassVar[str] = "data"
     name: DataName = setting(DataName.mnist, "which data set")
-    root: str = setting("~/.cache/tinysweep", "folder that holds the data; fetched into it if missing")
+    root: str = setting(DEFAULT_ROOT, "folder that holds the data; fetched into it if missing")
     validation: float = setting(
         5000, "images split off for validation: a count, a fraction below 1, or 0 for none", "[0, 1e9]"
     )

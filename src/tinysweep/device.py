@@ -66,7 +66,7 @@ def usable_cores() -> int:
 
 def _has_fast_bf16(device: Device) -> bool:
     if device == Device.cuda:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device == Device.cpu:
         return any(bool(torch.cpu.get_capabilities().get(feature)) for feature in ("avx512_bf16", "amx_bf16"))
     return False

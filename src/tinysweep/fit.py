@@ -134,7 +134,7 @@ class _Training:
         self.steps_per_epoch = len(self.train) // self.batch_size
         network = nn.Sequential(Normalise(data.mean, data.std), build_model(config.model, data.shape))
         self.model: nn.Module = network.to(machine.device).to(memory_format=torch.channels_last)
-        self.averaged = self.model
+        self.averaged: nn.Module = self.model
         self.average: AveragedModel | None = None
         if config.trainer.ema_decay:
             averaging = get_ema_multi_avg_fn(config.trainer.ema_decay)
@@ -157,7 +157,7 @@ class _Training:
                 logits = self.model(pixels)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=trainer.label_smoothing)
             self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.step()
             if self.average:
                 self.average.update_parameters(self.model)
