@@ -1,0 +1,93 @@
+"""Accuracy of whole recipes over seeds: runs the real command once a seed and reports mean and spread.
+
+    python benchmarks/seeds.py default best_10min --seeds 3
+
+One run at a time, on all cores, so that the seconds are those of a single run. Finished seeds are read back, not
+run again: an interrupted series goes on where it stopped.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tinysweep.files import write_whole
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def run_seed(name: str, seed: int, folder: Path) -> dict[str, Any]:
+    """The figures of one run of the recipe `name`; its peak memory is that of the whole process, in MiB."""
+    note = folder / "peak_mib.txt"
+    if not note.exists():
+        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
+        experiment = [] if name == "default" else [f"experiment={name}"]
+        command = [
+            sys.executable,
+            "-m",
+            "tinysweep.train",
+            *experiment,
+            f"trainer.seed={seed}",
+            f"hydra.run.dir={folder}",
+        ]
+        process = subprocess.Popen(command)
+        _, status, usage = os.wait4(process.pid, 0)
+        if status != 0:
+            raise SystemExit(f"{' '.join(command)} ended with status {os.waitstatus_to_exitcode(status)}")
+        write_whole(note, str(usage.ru_maxrss / 1024))
+    record = json.loads((folder / "record.json").read_text())
+    return {
+        "experiment": name,
+        "seed": seed,
+        "test_accuracy": record["metrics"]["test_accuracy"],
+        "validation_accuracy": record["metrics"]["validation_accuracy"],
+        "params": record["cost"]["params"],
+        "epochs": record["epochs"],
+        "train_seconds": record["train_seconds"],
+        "peak_mib": round(float(note.read_text())),
+        "torch": record["versions"]["torch"],
+        "precision": record["precision"],
+        "threads": record["threads"],
+    }
+
+
+def summary(rows: pd.DataFrame) -> str:
+    """A line for each recipe: mean and standard deviation of the last epoch's test accuracy in %, and the costs."""
+    rows = rows.assign(test=100 * rows["test_accuracy"])
+    table = rows.groupby("experiment", sort=False).agg(
+        params=("params", "first"),
+        seeds=("seed", "count"),
+        mean_test=("test", "mean"),
+        sd=("test", "std"),
+        lowest=("test", "min"),
+        seconds=("train_seconds", "mean"),
+        peak_mib=("peak_mib", "max"),
+    )
+    return str(table.round({"mean_test": 3, "sd": 3, "lowest": 2, "seconds": 0}).to_string())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiments", nargs="+", help="names of conf/experiment, or default")
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 (default: 3)")
+    parser.add_argument("--out", type=Path, default=Path("outputs/seeds"), help="where the runs lie")
+    arguments = parser.parse_args()
+    rows = []
+    for name in arguments.experiments:
+        for seed in range(arguments.seeds):
+            rows.append(run_seed(name, seed, arguments.out / name / str(seed)))
+    frame = pd.DataFrame(rows)
+    RESULTS.mkdir(exist_ok=True)
+    for name in arguments.experiments:
+        write_whole(RESULTS / f"seeds_{name}.csv", frame[frame["experiment"] == name].to_csv(index=False))
+    print(summary(frame))
+
+
+if __name__ == "__main__":
+    main()
