@@ -58,7 +58,7 @@ def run_seed(name: str, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def summary(rows: pd.DataFrame) -> str:
-    """A line for each recipe: mean and standard deviation of the last epoch's test accuracy in %, and the costs."""
+    """A line for each recipe: mean and standard deviation of the last epoch's test accuracy in %, and costs."""
     rows = rows.assign(test=100 * rows["test_accuracy"])
     table = rows.groupby("experiment", sort=False).agg(
         params=("params", "first"),
