@@ -13,6 +13,8 @@ Use from Python, without Hydra:
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,3 +46,14 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'tinysweep' has no attribute {name!r}")
     module, attribute = _HOMES[name]
     return getattr(importlib.import_module(f"tinysweep.{module}"), attribute)
+
+
+class _Package(ModuleType):
+    """Importing the module tinysweep.fit would otherwise hide the function of that name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -10,7 +10,7 @@ from tinysweep.config import AugmentationConfig
 
 
 def augment(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
-    """Randomly transformed copies of `images`, (B, C, H, W) float with background 0, same shape and range.
+    """Randomly transformed copies of square `images`, (B, C, H, W) float with background 0, same shape and range.
 
     Rotation, scale, shear, shift, flip and elastic displacement are one bilinear resampling; what comes from
     outside the image is 0. Elastic displacement after Simard et al. (2003, "Best practices for convolutional
@@ -41,19 +41,23 @@ def _moves(config: AugmentationConfig) -> bool:
 
 
 def draw_affine(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
-    """Matrices (B, 2, 3) from output to input coordinates, both of which run over [-1, 1]."""
-    draws = torch.rand(7, len(images), generator=generator, device=images.device)
+    """Matrices (B, 2, 3) from output to input coordinates, both of which run over [-1, 1].
+
+    The content is flipped, turned, sheared and scaled about the centre, and shifted last, so that no shift
+    grows with the scale.
+    """
+    draws = torch.rand(6, len(images), generator=generator, device=images.device)
     turn, shear, grow, shift_x, shift_y = 2 * draws[:5] - 1  # (B,) each, in [-1, 1)
     angle = torch.deg2rad(turn * config.rotation_degrees)
     slant = torch.tan(torch.deg2rad(shear * config.shear_degrees))
     size = 1 / (1 + grow * config.scale_fraction)
     mirror = 1 - 2 * (draws[5] < config.flip_probability).to(images.dtype)
     cos, sin = torch.cos(angle) * size, torch.sin(angle) * size
+    a, b = mirror * cos, mirror * (slant * cos + sin)
+    c, d = -sin, cos - slant * sin
     # A shift by a fraction of the image is twice that in coordinates that run from -1 to 1.
-    rows = (
-        mirror * cos, mirror * (slant * cos + sin), 2 * config.shift_fraction * shift_x,
-        -sin, cos - slant * sin, 2 * config.shift_fraction * shift_y,
-    )  # fmt: skip
+    right, down = 2 * config.shift_fraction * shift_x, 2 * config.shift_fraction * shift_y
+    rows = (a, b, -a * right - b * down, c, d, -c * right - d * down)
     return torch.stack(rows, dim=1).view(-1, 2, 3)
 
 
@@ -61,7 +65,8 @@ def affine_grid(matrices: Tensor, height: int, width: int) -> Tensor:
     """Where each output pixel samples the input, (B, H, W, 2) as (x, y), from matrices (B, 2, 3).
 
     The same as `torch.nn.functional.affine_grid(..., align_corners=False)` by broadcasting, which on a CPU is
-    faster than its small matrix products. Rows are scaled for a non-square image by the caller's coordinates.
+    faster than its small matrix products. Coordinates run over [-1, 1] along both axes whatever the shape, so a
+    matrix that turns or shears a square image distorts one that isn't square.
     """
     x = (torch.arange(width, device=matrices.device) * 2 + 1) / width - 1  # (W,)
     y = (torch.arange(height, device=matrices.device) * 2 + 1) / height - 1  # (H,)
@@ -71,27 +76,35 @@ def affine_grid(matrices: Tensor, height: int, width: int) -> Tensor:
 
 
 def elastic_field(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
-    """Smooth random displacements (B, H, W, 2) in coordinates of [-1, 1], up to `elastic_pixels` in root mean
-    square.
+    """Smooth random displacements (B, H, W, 2) in coordinates of [-1, 1]; the root mean square of an image's
+    displacements along an axis is drawn up to `elastic_pixels`.
 
-    Noise on a coarse grid whose pitch is the smoothness, brought to full size by bicubic interpolation: the
-    same kind of field as blurred full-size noise at a fraction of its cost.
+    Noise on a coarse grid whose pitch is the smoothness, brought to full size by bicubic interpolation, which
+    two small matrix products do an order of magnitude faster than `torch.nn.functional.interpolate`.
     """
     height, width = images.shape[-2:]
     coarse = [max(2, math.ceil(side / config.elastic_sigma_pixels)) for side in (height, width)]
     noise = torch.randn(len(images), 2, *coarse, generator=generator, device=images.device)
-    smooth = F.interpolate(noise, (height, width), mode="bicubic", align_corners=False)
+    by_row, by_column = bicubic(coarse[0], height, images.device), bicubic(coarse[1], width, images.device)
+    smooth = by_row @ noise @ by_column.T  # (B, 2, H, W)
     rms = smooth.square().mean((1, 2, 3), keepdim=True).sqrt()
     strength = config.elastic_pixels * torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
     pixel = torch.tensor([2 / width, 2 / height], device=images.device)
     return (smooth * (strength / rms)).permute(0, 2, 3, 1) * pixel
 
 
+def bicubic(coarse: int, size: int, device: torch.device) -> Tensor:
+    """The matrix (size, coarse) that interpolates one axis from `coarse` values to `size`."""
+    impulses = torch.eye(coarse, device=device).view(1, coarse, 1, coarse)
+    return F.interpolate(impulses, (1, size), mode="bicubic", align_corners=False).view(coarse, size).T
+
+
 def erased(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
-    """The mask (B, 1, H, W) of the pixels to erase: at most one square an image."""
+    """The mask (B, 1, H, W) of the pixels to erase: at most one square an image, anywhere in it."""
     height, width = images.shape[-2:]
     chance, area, top, left = torch.rand(4, len(images), 1, 1, 1, generator=generator, device=images.device)
-    side = (area * config.erase_fraction * height * width).sqrt() * (chance < config.erase_probability)
-    row = torch.arange(height, device=images.device).view(1, 1, -1, 1) - top * (height - side)
-    column = torch.arange(width, device=images.device).view(1, 1, 1, -1) - left * (width - side)
+    side = (area * config.erase_fraction * height * width).sqrt().floor().clamp(min=1)  # whole pixels
+    row = torch.arange(height, device=images.device).view(1, 1, -1, 1) - (top * (height - side + 1)).floor()
+    column = torch.arange(width, device=images.device).view(1, 1, 1, -1) - (left * (width - side + 1)).floor()
+    side = side * (chance < config.erase_probability)
     return (row >= 0) & (row < side) & (column >= 0) & (column < side)  # type: ignore[no-any-return]

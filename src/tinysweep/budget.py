@@ -16,6 +16,8 @@ from tinysweep.config import AUTO, BudgetConfig, Config, ModelConfig
 from tinysweep.errors import BudgetError
 from tinysweep.model import DataShape, SpatialPool, build_model, with_width
 
+LARGEST_WIDTH = 100_000  # where the range of model.width ends
+
 
 @dataclass(frozen=True)
 class LayerCost:
@@ -99,13 +101,18 @@ def _kind(layer: nn.Module) -> str:
 
 def excesses(cost: Cost, budget: BudgetConfig) -> list[str]:
     """What a cost exceeds, a clause a bound; empty if it fits."""
-    found = []
+    return list(_exceeded(cost, budget).values())
+
+
+def _exceeded(cost: Cost, budget: BudgetConfig) -> dict[str, str]:
+    """The kinds of cost, named as in LayerCost, that are over their bound, each with its clause."""
+    found = {}
     if cost.params >= budget.params:
-        found.append(f"{cost.params:,} trainable parameters, must be fewer than budget.params={budget.params}")
+        found["params"] = f"{cost.params:,} trainable parameters, must be fewer than budget.params={budget.params}"
     if budget.macs is not None and cost.macs > budget.macs:
-        found.append(f"{cost.macs:,} MACs an image, at most budget.macs={budget.macs}")
+        found["macs"] = f"{cost.macs:,} MACs an image, at most budget.macs={budget.macs}"
     if budget.activation_bytes is not None and cost.activation_bytes > budget.activation_bytes:
-        found.append(
+        found["activation_bytes"] = (
             f"{cost.activation_bytes:,} peak activation bytes, at most "
             f"budget.activation_bytes={budget.activation_bytes}"
         )
@@ -126,7 +133,7 @@ def widest(config: ModelConfig, shape: DataShape, budget: BudgetConfig) -> int |
     """
 
     def fits_at(width: int) -> bool:
-        return fits(with_width(config, width), shape, budget)
+        return width <= LARGEST_WIDTH and fits(with_width(config, width), shape, budget)
 
     if not fits_at(1):
         return None
@@ -166,12 +173,16 @@ def gate(config: Config, shape: DataShape) -> Cost:
 
 
 def refusal(config: ModelConfig, shape: DataShape, budget: BudgetConfig) -> str:
-    """Why a model is refused: cost and limit, the costliest layers, and the widest width that would fit."""
+    """Why a model is refused: cost and limit, the layers that cost most of the first thing that is over its
+    limit, and the widest width that would fit."""
     cost = measure(config, shape)
-    lines = [f"over budget at model.width={config.width}: {'; '.join(excesses(cost, budget))}"]
-    lines += [f"  {layer.params:>12,} params {layer.macs:>14,} MACs  {layer.kind} -> "
-              f"{'x'.join(map(str, layer.output))} (layer {layer.name})"
-              for layer in sorted(cost.layers, key=lambda layer: -layer.params)[:3]]  # fmt: skip
+    exceeded = _exceeded(cost, budget)
+    kind = next(iter(exceeded), "params")
+    costliest = sorted(cost.layers, key=lambda layer: -int(getattr(layer, kind)))[:3]
+    lines = [f"over budget at model.width={config.width}: {'; '.join(exceeded.values())}"]
+    lines += [f"  {layer.params:>12,} params {layer.macs:>14,} MACs {layer.activation_bytes:>10,} live bytes  "
+              f"{layer.kind} -> {'x'.join(map(str, layer.output))} (layer {layer.name})"
+              for layer in costliest]  # fmt: skip
     width = widest(config, shape, budget)
     advice = (
         "no width fits: use fewer stages or blocks, a smaller growth, another head, or a larger budget"

@@ -1,5 +1,6 @@
 """What the commands share: where their configuration lies, and errors that are one clear line."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -14,9 +15,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from tinysweep.config import Config, from_dictconfig
-from tinysweep.errors import TinysweepError
+from tinysweep.errors import ConfigError, TinysweepError
 from tinysweep.explain import explain, require_schema
 
 _INSTALLED = Path(__file__).parent / "conf"
@@ -34,24 +36,24 @@ def command(task: Callable[[Config], None]) -> None:
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra prints composition errors over many lines and exits, unless it is told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    ConfigStore.instance().store(name="schema", node=Config)
+    ConfigStore.instance().store(name="schema", node=Config, replace=True)
     signal.signal(signal.SIGTERM, _interrupt)
 
     def checked(composed: DictConfig) -> None:
         try:
-            require_schema(composed)
-            task(from_dictconfig(composed))
+            task(_typed(composed))
         except TinysweepError as error:
             if traceback_wanted:
                 raise
             _fail(str(error))  # here, because Hydra would put a line of its own before an error it sees
         finally:
-            _drop_if_empty(Path(HydraConfig.get().runtime.output_dir))
+            runtime = HydraConfig.get().runtime
+            _drop_if_empty(Path(runtime.output_dir), Path(runtime.cwd))
 
     try:
         hydra.main(config_path=str(CONFIG_FOLDER), config_name="config")(checked)()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if traceback_wanted or (isinstance(error, ValueError) and not _is_composition(error)):
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        if traceback_wanted or not _is_composition(error):
             raise
         _fail(explain(error))
     except KeyboardInterrupt:
@@ -59,8 +61,16 @@ def command(task: Callable[[Config], None]) -> None:
         raise SystemExit(INTERRUPTED) from None
 
 
-def _is_composition(error: ValueError) -> bool:
-    """Whether a ValueError was raised while Hydra read the command line, rather than by a running task."""
+def _typed(composed: DictConfig) -> Config:
+    try:
+        require_schema(composed)
+        return from_dictconfig(composed)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+
+
+def _is_composition(error: Exception) -> bool:
+    """Whether an error was raised while Hydra read the command line, rather than by a running task."""
     frame = error.__traceback__
     while frame is not None:
         if frame.tb_frame.f_code.co_name == "checked":
@@ -69,10 +79,12 @@ def _is_composition(error: ValueError) -> bool:
     return True
 
 
-def _drop_if_empty(folder: Path) -> None:
-    """Remove the folder that Hydra makes for every task, and that of its date, if nothing came of it."""
-    for path in (folder, folder.parent):
-        if path != Path.cwd() and path.is_dir() and not any(path.iterdir()):
+def _drop_if_empty(folder: Path, start: Path) -> None:
+    """Remove the folder that Hydra makes for every task, and those above it that lie below `start`, if nothing
+    came of them."""
+    above = [path for path in folder.parents if start in path.parents]
+    with contextlib.suppress(OSError):  # a folder that isn't empty refuses to be removed
+        for path in [folder, *above] if folder != start else []:
             path.rmdir()
 
 

@@ -193,7 +193,9 @@ class AugmentationConfig(Section):
     shift_fraction: float = setting(0.0, "largest shift, fraction of the image size either way", "[0, 1]")
     scale_fraction: float = setting(0.0, "largest change of size, fraction either way", "[0, 1)")
     shear_degrees: float = setting(0.0, "largest horizontal shear, degrees either way", "[0, 60]")
-    elastic_pixels: float = setting(0.0, "largest root mean square elastic displacement, pixels", "[0, 20]")
+    elastic_pixels: float = setting(
+        0.0, "largest root mean square elastic displacement along an axis, pixels", "[0, 20]"
+    )
     elastic_sigma_pixels: float = setting(4.0, "smoothness of the elastic field, pixels", "[0.5, 100]")
     flip_probability: float = setting(0.0, "probability of a left-right flip", "[0, 1]")
     erase_probability: float = setting(0.0, "probability of erasing a square", "[0, 1]")

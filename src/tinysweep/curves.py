@@ -17,7 +17,7 @@ def draw(history: list[Epoch], title: str, path: Path) -> None:
     epochs = [epoch.epoch for epoch in history]
     validated = [epoch for epoch in history if epoch.validation_accuracy is not None]
     figure = Figure(figsize=(9 if validated else 5, 3.6), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     axes = figure.subplots(1, 2 if validated else 1, squeeze=False)[0]
     axes[0].plot(epochs, [epoch.train_loss for epoch in history], "o-", ms=3, color=TRAIN, label="training")
     axes[0].set(ylabel="loss (cross-entropy)", yscale="log")

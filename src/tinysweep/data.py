@@ -1,5 +1,6 @@
 """A data set as tensors in memory: training and validation split, and the test set, read only when asked for."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,12 +59,18 @@ def load(config: DataConfig) -> Data:
     """The training and validation images of a data set, fetched if need be.
 
     Raises:
-        DataError: the data can't be had, or is damaged, or too small for the split asked for.
+        ConfigError: `validation` or `limit` asks for more images than there are.
+        DataError: the data can't be had, or is damaged, or a class is too small to be split.
     """
     shape = describe(config)
     everything = _read(config, "train")
     held_out, rest = split(everything.labels, config.validation, config.split_seed)
     if config.limit is not None:
+        if config.limit > len(rest):
+            raise ConfigError(
+                f"data.limit={config.limit} must not exceed the {len(rest)} images there are to train on, "
+                f"{len(held_out)} being held out for validation"
+            )
         rest = rest[: config.limit]
     train = everything.pick(rest)
     mean, std = pixel_statistics(train.pixels)
@@ -84,31 +91,38 @@ def _read(config: DataConfig, part: str) -> Images:
 
 
 def split(labels: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the images held out and of the rest, in random order; every class in both by its share.
+    """Indices of the images held out and of the rest, both in random order.
 
-    `held_out` is a number of images or, below 1, a fraction. The classes' shares are rounded down and what is
-    missing goes to the classes with the largest remainders, so that the total is exact.
+    `held_out` is a number of images or, below 1, a fraction, which if not 0 holds out one image at least. The
+    total is exact, and of every class the same share is held out: rounded down, what is missing then going to
+    the classes with the largest remainders. So a class with a share of less than one image may have none held
+    out, but each keeps one at least to train on.
 
     Raises:
-        ConfigError: no image would be left for training.
-        DataError: a class is too small to stand on both sides.
+        ConfigError: not every class would have an image left to train on.
+        DataError: a class has a single image.
     """
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(labels), generator=generator)
-    wanted = round(held_out * len(labels)) if held_out < 1 else int(held_out)
-    if wanted == 0:
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    if held_out == 0:
         return order[:0], order
-    if wanted >= len(labels):
-        raise ConfigError(
-            f"data.validation={held_out:g} must be smaller than the {len(labels)} images there are to split"
-        )
+    wanted = max(1, round(held_out * len(labels))) if held_out < 1 else int(held_out)
     counts = torch.bincount(labels)
-    for label in counts.nonzero().flatten().tolist():
-        if counts[label] < 2:
-            raise DataError(f"class {label} has 1 image, but a stratified split needs at least 2 of each class")
+    if alone := (counts == 1).nonzero().flatten().tolist():
+        raise DataError(
+            f"class {alone[0]} has 1 image to train on, but a validation split needs at least 2 of each class; "
+            "add images, or set data.validation=0"
+        )
+    spare = (counts - 1).clamp(min=0)
+    if wanted > spare.sum():
+        raise ConfigError(
+            f"data.validation={held_out:g} must leave an image of each class to train on: at most "
+            f"{int(spare.sum())} of the {len(labels)} images there are"
+        )
     exact = counts.double() * wanted / len(labels)
     quota = exact.floor().long()
-    quota[(exact - quota).argsort(descending=True, stable=True)[: wanted - int(quota.sum())]] += 1
+    for _ in range(wanted - int(quota.sum())):
+        remainder = torch.where(quota < spare, exact - quota, -math.inf)
+        quota[remainder.argsort(descending=True, stable=True)[0]] += 1
     shuffled = labels[order]
     rank = torch.empty_like(order)  # how many images of the same class come earlier in the order
     for label in range(len(counts)):

@@ -47,7 +47,7 @@ def hardware(config: TrainerConfig) -> Hardware:
     available = {
         Device.cpu: True,
         Device.cuda: torch.cuda.is_available(),
-        Device.mps: torch.mps.is_available(),
+        Device.mps: torch.backends.mps.is_available(),
     }
     name = config.device
     if name == Device.auto:
@@ -68,5 +68,6 @@ def _has_fast_bf16(device: Device) -> bool:
     if device == Device.cuda:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device == Device.cpu:
-        return any(bool(torch.cpu.get_capabilities().get(feature)) for feature in ("avx512_bf16", "amx_bf16"))
+        capabilities = torch.cpu.get_capabilities()
+        return any(bool(capabilities.get(feature)) for feature in ("avx512_bf16", "amx_bf16"))
     return False

@@ -9,7 +9,8 @@ from typing import Any, get_args, get_origin
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from tinysweep.config import AUTO, Config
 from tinysweep.errors import ConfigError
@@ -31,16 +32,21 @@ def _walk(section: type, prefix: str) -> Iterator[tuple[str, Field[Any]]]:
 
 def nearest(key: str) -> str:
     """The clause that proposes the valid key most like a wrong one, or points to the list of them all."""
-    leaf = key.rsplit(".", 1)[-1]
-    known = list(settings())
-    matches = [name for name in known if name.rsplit(".", 1)[-1] == leaf]
-    matches += difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    matches += [name for name in known if difflib.get_close_matches(leaf, [name.rsplit(".", 1)[-1]], cutoff=0.75)]
-    return f"did you mean {matches[0]}?" if matches else "tinysweep --cfg job shows every key"
+
+    def likeness(name: str) -> tuple[float, float]:
+        leaves = difflib.SequenceMatcher(None, _leaf(name), _leaf(key)).ratio()
+        return leaves, difflib.SequenceMatcher(None, name, key).ratio()
+
+    best = max(settings(), key=likeness)
+    return f"did you mean {best}?" if likeness(best)[0] > 0.6 else "tinysweep --cfg job shows every key"
+
+
+def _leaf(key: str) -> str:
+    return key.rsplit(".", 1)[-1]
 
 
 def expected(annotation: Any) -> str:
-    """A type in words: "a whole number, or null"."""
+    """A type in words: "a whole number or null"."""
     if get_origin(annotation) is UnionType:
         special = {NoneType: "null", str: AUTO}  # the one text that a number may be replaced by
         return " or ".join(special.get(part) or expected(part) for part in get_args(annotation))
@@ -63,7 +69,11 @@ def require_schema(composed: DictConfig) -> None:
         raise ConfigError(f"{key} is not a setting; {nearest(key)}")
     for key in known:
         if key not in present:
-            raise ConfigError(f"{key} was removed, but a run needs every setting; leave out ~{key}")
+            raise ConfigError(_removed(key))
+
+
+def _removed(key: str) -> str:
+    return f"{key} can't be removed, because a run needs every setting; leave out ~{key}"
 
 
 def _composed_keys(node: DictConfig, prefix: str) -> Iterator[str]:
@@ -82,21 +92,48 @@ def explain(error: Exception) -> str:
         return (
             f"{error.override!r} can't be read as an override; the form is KEY=VALUE, lists as [1,2,1] and quoted"
         )
-    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(error, YAMLError):
+        return " ".join(str(error).split())  # such as: did not find expected ... in "x.yaml", line 3, column 1
     text = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
+    if text.endswith("raised while composing config:") and isinstance(error.__context__, OmegaConfBaseException):
+        file = text.split("'")[1]
+        return f"{file}.yaml: {explain(error.__context__)}"
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return _at_key(cause, override=text.removeprefix("Error merging override "))
+    return _reworded(text)
+
+
+def _reworded(text: str) -> str:
+    """Hydra's own first line, or a better one where it doesn't say what to do."""
     if text.startswith("Ambiguous value"):
         argument = text.split("'")[1]
         return f"{argument}: several values need -m for a multirun, or brackets for a list: KEY=[A,B]"
-    if not isinstance(cause, OmegaConfBaseException) or not cause.full_key:
-        return text
-    key, spec = cause.full_key, settings().get(cause.full_key)
+    if text.startswith("Multiple values for "):
+        group = text.removeprefix("Multiple values for ").split(".")[0]
+        return f"{group} is chosen twice; give {group}=CHOICE once, without a +"
+    if text.startswith("Config group override must be"):
+        return "a group takes one of its choices by name, such as model=plain; tinysweep --help lists them"
+    return text
+
+
+def _at_key(cause: OmegaConfBaseException, override: str) -> str:
+    """One line for what OmegaConf objects to at a key, and the override that it was given in, if it was in one."""
+    if isinstance(cause, InterpolationResolutionError):
+        return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+    key = str(cause.full_key).partition("[")[0]  # an element of a list is ruled by what is said of the list
+    spec = settings().get(key)
     if spec is None:
         return f"{key} is not a setting; {nearest(key)}"
+    if override.partition("=")[0] == f"~{key}":
+        return _removed(key)
     if isinstance(cause, MissingMandatoryValue):
         return f"{key} must be given; it has no default"
     value = "null" if cause.value is None else cause.value
+    given = override.lstrip("+")
+    shown = given if given.startswith(f"{key}=") else f"{cause.full_key}={value}"
     meaning = spec.metadata.get("meaning")
-    return f"{key}={value} must be {expected(spec.type)}" + (f" ({meaning})" if meaning else "")
+    return f"{shown} must be {expected(spec.type)}" + (f" ({meaning})" if meaning else "")
 
 
 def _missing_choice(error: MissingConfigException) -> str:

@@ -4,7 +4,8 @@ It knows nothing of Hydra, Optuna or files:
 
     import tinysweep
 
-    config = tinysweep.resolve(tinysweep.Config())
+    config = tinysweep.Config()
+    config = tinysweep.resolve(config, tinysweep.describe(config.data))
     result = tinysweep.fit(config, tinysweep.load_data(config.data))
     print(result.history[-1].validation_accuracy)
 """
@@ -84,7 +85,7 @@ def fit(config: Config, data: Data, on_epoch: Callable[[Epoch], None] | None = N
 
     Raises:
         ConfigError: `model.width` is still auto.
-        DivergedError: the loss of an epoch is not a finite number.
+        DivergedError: the training or validation loss of an epoch is not a finite number.
     """
     machine, history, start = hardware(config.trainer), [], time.perf_counter()
     with machine.in_use(), torch.random.fork_rng():
@@ -94,7 +95,10 @@ def fit(config: Config, data: Data, on_epoch: Callable[[Epoch], None] | None = N
         for number in range(1, config.trainer.epochs + 1):
             began = time.perf_counter()
             loss = training.epoch(number)
+            require_finite(loss, f"the loss of epoch {number}", config)
             score = evaluate(training.averaged, validation, machine) if validation else None
+            if score:
+                require_finite(score.loss, f"the validation loss of epoch {number}", config)
             history.append(
                 Epoch(
                     number,
@@ -114,7 +118,7 @@ def evaluate(model: nn.Module, images: Images, machine: Hardware) -> Score:
     """Loss and accuracy of a model that takes raw pixels."""
     model.eval()
     loss, correct = torch.zeros((), device=machine.device), torch.zeros((), device=machine.device)
-    with torch.inference_mode(), machine.autocast():
+    with machine.in_use(), torch.inference_mode(), machine.autocast():
         for start in range(0, len(images), EVALUATED_AT_ONCE):
             part = slice(start, start + EVALUATED_AT_ONCE)
             pixels, labels = images.pixels[part].to(machine.device), images.labels[part].to(machine.device)
@@ -122,6 +126,19 @@ def evaluate(model: nn.Module, images: Images, machine: Hardware) -> Score:
             loss += F.cross_entropy(logits, labels, reduction="sum")
             correct += (logits.argmax(1) == labels).sum()
     return Score(loss.item() / len(images), correct.item() / len(images))
+
+
+def require_finite(loss: float, name: str, config: Config) -> None:
+    """Refuse a loss that is no number, or infinite.
+
+    Raises:
+        DivergedError: it is; the message tells which loss and at which learning rate.
+    """
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"training diverged: {name} is {loss}; "
+            f"lower optimizer.lr={config.optimizer.lr:g} or raise scheduler.warmup_fraction"
+        )
 
 
 class _Training:
@@ -163,13 +180,7 @@ class _Training:
                 self.average.update_parameters(self.model)
             total += loss.detach()
             self.step += 1
-        mean = total.item() / self.steps_per_epoch
-        if not math.isfinite(mean):
-            raise DivergedError(
-                f"training diverged: the loss of epoch {number} is {mean}; "
-                f"lower optimizer.lr={self.config.optimizer.lr:g} or raise scheduler.warmup_fraction"
-            )
-        return mean
+        return total.item() / self.steps_per_epoch
 
     def _batches(self, strength: AugmentationConfig) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled batches of augmented raw pixels (B, C, H, W) float and labels (B,)."""

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from tinysweep.config import DataConfig
@@ -17,14 +18,17 @@ def class_names(config: DataConfig) -> list[str]:
     """Names of the class subfolders, sorted; their order is the order of the labels.
 
     Raises:
-        DataError: no such folder, or fewer than two classes in it.
+        DataError: no such folder, fewer than two classes in it, or train/ and test/ with different ones.
     """
-    folder = _training_folder(config)
-    if not folder.is_dir():
+    root = Path(config.root).expanduser()
+    if not root.is_dir():
         raise DataError(
             f"data.root={config.root} must be a folder of class subfolders, but there is no such folder"
         )
-    names = sorted(child.name for child in folder.iterdir() if child.is_dir() and child.name[0] != ".")
+    folder = root / "train" if _has_parts(root) else root
+    names = _subfolders(folder)
+    if _has_parts(root) and (odd := sorted(set(names) ^ set(_subfolders(root / "test")))):
+        raise DataError(f"train/ and test/ in {root} must hold the same class subfolders, but one lacks {odd[0]}")
     if len(names) < 2:
         raise DataError(
             f"data.root={config.root} must hold at least two class subfolders (or train/ and test/ with them), "
@@ -36,23 +40,16 @@ def class_names(config: DataConfig) -> list[str]:
 def read(config: DataConfig, part: str) -> tuple[Tensor, Tensor]:
     """Pixels uint8 (N, C, size, size) and labels int64 (N,) of the part "train" or "test".
 
-    The parts are the folders train/ and test/ where both exist; otherwise `test_fraction` of each class,
-    at least one image, drawn by `split_seed`, is the test part. Only files of the part asked for are opened.
+    The parts are the folders train/ and test/ where both exist; otherwise `test_fraction` of each class, at
+    least one image, is the test part: always the same one, whatever the seeds, so that no test image is trained
+    on by another run. Only files of the part asked for are opened.
 
     Raises:
-        DataError: a class has too few images, or a file is no readable image.
+        DataError: a class has too few images in either part, or a file is no readable image.
     """
-    names = class_names(config)
-    root = Path(config.root).expanduser()
-    separate = _has_parts(root)
     pixels, labels = [], []
-    for label, name in enumerate(names):
-        folder = root / part / name if separate else root / name
-        files = _files(folder)
-        if not separate:
-            files = _share(files, config, part, label)
-        if not files:
-            raise DataError(f"class folder {folder} holds no images of the kinds {' '.join(sorted(EXTENSIONS))}")
+    for label, name in enumerate(class_names(config)):
+        files = _parts(config, name)[part]
         pixels += [_pixels(file, config) for file in files]
         labels += [label] * len(files)
     return torch.from_numpy(np.stack(pixels)), torch.tensor(labels)
@@ -62,36 +59,57 @@ def _has_parts(root: Path) -> bool:
     return (root / "train").is_dir() and (root / "test").is_dir()
 
 
-def _training_folder(config: DataConfig) -> Path:
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(child.name for child in folder.iterdir() if child.is_dir() and child.name[0] != ".")
+
+
+def _parts(config: DataConfig, name: str) -> dict[str, list[Path]]:
+    """The files of one class by part."""
     root = Path(config.root).expanduser()
-    return root / "train" if _has_parts(root) else root
+    if _has_parts(root):
+        return {part: _files(root / part / name) for part in ("train", "test")}
+    files = _files(root / name)
+    if len(files) == 1:
+        raise DataError(
+            f"class folder {root / name} has 1 image, but a class needs at least 2: one to train, one to test"
+        )
+    count = min(max(1, round(config.test_fraction * len(files))), len(files) - 1)
+    order = np.random.default_rng(0).permutation(len(files))
+    return {
+        "train": [files[index] for index in sorted(order[count:])],
+        "test": [files[index] for index in sorted(order[:count])],
+    }
 
 
 def _files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+    """Images in a folder and its subfolders, but for hidden ones, which other programs leave behind."""
+    found = [file for file in folder.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file()]
+    files = sorted(file for file in found if not any(name[0] == "." for name in file.relative_to(folder).parts))
+    if not files:
+        raise DataError(f"class folder {folder} holds no images of the kinds {' '.join(sorted(EXTENSIONS))}")
+    return files
 
 
-def _share(files: list[Path], config: DataConfig, part: str, label: int) -> list[Path]:
-    """The files of one class that belong to a part."""
-    if len(files) == 1:
-        raise DataError(
-            f"class folder {files[0].parent} has 1 image, but a class needs at least 2: one to train, one to test"
-        )
-    count = min(max(1, round(config.test_fraction * len(files))), len(files) - 1) if files else 0
-    order = np.random.default_rng([config.split_seed, label]).permutation(len(files))
-    chosen = order[:count] if part == "test" else order[count:]
-    return [files[index] for index in sorted(chosen)]
-
-
-def _pixels(file: Path, config: DataConfig) -> np.ndarray:
-    """One image as uint8 (C, size, size)."""
+def _pixels(file: Path, config: DataConfig) -> NDArray[np.uint8]:
+    """One image, upright and on white where it is transparent, as uint8 (C, size, size)."""
     try:
         with Image.open(file) as image:
-            converted = image.convert("RGB" if config.colour else "L")
+            upright = _eight_bits(ImageOps.exif_transpose(image), image.format)
+            if upright.has_transparency_data:
+                white = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(white, upright.convert("RGBA"))
+            converted = upright.convert("RGB" if config.colour else "L")
             resized = converted.resize((config.image_size, config.image_size), Image.Resampling.BILINEAR)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise anything from OSError to SyntaxError
         raise DataError(f"{file} is not a readable image ({error}); mend or remove it") from error
     array = np.asarray(resized, dtype=np.uint8)
     return array.transpose(2, 0, 1) if config.colour else array[None]
+
+
+def _eight_bits(image: Image.Image, file_format: str | None) -> Image.Image:
+    """Grey images of 16 bits, which Pillow would clip at 255, brought to 8; others as they are."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PPM"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("the range of 32-bit pixels is not known")
+    return image

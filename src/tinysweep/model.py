@@ -5,6 +5,7 @@ what a block is; the channels follow from `width` and `growth`, the same way for
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from tinysweep.config import DropoutAt, Family, GrowthBy, Head, ModelConfig
 from tinysweep.errors import ConfigError
+
+MOST_CHANNELS = 10**7  # out of reach of every budget, and small enough that the size of no tensor overflows
 
 
 @dataclass(frozen=True)
@@ -86,14 +89,28 @@ BLOCKS: dict[Family, Block] = {
 
 
 def channel_plan(config: ModelConfig) -> list[list[int]]:
-    """Channels of every block, stage by stage; `width` must be a number by now."""
+    """Channels of every block, stage by stage; `width` must be a number by now.
+
+    Raises:
+        ConfigError: a block has more than MOST_CHANNELS.
+    """
     plan: list[list[int]] = []
     blocks = 0
     for stage, depth in enumerate(config.depth):
         exponents = [stage if config.growth_by == GrowthBy.stage else blocks + i for i in range(depth)]
-        plan.append([max(1, round(int(config.width) * config.growth**exponent)) for exponent in exponents])
+        plan.append([_channels(config, exponent) for exponent in exponents])
         blocks += depth
     return plan
+
+
+def _channels(config: ModelConfig, exponent: int) -> int:
+    width = int(config.width)
+    if math.log(width) + exponent * math.log(config.growth) > math.log(MOST_CHANNELS):
+        raise ConfigError(
+            f"model.growth={config.growth:g} to the power of {exponent} times model.width={width} makes more than "
+            f"{MOST_CHANNELS:,} channels; use fewer stages or blocks, a smaller growth, or model.growth_by=stage"
+        )
+    return max(1, round(width * config.growth**exponent))
 
 
 def _shrunk(size: int, kernel: int, padded: bool) -> int:
@@ -104,7 +121,8 @@ def _require_pixels(size: int, where: str, shape: DataShape) -> None:
     if size < 1:
         raise ConfigError(
             f"model.depth: a {shape.size}x{shape.size} image has no pixels left {where}; "
-            "use fewer stages or blocks, smaller kernels, or model.padding=true"
+            "use fewer stages or blocks, smaller kernels, padding (model.stem_padding, model.padding), "
+            "or a head that doesn't pool (model.head=gap or spatial)"
         )
 
 
@@ -112,7 +130,7 @@ def build_model(config: ModelConfig, shape: DataShape) -> nn.Sequential:
     """The network of `config`: normalised images (B, channels, size, size) -> logits (B, classes).
 
     Raises:
-        ConfigError: `width` is still auto, or the image shrinks to nothing.
+        ConfigError: `width` is still auto, the image shrinks to nothing, or the channels grow beyond all bounds.
     """
     if isinstance(config.width, str):
         raise ConfigError(f"model.width={config.width} must be resolved to a number first (see budget.resolve)")

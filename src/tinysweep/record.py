@@ -60,17 +60,31 @@ class RunFolder:
 
     @classmethod
     def claim(cls, wanted: Path) -> "RunFolder":
-        """The folder `wanted`, or `wanted-2`, `wanted-3`, … if runs have taken those before: creating the record
-        is what takes a folder, and the operating system lets only one process create it."""
+        """The folder `wanted`, or `wanted-2`, `wanted-3`, … if runs have taken those before: creating the
+        configuration file is what takes a folder, and the operating system lets only one process create it. The
+        record is no such mark, as it must be whole from the moment it is there."""
         for number in itertools.count(1):
             folder = cls(wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}"))
             folder.path.mkdir(parents=True, exist_ok=True)
             try:
-                folder.record.touch(exist_ok=False)
+                folder.config.touch(exist_ok=False)
             except FileExistsError:
                 continue
             return folder
         raise AssertionError("unreachable: count() doesn't end")
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this package runs from, with "-dirty" if files differ from it; None if it
+    was installed."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    describe = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(describe, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 @dataclass
@@ -87,6 +101,7 @@ class Record:
     history: list[Epoch] = field(default_factory=list)
     train_seconds: float = 0.0
     test: Score | None = None
+    commit: str | None = field(default_factory=git_commit)  # now, as a checkout moves on during a run
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     finished: datetime | None = None
 
@@ -139,7 +154,7 @@ class Record:
             "precision": "bf16" if self.hardware.bf16 else "fp32",
             "python": platform.python_version(),
             "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
-            "git_commit": git_commit(),
+            "git_commit": self.commit,
             "overrides": self.overrides,
             "config": dataclasses.asdict(self.config),
         }
@@ -150,16 +165,3 @@ class Record:
         writer.writerow(spec.name for spec in dataclasses.fields(Epoch))
         writer.writerows(dataclasses.astuple(epoch) for epoch in self.history)
         return text.getvalue()
-
-
-def git_commit() -> str | None:
-    """The commit of the checkout that this package runs from, with "-dirty" if files differ from it; None if it
-    was installed."""
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / ".git").exists():
-        return None
-    describe = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(describe, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -10,7 +10,7 @@ from tinysweep.config import Config
 from tinysweep.data import describe, load, load_test
 from tinysweep.device import hardware
 from tinysweep.errors import TinysweepError
-from tinysweep.fit import Epoch, evaluate, fit
+from tinysweep.fit import Epoch, evaluate, fit, require_finite
 from tinysweep.record import Record, RunFolder, State
 
 
@@ -41,7 +41,9 @@ def run(config: Config, wanted: Path, overrides: list[str]) -> Record:
             result = fit(config, data, on_epoch)
         saved.save(record.folder.model, result, config.model, shape)
         if config.trainer.test:
-            record.test = evaluate(result.model, load_test(config.data), machine)
+            score = evaluate(result.model, load_test(config.data), machine)
+            require_finite(score.loss, "the test loss", config)
+            record.test = score
         curves.draw(record.history, config.name, record.folder.curves)
     except KeyboardInterrupt:
         record.close(State.interrupted, f"interrupted after {len(record.history)} epochs")

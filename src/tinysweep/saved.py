@@ -47,5 +47,6 @@ def load(path: str | Path) -> nn.Module:
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file; give the folder of a finished run or its model.pt") from error
     except Exception as error:
-        raise DataError(f"{file} is not a model saved by tinysweep ({type(error).__name__}: {error})") from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]  # torch's messages run over many lines
+        raise DataError(f"{file} is not a model saved by tinysweep ({reason})") from error
     return model.eval()

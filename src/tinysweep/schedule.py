@@ -22,7 +22,7 @@ def factor(config: SchedulerConfig, step: int, steps: int, steps_per_epoch: int)
         if config.name == SchedulerName.onecycle:
             return _cosine(config.start_fraction, 1.0, rising)
         return config.start_fraction + (1 - config.start_fraction) * rising
-    falling = (step - peak) / max(steps - 1 - peak, 1)
+    falling = (step - peak) / (steps - 1 - peak or 1)  # a run of one step stays at the peak
     if config.name == SchedulerName.linear:
         return 1 + (config.end_fraction - 1) * falling
     return _cosine(1.0, config.end_fraction, falling)

@@ -1,0 +1,164 @@
+"""How long an epoch of the baseline recipe takes: tinysweep's loop against the straightforward one."""
+
+import argparse
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from torch.utils.data import DataLoader, Dataset, Subset
+from torchvision import datasets, transforms
+
+from tinysweep.cli import CONFIG_FOLDER
+from tinysweep.config import DEFAULT_ROOT, Config, Device, Precision, from_dictconfig
+from tinysweep.data import Data, load
+from tinysweep.device import hardware, usable_cores
+from tinysweep.fetch import obtain
+from tinysweep.files import write_whole
+from tinysweep.fit import fit
+from tinysweep.model import DataShape, build_model
+
+RESULT = Path(__file__).with_suffix(".csv")
+WORKER_COUNTS = (0, 1, 2)
+PROBE_STEPS = 100  # on which each worker count is tried
+WARM_UP_STEPS = 20
+QUICK_STEPS = 2  # in place of each of these and of a whole epoch
+SHOWN = ["loop", "threads", "workers", "median_seconds", "images_per_second", "times_faster"]
+
+Pictures = Dataset[tuple[torch.Tensor, int]]
+
+
+@dataclass
+class Loop:
+    """One side of the comparison; `seconds` times that many steps, which are an epoch of as many batches."""
+
+    name: str
+    workers: int
+    seconds: Callable[[int], float]
+    rounds: list[float] = field(default_factory=list)
+
+
+def recipe(root: Path) -> Config:
+    """The baseline's settings for one epoch on the CPU."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    with initialize_config_dir(str(CONFIG_FOLDER)):
+        config = from_dictconfig(compose("config", ["experiment=era_seed"]))
+    trainer = replace(config.trainer, epochs=1, device=Device.cpu)
+    return replace(config, data=replace(config.data, root=str(root)), trainer=trainer)
+
+
+def straightforward_pictures(root: Path) -> Pictures:
+    turned, shifted = transforms.RandomRotation(10), transforms.RandomAffine(0, translate=(0.1, 0.1))
+    scaled = transforms.Normalize((0.1307,), (0.3081,))
+    transform = transforms.Compose([turned, shifted, transforms.ToTensor(), scaled])
+    pictures: Pictures = datasets.MNIST(root, train=True, transform=transform)
+    return pictures
+
+
+def straightforward(config: Config, shape: DataShape, pictures: Pictures, workers: int, steps: int) -> float:
+    """Seconds of the loop that every tutorial has, the start of its workers included."""
+    batch_size = config.trainer.batch_size
+    torch.manual_seed(config.trainer.seed)
+    network = build_model(config.model, shape).train()
+    optimizer = torch.optim.SGD(network.parameters(), config.optimizer.lr, config.optimizer.momentum)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, config.scheduler.step_epochs, config.scheduler.gamma)
+    # Without the last incomplete batch, as in tinysweep, so that both take the same steps.
+    part = Subset(pictures, range(steps * batch_size))
+    loader = DataLoader(part, batch_size, shuffle=True, num_workers=workers, drop_last=True)
+    with hardware(config.trainer).in_use():
+        began = time.perf_counter()
+        for pixels, labels in loader:
+            optimizer.zero_grad()
+            F.cross_entropy(network(pixels), labels).backward()
+            optimizer.step()
+        scheduler.step()
+        return time.perf_counter() - began
+
+
+def tinysweep(config: Config, data: Data, precision: Precision) -> Loop:
+    """The loop whose seconds are those that tinysweep itself records for an epoch."""
+    config = replace(config, trainer=replace(config.trainer, precision=precision))
+
+    def seconds(steps: int) -> float:
+        part = data.train.pick(torch.arange(steps * config.trainer.batch_size))
+        return fit(config, replace(data, train=part)).history[0].seconds
+
+    used = "bf16" if hardware(config.trainer).bf16 else "fp32"
+    return Loop(f"tinysweep, {used}{' (auto)' if precision == Precision.auto else ''}", 0, seconds)
+
+
+def measure(options: argparse.Namespace) -> pd.DataFrame:
+    """A row for each loop."""
+    obtain("mnist", options.data)  # fetched into the folders where torchvision looks
+    config = recipe(options.data)
+    data, pictures = load(config.data), straightforward_pictures(options.data)
+    batch_size = config.trainer.batch_size
+    warm_up, probe, steps = WARM_UP_STEPS, PROBE_STEPS, len(data.train) // batch_size
+    if options.quick:
+        warm_up = probe = steps = QUICK_STEPS
+    plain = partial(straightforward, config, data.shape, pictures)
+    plain(0, warm_up)
+    probes = {workers: plain(workers, probe) for workers in WORKER_COUNTS}
+    for workers, seconds in probes.items():
+        print(f"straightforward, {probe} steps, {workers} workers: {seconds:.1f} s", file=sys.stderr)
+    best = min(probes, key=lambda workers: probes[workers])
+    loops = [Loop("straightforward, fp32", best, partial(plain, best))]
+    loops += [tinysweep(config, data, precision) for precision in (Precision.auto, Precision.fp32)]
+    for loop in loops[1:]:
+        loop.seconds(warm_up)
+    for number in range(1, options.rounds + 1):
+        for loop in loops:
+            loop.rounds.append(loop.seconds(steps))
+            print(f"round {number}/{options.rounds}: {loop.name}, {loop.rounds[-1]:.1f} s", file=sys.stderr)
+    return tabulate(loops, steps * batch_size)
+
+
+def tabulate(loops: list[Loop], images: int) -> pd.DataFrame:
+    """What was run, how long it took, and where."""
+    table = pd.DataFrame({"loop": [loop.name for loop in loops], "threads": usable_cores()})
+    table["workers"] = [loop.workers for loop in loops]
+    seconds = pd.Series([statistics.median(loop.rounds) for loop in loops])
+    table["median_seconds"] = seconds.round(3)
+    table["images_per_second"] = (images / seconds).round().astype(int)
+    table["times_faster"] = (seconds[0] / seconds).round(2)
+    table["images"] = images
+    table["seconds_of_rounds"] = [" ".join(f"{one:.3f}" for one in loop.rounds) for loop in loops]
+    table["cores"], table["cpu"], table["torch"] = usable_cores(), cpu_model(), torch.__version__
+    return table
+
+
+def cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
+    return named[1] if named else platform.processor() or platform.machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="epochs of each loop, taken in turn (default 3)")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_STEPS} steps an epoch: only a smoke test")
+    parser.add_argument("--data", type=Path, default=Path(DEFAULT_ROOT), help="folder of MNIST", metavar="ROOT")
+    options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"--rounds={options.rounds} must be at least 1")
+    options.data = options.data.expanduser()
+    table = measure(options)
+    print(table[SHOWN].to_string(index=False))
+    if options.quick:
+        print(f"a smoke test of {QUICK_STEPS} steps an epoch: these times mean nothing, and none is written")
+    else:
+        write_whole(RESULT, table.to_csv(index=False))
+
+
+if __name__ == "__main__":
+    main()
