@@ -14,19 +14,17 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import datasets, transforms
 
-from tinysweep.cli import CONFIG_FOLDER
-from tinysweep.config import DEFAULT_ROOT, Config, Device, Precision, from_dictconfig
+import tinysweep
+from tinysweep.config import DEFAULT_ROOT, Config, Device, Precision
 from tinysweep.data import Data, load
 from tinysweep.device import hardware, usable_cores
 from tinysweep.fetch import obtain
 from tinysweep.files import write_whole
-from tinysweep.fit import fit
 from tinysweep.model import DataShape, build_model
+from tinysweep.training import fit
 
 RESULT = Path(__file__).with_suffix(".csv")
 WORKER_COUNTS = (0, 1, 2)
@@ -50,9 +48,7 @@ class Loop:
 
 def recipe(root: Path) -> Config:
     """The baseline's settings for one epoch on the CPU."""
-    ConfigStore.instance().store(name="schema", node=Config)
-    with initialize_config_dir(str(CONFIG_FOLDER)):
-        config = from_dictconfig(compose("config", ["experiment=era_seed"]))
+    config = tinysweep.compose("experiment=era_seed")
     trainer = replace(config.trainer, epochs=1, device=Device.cpu)
     return replace(config, data=replace(config.data, root=str(root)), trainer=trainer)
 
@@ -85,7 +81,7 @@ def straightforward(config: Config, shape: DataShape, pictures: Pictures, worker
         return time.perf_counter() - began
 
 
-def tinysweep(config: Config, data: Data, precision: Precision) -> Loop:
+def tinysweep_loop(config: Config, data: Data, precision: Precision) -> Loop:
     """The loop whose seconds are those that tinysweep itself records for an epoch."""
     config = replace(config, trainer=replace(config.trainer, precision=precision))
 
@@ -113,7 +109,7 @@ def measure(options: argparse.Namespace) -> pd.DataFrame:
         print(f"straightforward, {probe} steps, {workers} workers: {seconds:.1f} s", file=sys.stderr)
     best = min(probes, key=lambda workers: probes[workers])
     loops = [Loop("straightforward, fp32", best, partial(plain, best))]
-    loops += [tinysweep(config, data, precision) for precision in (Precision.auto, Precision.fp32)]
+    loops += [tinysweep_loop(config, data, precision) for precision in (Precision.auto, Precision.fp32)]
     for loop in loops[1:]:
         loop.seconds(warm_up)
     for number in range(1, options.rounds + 1):

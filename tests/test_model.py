@@ -25,8 +25,8 @@ def preset(name: str) -> ModelConfig:
 
 
 def small(**changes: Any) -> ModelConfig:
-    """Two stages of width 3, unless told otherwise."""
-    settings: dict[str, Any] = {"width": 3, "depth": [1, 2], "stem_kernel": 3}
+    """A plain model of two stages of width 3, unless told otherwise."""
+    settings: dict[str, Any] = {"family": Family.plain, "width": 3, "depth": [1, 2], "stem_kernel": 3}
     return ModelConfig(**(settings | changes))
 
 

@@ -9,28 +9,29 @@ Use from Python, without Hydra:
     result = tinysweep.fit(config, tinysweep.load_data(config.data))
     print(result.history[-1].validation_accuracy)
 
-`tinysweep.load(folder)` gives the trained model of a run.
+`tinysweep.compose("experiment=era_seed", "trainer.epochs=2")` gives the configuration that the same words give on
+the command line, and `tinysweep.load(folder)` the trained model of a run.
 """
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinysweep.budget import gate, measure, resolve
+    from tinysweep.composition import compose
     from tinysweep.config import Config
     from tinysweep.data import describe, load_test
     from tinysweep.data import load as load_data
-    from tinysweep.fit import fit
     from tinysweep.saved import load
+    from tinysweep.training import fit
 
-__all__ = ["Config", "describe", "fit", "gate", "load", "load_data", "load_test", "measure", "resolve"]
+__all__ = ["Config", "compose", "describe", "fit", "gate", "load", "load_data", "load_test", "measure", "resolve"]
 
 _HOMES = {
     "Config": ("config", "Config"),
+    "compose": ("composition", "compose"),
     "describe": ("data", "describe"),
-    "fit": ("fit", "fit"),
+    "fit": ("training", "fit"),
     "gate": ("budget", "gate"),
     "load": ("saved", "load"),
     "load_data": ("data", "load"),
@@ -46,14 +47,3 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'tinysweep' has no attribute {name!r}")
     module, attribute = _HOMES[name]
     return getattr(importlib.import_module(f"tinysweep.{module}"), attribute)
-
-
-class _Package(ModuleType):
-    """Importing the module tinysweep.fit would otherwise hide the function of that name."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -1,4 +1,4 @@
-"""What the commands share: where their configuration lies, and errors that are one clear line."""
+"""What the commands share: composition by Hydra, and errors that are one clear line."""
 
 import contextlib
 import os
@@ -10,19 +10,13 @@ from types import FrameType
 from typing import NoReturn
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
 
-from tinysweep.config import Config, from_dictconfig
-from tinysweep.errors import ConfigError, TinysweepError
-from tinysweep.explain import explain, require_schema
-
-_INSTALLED = Path(__file__).parent / "conf"
-CONFIG_FOLDER = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[2] / "conf"
+from tinysweep.composition import COMPOSITION_ERRORS, CONFIG_FOLDER, register_schema, typed
+from tinysweep.config import Config
+from tinysweep.errors import TinysweepError
+from tinysweep.explain import explain
 
 INTERRUPTED = 130  # the exit status by which shells know a command that Ctrl-C stopped
 
@@ -36,12 +30,12 @@ def command(task: Callable[[Config], None]) -> None:
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra prints composition errors over many lines and exits, unless it is told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    ConfigStore.instance().store(name="schema", node=Config, replace=True)
+    register_schema()
     signal.signal(signal.SIGTERM, _interrupt)
 
     def checked(composed: DictConfig) -> None:
         try:
-            task(_typed(composed))
+            task(typed(composed))
         except TinysweepError as error:
             if traceback_wanted:
                 raise
@@ -52,21 +46,13 @@ def command(task: Callable[[Config], None]) -> None:
 
     try:
         hydra.main(config_path=str(CONFIG_FOLDER), config_name="config")(checked)()
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+    except COMPOSITION_ERRORS as error:
         if traceback_wanted or not _is_composition(error):
             raise
         _fail(explain(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
-
-
-def _typed(composed: DictConfig) -> Config:
-    try:
-        require_schema(composed)
-        return from_dictconfig(composed)
-    except OmegaConfBaseException as error:
-        raise ConfigError(explain(error)) from error
 
 
 def _is_composition(error: Exception) -> bool:

@@ -156,7 +156,7 @@ class DataConfig(Section):
 @dataclass
 class ModelConfig(Section):
     KEY: ClassVar[str] = "model"
-    family: Family = setting(Family.plain, "kind of block")
+    family: Family = setting(Family.residual, "kind of block")
     width: int | str = setting(
         AUTO, "channels of the first stage; auto is the widest within the budget", "[1, 100000]"
     )
@@ -207,7 +207,7 @@ class OptimizerConfig(Section):
     KEY: ClassVar[str] = "optimizer"
     name: OptimizerName = setting(OptimizerName.sgd, "which optimizer")
     lr: float = setting(0.1, "peak learning rate", "(0, 1000]")
-    weight_decay: float = setting(5e-4, "decay of weights; biases and norms are spared", "[0, 10]")
+    weight_decay: float = setting(1e-4, "decay of weights; biases and norms are spared", "[0, 10]")
     momentum: float = setting(0.9, "momentum (AdamW: beta1)", "[0, 1)")
     nesterov: bool = setting(False, "Nesterov momentum", only=(OptimizerName.sgd,))
     beta2: float = setting(0.999, "decay of squared gradients", "[0, 1)", only=(OptimizerName.adamw,))
@@ -235,7 +235,7 @@ class SchedulerConfig(Section):
 @dataclass
 class TrainerConfig(Section):
     KEY: ClassVar[str] = "trainer"
-    epochs: int = setting(8, "passes over the training images", "[1, 100000]")
+    epochs: int = setting(14, "passes over the training images", "[1, 100000]")
     batch_size: int = setting(64, "images a step", "[2, 1000000]")
     label_smoothing: float = setting(0.0, "weight moved from the true class to all", "[0, 1)")
     ema_decay: float = setting(0.0, "decay a step of the averaged weights; 0 keeps no average", "[0, 1)")

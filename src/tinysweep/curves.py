@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tinysweep.files import write_whole
-from tinysweep.fit import Epoch
+from tinysweep.training import Epoch
 
 TRAIN, VALIDATION = "#1f77b4", "#d95f02"
 

@@ -20,7 +20,7 @@ from tinysweep.budget import Cost
 from tinysweep.config import Config
 from tinysweep.device import Hardware
 from tinysweep.files import write_whole
-from tinysweep.fit import Epoch, Score
+from tinysweep.training import Epoch, Score
 
 PACKAGES = ("tinysweep", "torch", "torchvision", "hydra-core", "omegaconf", "optuna", "numpy")
 

@@ -10,8 +10,8 @@ from tinysweep.config import Config
 from tinysweep.data import describe, load, load_test
 from tinysweep.device import hardware
 from tinysweep.errors import TinysweepError
-from tinysweep.fit import Epoch, evaluate, fit, require_finite
 from tinysweep.record import Record, RunFolder, State
+from tinysweep.training import Epoch, evaluate, fit, require_finite
 
 
 def run(config: Config, wanted: Path, overrides: list[str]) -> Record:
@@ -46,7 +46,10 @@ def run(config: Config, wanted: Path, overrides: list[str]) -> Record:
             record.test = score
         curves.draw(record.history, config.name, record.folder.curves)
     except KeyboardInterrupt:
-        record.close(State.interrupted, f"interrupted after {len(record.history)} epochs")
+        record.close(
+            State.interrupted, f"interrupted after epoch {len(record.history)} of {config.trainer.epochs}"
+        )
+        print(f"what was done until then: {record.folder.path}", file=sys.stderr)
         raise
     except Exception as error:
         reason = str(error) if isinstance(error, TinysweepError) else f"{type(error).__name__}: {error}"

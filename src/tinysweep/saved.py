@@ -11,8 +11,8 @@ from torch import nn
 from tinysweep.config import ModelConfig
 from tinysweep.errors import DataError
 from tinysweep.files import write_whole
-from tinysweep.fit import Normalise, Result
 from tinysweep.model import DataShape, build_model
+from tinysweep.training import Normalise, Result
 
 
 def save(path: Path, result: Result, config: ModelConfig, shape: DataShape) -> None:
