@@ -7,7 +7,6 @@ memory with int8 activations.
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -190,24 +189,3 @@ def refusal(config: ModelConfig, shape: DataShape, budget: BudgetConfig) -> str:
         else f"the widest that fits is model.width={width}, which model.width=auto finds by itself"
     )
     return "\n".join([*lines, advice])
-
-
-def table(cost: Cost) -> str:
-    """The layers as a text table with totals."""
-    header = ("layer", "kind", "output", "params", "MACs", "live bytes")
-    rows: list[tuple[Any, ...]] = [header]
-    rows += [
-        (layer.name, layer.kind, "x".join(map(str, layer.output)), f"{layer.params:,}", f"{layer.macs:,}",
-         f"{layer.activation_bytes:,}") for layer in cost.layers
-    ]  # fmt: skip
-    rows.append(("total", "", "", f"{cost.params:,}", f"{cost.macs:,}", f"{cost.activation_bytes:,} peak"))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column < 3 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    rule = "-" * max(len(line) for line in lines)
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])

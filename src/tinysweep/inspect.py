@@ -1,7 +1,12 @@
 """The command `tinysweep-inspect`: the layer table of a model, for people who learn by counting."""
 
+from typing import TYPE_CHECKING, Any
+
 from tinysweep.cli import command
 from tinysweep.config import Config
+
+if TYPE_CHECKING:
+    from tinysweep.budget import Cost
 
 
 def inspect(config: Config) -> None:
@@ -14,10 +19,31 @@ def inspect(config: Config) -> None:
     cost = budget.measure(config.model, shape)
     size = f"{shape.channels}x{shape.size}x{shape.size}"
     print(f"{config.model.family} model of width {config.model.width} for {size} images, {shape.classes} classes")
-    print(budget.table(cost))
+    print(table(cost))
     excess = budget.excesses(cost, config.budget)
     verdict = "over budget: " + "; ".join(excess) if excess else "within budget"
     print(f"{verdict} (trainable parameters must be fewer than {config.budget.params:,})")
+
+
+def table(cost: "Cost") -> str:
+    """The layers as a text table with totals."""
+    header = ("layer", "kind", "output", "params", "MACs", "live bytes")
+    rows: list[tuple[Any, ...]] = [header]
+    rows += [
+        (layer.name, layer.kind, "x".join(map(str, layer.output)), f"{layer.params:,}", f"{layer.macs:,}",
+         f"{layer.activation_bytes:,}") for layer in cost.layers
+    ]  # fmt: skip
+    rows.append(("total", "", "", f"{cost.params:,}", f"{cost.macs:,}", f"{cost.activation_bytes:,} peak"))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column < 3 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    rule = "-" * max(len(line) for line in lines)
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
 
 def main() -> None:
