@@ -80,8 +80,9 @@ class Normalise(nn.Module):
 def fit(config: Config, data: Data, on_epoch: Callable[[Epoch], None] | None = None) -> Result:
     """Train the model of `config`, whose width must be resolved, on `data`.
 
-    `on_epoch` is called after each epoch and may raise to stop. On a CPU the same configuration,
-    data, machine and number of threads give the same bits. The caller's random state and thread count are left as they were.
+    `on_epoch` is called after each epoch and may raise to stop. On a CPU the same configuration, data,
+    machine and number of threads give the same bits. The caller's random state and thread count are left as they
+    were.
 
     Raises:
         ConfigError: `model.width` is still auto.
