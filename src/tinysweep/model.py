@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tinysweep.config import DropoutAt, Family, GrowthBy, Head, ModelConfig
 from tinysweep.errors import ConfigError
+from tinysweep.norm import BatchNorm2d
 
 MOST_CHANNELS = 10**7  # out of reach of every budget, and small enough that the size of no tensor overflows
 
@@ -58,7 +59,7 @@ def convolution(
     """Convolution, batch norm, ReLU: (B, inputs, H, W) -> (B, outputs, H', W')."""
     return [
         nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2 if padded else 0, bias=bias, groups=groups),
-        nn.BatchNorm2d(outputs),
+        BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     ]
 
