@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tinysweep.augment import affine_grid, augment, bicubic, draw_affine, elastic_field, erased
-from tinysweep.config import AugmentationConfig
+from tinysweep.config import AugmentationConfig, Interpolation
 
 STRONG = AugmentationConfig(
     rotation_degrees=30,
@@ -91,9 +91,10 @@ def test_without_any_strength_images_are_the_same_bit_for_bit() -> None:
 def test_every_image_of_a_batch_has_its_own_draws() -> None:
     images = noise(1).expand(200, 1, 28, 28)
     for setting in fields(AugmentationConfig):
-        if setting.name in ("elastic_sigma_pixels", "erase_fraction", "flip_probability"):
+        if setting.name in ("elastic_sigma_pixels", "erase_fraction", "flip_probability", "interpolation"):
             continue
-        config = AugmentationConfig(**{setting.name: 1 if setting.name == "erase_probability" else 0.5})
+        strength: dict[str, Any] = {setting.name: 1 if setting.name == "erase_probability" else 0.5}
+        config = AugmentationConfig(**strength)
         distinct = len(augment(images, config, seeded()).flatten(1).unique(dim=0))
         assert distinct == 200 if setting.name != "erase_probability" else distinct > 150, setting.name
     assert len(augment(images, AugmentationConfig(flip_probability=0.5), seeded()).flatten(1).unique(dim=0)) == 2
@@ -287,6 +288,18 @@ def test_an_image_is_moved_as_torchvision_moves_it(settings: dict[str, Any]) -> 
         # A pixel on the very edge may fall to either side of it.
         assert (result - expected).abs().flatten().quantile(0.99) < 0.05
         assert (result - expected).abs().mean() < 0.2
+
+
+def test_nearest_interpolation_makes_no_new_values(generator: torch.Generator) -> None:
+    images = torch.tensor([0.0, 100.0, 255.0])[torch.randint(0, 3, (32, 1, 28, 28), generator=generator)]
+    found = {
+        way: set(
+            augment(images, AugmentationConfig(rotation_degrees=30, interpolation=way), seeded()).unique().tolist()
+        )
+        for way in Interpolation
+    }
+    assert found[Interpolation.nearest] == {0.0, 100.0, 255.0}
+    assert len(found[Interpolation.bilinear]) > 1000
 
 
 # ---- elastic displacement

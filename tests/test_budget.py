@@ -25,7 +25,7 @@ from tinysweep.budget import (
 )
 from tinysweep.config import AUTO, BudgetConfig, Config, Family, GrowthBy, Head, ModelConfig
 from tinysweep.errors import BudgetError, ConfigError
-from tinysweep.inspect import table
+from tinysweep.layers import table
 from tinysweep.model import DataShape, SpatialPool, build_model, with_width
 
 MNIST = DataShape(channels=1, size=28, classes=10)

@@ -22,7 +22,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import tinysweep
-from tinysweep import inspect, run, train
+from tinysweep import layers as inspect
+from tinysweep import run, train
 from tinysweep.composition import CONFIG_FOLDER
 from tinysweep.config import Config, from_dictconfig
 from tinysweep.explain import require_schema
@@ -312,7 +313,7 @@ finally:
 
 @pytest.mark.parametrize(
     ("module", "arguments", "status"),
-    [("train", ["--help"], 0), ("train", ["model.widht=3"], 1), ("inspect", ["model.dropout=1.5"], 1)],
+    [("train", ["--help"], 0), ("train", ["model.widht=3"], 1), ("layers", ["model.dropout=1.5"], 1)],
 )
 def test_neither_help_nor_a_refusal_waits_for_torch(
     place: Path, module: str, arguments: list[str], status: int

@@ -235,6 +235,11 @@ def test_what_comes_close_to_a_contradiction_is_allowed(make: Callable[[], objec
     assert make()
 
 
+def test_a_fraction_is_no_whole_number_in_python_either() -> None:
+    with pytest.raises(ConfigError, match=r"^trainer.epochs=1.5 must be a whole number"):
+        config.TrainerConfig(epochs=1.5)  # type: ignore[arg-type]
+
+
 def test_a_section_changed_in_python_is_checked_again() -> None:
     trainer = Config().trainer
     with pytest.raises(ConfigError, match=r"^trainer\.epochs=0 "):
@@ -320,7 +325,9 @@ def test_the_baseline_recipe_reads_all_training_images_and_the_given_schedule(co
     settings = composed("experiment=era_seed")
     assert settings.name == "era_seed"
     assert settings.data.validation == 0
-    assert settings.augmentation == AugmentationConfig(rotation_degrees=10, shift_fraction=0.1)
+    assert settings.augmentation == AugmentationConfig(
+        rotation_degrees=10, shift_fraction=0.1, interpolation=config.Interpolation.nearest
+    )
     assert settings.scheduler == SchedulerConfig(
         name=config.SchedulerName.step, step_epochs=5, gamma=0.5, warmup_fraction=0.1
     )

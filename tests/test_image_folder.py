@@ -243,6 +243,18 @@ def test_one_class_is_too_few(tmp_path: Path) -> None:
         describe(settings(tmp_path))
 
 
+@pytest.mark.parametrize("parts", [("train",), ("train", "val")])
+def test_parts_are_not_taken_for_classes(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    for part in parts:
+        write_classes(tmp_path / part, cat=3, dog=3)
+    with pytest.raises(DataError, match=f"{' and '.join(parts)}, which are parts and not classes"):
+        class_names(settings(tmp_path))
+
+
+def test_a_class_may_bear_the_name_of_a_part(tmp_path: Path) -> None:
+    assert class_names(settings(write_classes(tmp_path, train=3, tram=3))) == ["train", "tram"]
+
+
 def test_a_class_with_one_image_cannot_stand_in_both_parts(tmp_path: Path) -> None:
     write_classes(tmp_path, cat=4, dog=1)
     write_image(tmp_path / "dog" / ".deep" / "x.png")

@@ -54,6 +54,13 @@ def test_a_loaded_model_predicts_as_the_trained_one(
         assert torch.equal(model.state_dict()[key], value)
 
 
+def test_loading_leaves_the_random_state_alone(tmp_path: Path, trained: Result) -> None:
+    save(tmp_path / "model.pt", trained, MODEL, SHAPE)
+    state = torch.get_rng_state()
+    load(tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize(("family", "head"), list(product(Family, Head)))
 def test_every_family_and_head_comes_back(tmp_path: Path, family: Family, head: Head) -> None:
     shape = DataShape(3, 16, 7)

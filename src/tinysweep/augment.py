@@ -12,7 +12,7 @@ from tinysweep.config import AugmentationConfig
 def augment(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
     """Randomly transformed copies of square `images`, (B, C, H, W) float with background 0, same shape and range.
 
-    Rotation, scale, shear, shift, flip and elastic displacement are one bilinear resampling; what comes from
+    Rotation, scale, shear, shift, flip and elastic displacement are one resampling; what comes from
     outside the image is 0. Elastic displacement after Simard et al. (2003, "Best practices for convolutional
     neural networks"), random erasing after Zhong et al. (2017, arXiv:1708.04896). `generator` must live on the
     device of `images`.
@@ -21,7 +21,7 @@ def augment(images: Tensor, config: AugmentationConfig, generator: torch.Generat
         grid = affine_grid(draw_affine(images, config, generator), images.shape[-2], images.shape[-1])
         if config.elastic_pixels:
             grid += elastic_field(images, config, generator)
-        images = F.grid_sample(images, grid, align_corners=False)
+        images = F.grid_sample(images, grid, mode=str(config.interpolation), align_corners=False)
     if config.erase_probability:
         images = images.masked_fill(erased(images, config, generator), 0.0)
     return images

@@ -49,6 +49,11 @@ class DropoutAt(StrEnum):
     head = "head"
 
 
+class Interpolation(StrEnum):
+    bilinear = "bilinear"
+    nearest = "nearest"
+
+
 class OptimizerName(StrEnum):
     sgd = "sgd"
     adamw = "adamw"
@@ -101,6 +106,8 @@ class Section:
     def __post_init__(self) -> None:
         for spec in fields(self):
             value, rule = getattr(self, spec.name), spec.metadata
+            if spec.type is int and type(value) is not int:
+                self.refuse(spec.name, "must be a whole number")
             if rule["within"] and value is not None and value != AUTO:
                 self._check_numbers(spec.name, value, rule["within"])
             if rule["only"] and value != spec.default and self.choice not in rule["only"]:
@@ -198,6 +205,10 @@ class AugmentationConfig(Section):
     )
     elastic_sigma_pixels: float = setting(4.0, "smoothness of the elastic field, pixels", "[0.5, 100]")
     flip_probability: float = setting(0.0, "probability of a left-right flip", "[0, 1]")
+    interpolation: Interpolation = setting(
+        Interpolation.bilinear,
+        "how a moved pixel gets its value: bilinear softens strokes, nearest keeps them hard",
+    )
     erase_probability: float = setting(0.0, "probability of erasing a square", "[0, 1]")
     erase_fraction: float = setting(0.1, "largest erased area, fraction of the image", "(0, 1]")
 

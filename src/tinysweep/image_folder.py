@@ -11,6 +11,8 @@ from torch import Tensor
 from tinysweep.config import DataConfig
 from tinysweep.errors import DataError
 
+PARTS = {"train", "test", "val", "valid", "validation"}
+LAYOUT = "give class subfolders, or train/ and test/ that hold them (data.validation splits training images off)"
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
@@ -18,7 +20,8 @@ def class_names(config: DataConfig) -> list[str]:
     """Names of the class subfolders, sorted; their order is the order of the labels.
 
     Raises:
-        DataError: no such folder, fewer than two classes in it, or train/ and test/ with different ones.
+        DataError: no such folder, fewer than two classes in it, parts in place of classes, or different ones in
+            train/ and test/.
     """
     root = Path(config.root).expanduser()
     if not root.is_dir():
@@ -29,6 +32,8 @@ def class_names(config: DataConfig) -> list[str]:
     names = _subfolders(folder)
     if _has_parts(root) and (odd := sorted(set(names) ^ set(_subfolders(root / "test")))):
         raise DataError(f"train/ and test/ in {root} must hold the same class subfolders, but one lacks {odd[0]}")
+    if names and PARTS.issuperset(names):
+        raise DataError(f"{folder} holds {' and '.join(names)}, which are parts and not classes; {LAYOUT}")
     if len(names) < 2:
         raise DataError(
             f"data.root={config.root} must hold at least two class subfolders (or train/ and test/ with them), "

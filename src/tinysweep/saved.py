@@ -42,7 +42,8 @@ def load(path: str | Path) -> nn.Module:
         config, shape = OmegaConf.to_object(composed), DataShape(**content["shape"])
         assert isinstance(config, ModelConfig)
         blank = (0.0,) * shape.channels
-        model = nn.Sequential(Normalise(blank, blank), build_model(config, shape))
+        with torch.random.fork_rng():  # the initial weights are drawn and overwritten
+            model = nn.Sequential(Normalise(blank, blank), build_model(config, shape))
         model.load_state_dict(content["weights"])
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file; give the folder of a finished run or its model.pt") from error

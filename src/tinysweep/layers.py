@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tinysweep.budget import Cost
 
 
-def inspect(config: Config) -> None:
+def show(config: Config) -> None:
     """Print the layers with output shapes, parameters, MACs and live activation bytes; train nothing."""
     from tinysweep import budget  # noqa: PLC0415 torch is imported only once the settings are known to be good
     from tinysweep.data import describe  # noqa: PLC0415
@@ -48,7 +48,7 @@ def table(cost: "Cost") -> str:
 
 def main() -> None:
     """Entry point of the console script."""
-    command(inspect)
+    command(show)
 
 
 if __name__ == "__main__":
