@@ -2,8 +2,8 @@
 
     python benchmarks/seeds.py default best_10min --seeds 3
 
-One run at a time, on all cores, so that the seconds are those of a single run. Finished seeds are read back, not
-run again: an interrupted series goes on where it stopped.
+One run at a time, on all cores, unless --jobs says how many: then each has its share of the cores, and one thread at
+least. Finished seeds are read back, not run again: an interrupted series goes on where it stopped.
 """
 
 import argparse
@@ -12,17 +12,19 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from tinysweep.device import usable_cores
 from tinysweep.files import write_whole
 
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-def run_seed(name: str, seed: int, folder: Path) -> dict[str, Any]:
+def run_seed(name: str, seed: int, folder: Path, threads: int) -> dict[str, Any]:
     """The figures of one run of the recipe `name`; its peak memory is that of the whole process, in MiB."""
     note = folder / "peak_mib.txt"
     if not note.exists():
@@ -34,6 +36,7 @@ def run_seed(name: str, seed: int, folder: Path) -> dict[str, Any]:
             "tinysweep.train",
             *experiment,
             f"trainer.seed={seed}",
+            f"trainer.threads={threads}",
             f"hydra.run.dir={folder}",
         ]
         process = subprocess.Popen(command)
@@ -76,13 +79,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="+", help="names of conf/experiment, or default")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 (default: 3)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--out", type=Path, default=Path("outputs/seeds"), help="where the runs lie")
     arguments = parser.parse_args()
-    rows = []
-    for name in arguments.experiments:
-        for seed in range(arguments.seeds):
-            rows.append(run_seed(name, seed, arguments.out / name / str(seed)))
-    frame = pd.DataFrame(rows)
+    threads = max(1, usable_cores() // arguments.jobs)
+    todo = [(name, seed) for name in arguments.experiments for seed in range(arguments.seeds)]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        runs = [pool.submit(run_seed, *one, arguments.out / one[0] / str(one[1]), threads) for one in todo]
+    frame = pd.DataFrame([run.result() for run in runs])
     RESULTS.mkdir(exist_ok=True)
     for name in arguments.experiments:
         write_whole(RESULTS / f"seeds_{name}.csv", frame[frame["experiment"] == name].to_csv(index=False))
