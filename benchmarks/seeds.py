@@ -1,6 +1,6 @@
 """Accuracy of whole recipes over seeds: runs the real command once a seed and reports mean and spread.
 
-    python benchmarks/seeds.py default long --seeds 3
+    python benchmarks/seeds.py default era_seed --seeds 3
 
 One run at a time, on all cores, unless --jobs says how many: then each has its share of the cores, and one thread
 at least. Finished seeds are read back, not run again: an interrupted series goes on where it stopped.
