@@ -107,7 +107,7 @@ def _exceeded(cost: Cost, budget: BudgetConfig) -> dict[str, str]:
     """The kinds of cost, named as in LayerCost, that are over their bound, each with its clause."""
     found = {}
     if cost.params >= budget.params:
-        found["params"] = f"{cost.params:,} trainable parameters, must be fewer than budget.params={budget.params}"
+        found["params"] = too_many(cost.params, budget)
     if budget.macs is not None and cost.macs > budget.macs:
         found["macs"] = f"{cost.macs:,} MACs an image, at most budget.macs={budget.macs}"
     if budget.activation_bytes is not None and cost.activation_bytes > budget.activation_bytes:
@@ -116,6 +116,11 @@ def _exceeded(cost: Cost, budget: BudgetConfig) -> dict[str, str]:
             f"budget.activation_bytes={budget.activation_bytes}"
         )
     return found
+
+
+def too_many(params: int, budget: BudgetConfig) -> str:
+    """The clause that refuses a number of parameters."""
+    return f"{params:,} trainable parameters, must be fewer than budget.params={budget.params}"
 
 
 def fits(config: ModelConfig, shape: DataShape, budget: BudgetConfig) -> bool:

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tinysweep.composition import COMPOSITION_ERRORS, CONFIG_FOLDER, register_schema, typed
@@ -21,7 +22,7 @@ from tinysweep.explain import explain
 INTERRUPTED = 130  # the exit status by which shells know a command that Ctrl-C stopped
 
 
-def command(task: Callable[[Config], None]) -> None:
+def command(task: Callable[[Config], object]) -> None:
     """Run `task` on the configuration that Hydra composes from the command line.
 
     Exits with status 1 and one line on an error that the user can mend, with 130 when interrupted or
@@ -30,22 +31,27 @@ def command(task: Callable[[Config], None]) -> None:
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra prints composition errors over many lines and exits, unless it is told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    register_schema()
     signal.signal(signal.SIGTERM, _interrupt)
 
-    def checked(composed: DictConfig) -> None:
+    def checked(composed: DictConfig) -> object:
+        hydra_config = HydraConfig.get()
         try:
-            task(typed(composed))
+            return task(typed(composed))
         except TinysweepError as error:
-            if traceback_wanted:
-                raise
+            if traceback_wanted or hydra_config.mode == RunMode.MULTIRUN:
+                raise  # a job's error is its sweeper's to judge
             _fail(str(error))  # here, because Hydra would put a line of its own before an error it sees
         finally:
-            runtime = HydraConfig.get().runtime
+            runtime = hydra_config.runtime
             _drop_if_empty(Path(runtime.output_dir), Path(runtime.cwd))
 
     try:
+        register_schema()
         hydra.main(config_path=str(CONFIG_FOLDER), config_name="config")(checked)()
+    except TinysweepError as error:
+        if traceback_wanted:
+            raise
+        _fail(str(error))
     except COMPOSITION_ERRORS as error:
         if traceback_wanted or not _is_composition(error):
             raise

@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
@@ -13,15 +13,31 @@ from tinysweep.config import Config, from_dictconfig
 from tinysweep.errors import ConfigError
 from tinysweep.explain import explain, require_schema
 
-_INSTALLED = Path(__file__).parent / "conf"
-CONFIG_FOLDER = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[2] / "conf"
+_INSTALLED = Path(__file__).parent
+_HOME = _INSTALLED if (_INSTALLED / "conf").is_dir() else Path(__file__).resolve().parents[2]
+CONFIG_FOLDER, SWEEPS_FOLDER = _HOME / "conf", _HOME / "sweeps"
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 
 
 def register_schema() -> None:
-    """Make the dataclasses known to Hydra, for the defaults list of config.yaml to start from."""
+    """Make the dataclasses known to Hydra, for the defaults list of config.yaml to start from, and the studies."""
     ConfigStore.instance().store(name="schema", node=Config, replace=True)
+    # Studies lie outside conf/: the project's own, and those that a user has in a folder sweeps/ below the current one.
+    for folder in (SWEEPS_FOLDER, Path("sweeps")):
+        for file in sorted(folder.glob("*.yaml")):
+            node = _load_study(file)
+            ConfigStore.instance().store(group="sweeps", name=file.stem, node=node, package="_global_", replace=True)
+
+
+def _load_study(file: Path) -> DictConfig:
+    try:
+        node = OmegaConf.load(file)
+    except (YAMLError, OSError) as error:
+        raise ConfigError(f"{file}: {explain(error)}") from error
+    if not isinstance(node, DictConfig):
+        raise ConfigError(f"{file} must hold settings by name, such as trainer: {{epochs: 6}}")
+    return node
 
 
 def typed(composed: DictConfig) -> Config:

@@ -283,6 +283,7 @@ class Config:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    trial: int | None = setting(None, "number of the trial that this run is; set by a sweep")
 
     def __post_init__(self) -> None:
         if not self.name or any(character in self.name for character in "/\\:\0") or self.name[0] == ".":

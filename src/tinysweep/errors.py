@@ -19,3 +19,15 @@ class DataError(TinysweepError):
 
 class DivergedError(TinysweepError):
     """Training produced a loss that is not a finite number."""
+
+
+class StudyError(TinysweepError):
+    """A study can't go on: it was changed, holds nothing that fits, fails too often, or its storage doesn't answer."""
+
+
+class PrunedError(TinysweepError):
+    """A trial was stopped early, because others did better by then."""
+
+
+class AbandonedError(TinysweepError):
+    """A trial's sweeper has died, and another has closed the trial meanwhile."""

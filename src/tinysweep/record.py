@@ -28,6 +28,7 @@ PACKAGES = ("tinysweep", "torch", "torchvision", "hydra-core", "omegaconf", "opt
 class State(StrEnum):
     running = "running"
     complete = "complete"
+    pruned = "pruned"
     interrupted = "interrupted"
     failed = "failed"
 

@@ -1,23 +1,28 @@
 """One run, from a checked configuration to the record in its folder."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
 
 from tinysweep import budget, curves, saved
-from tinysweep.config import Config
-from tinysweep.data import describe, load, load_test
+from tinysweep.config import Config, DataConfig
+from tinysweep.data import Data, describe, load, load_test
 from tinysweep.device import hardware
-from tinysweep.errors import TinysweepError
+from tinysweep.errors import AbandonedError, PrunedError, TinysweepError
 from tinysweep.record import Record, RunFolder, State
 from tinysweep.training import Epoch, evaluate, fit, require_finite
 
 
-def run(config: Config, wanted: Path, overrides: list[str]) -> Record:
+def run(
+    config: Config, wanted: Path, overrides: list[str], report: Callable[[Epoch], None] | None = None
+) -> Record:
     """Gate, load, train, test once, and leave everything in the folder `wanted` (or the next free name).
 
-    Nothing is written before the model has passed the budget and the data has been verified.
+    Nothing is written before the model has passed the budget and the data has been verified. A trial of a sweep gives
+    `report`, which is called after each epoch and may stop the run; it takes the place of all that is printed and
+    drawn for a person.
 
     Raises:
         TinysweepError: bad setting, over budget, bad data, or divergence; the last leaves a record.
@@ -27,16 +32,17 @@ def run(config: Config, wanted: Path, overrides: list[str]) -> Record:
     config = budget.resolve(config, shape)
     cost = budget.gate(config, shape)
     machine = hardware(config.trainer)
-    print(_heading(config, cost, machine.describe()), flush=True)
-    data = load(config.data)
+    if not report:
+        print(_heading(config, cost, machine.describe()), flush=True)
+    data = _remembered(config.data) if report else load(config.data)
     record = Record(RunFolder.claim(wanted), config, cost, machine, overrides)
     record.begin()
     try:
-        with _Progress(config.trainer.epochs) as progress:
+        with _Progress(config.trainer.epochs, silent=report is not None) as progress:
 
             def on_epoch(epoch: Epoch) -> None:
                 record.add(epoch)
-                progress.show(epoch)
+                (report or progress.show)(epoch)
 
             result = fit(config, data, on_epoch)
         saved.save(record.folder.model, result, config.model, shape)
@@ -44,28 +50,45 @@ def run(config: Config, wanted: Path, overrides: list[str]) -> Record:
             score = evaluate(result.model, load_test(config.data), machine)
             require_finite(score.loss, "the test loss", config)
             record.test = score
-        curves.draw(record.history, config.name, record.folder.curves)
+        if not report:
+            curves.draw(record.history, config.name, record.folder.curves)
     except KeyboardInterrupt:
         record.close(
             State.interrupted, f"interrupted after epoch {len(record.history)} of {config.trainer.epochs}"
         )
         print(f"what was done until then: {record.folder.path}", file=sys.stderr)
         raise
+    except (PrunedError, AbandonedError) as stop:
+        record.close(State.pruned if isinstance(stop, PrunedError) else State.interrupted, str(stop))
+        return record
     except Exception as error:
         reason = str(error) if isinstance(error, TinysweepError) else f"{type(error).__name__}: {error}"
         record.close(State.failed, reason)
         raise
     record.close(State.complete)
-    print(_summary(record), flush=True)
+    if not report:
+        print(_summary(record), flush=True)
     return record
+
+
+_last_data: dict[str, Data] = {}
+
+
+def _remembered(config: DataConfig) -> Data:
+    """The data of the last trial that this process ran, if it was the same; reading and verifying takes a while."""
+    key = repr(config)
+    if key not in _last_data:
+        _last_data.clear()
+        _last_data[key] = load(config)
+    return _last_data[key]
 
 
 class _Progress:
     """A line for each epoch, and under them a bar with the time left where a person is watching."""
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: int, silent: bool) -> None:
         self.epochs = epochs
-        self.bar = tqdm(total=epochs, unit="epoch", file=sys.stderr, disable=None, leave=False)
+        self.bar = tqdm(total=epochs, unit="epoch", file=sys.stderr, disable=silent or None, leave=False)
 
     def __enter__(self) -> "_Progress":
         return self

@@ -3,17 +3,30 @@
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 from tinysweep.cli import command
 from tinysweep.config import Config
+from tinysweep.errors import ConfigError
 
 
-def train(config: Config) -> None:
-    """Train in the folder that Hydra chose."""
-    from tinysweep.run import run  # noqa: PLC0415 torch is imported only once the settings are known to be good
-
+def train(config: Config) -> float | None:
+    """Train in the folder that Hydra chose; the validation accuracy is for whatever sweeper asked."""
     composed = HydraConfig.get()
-    run(config, Path(composed.runtime.output_dir), list(composed.overrides.task))
+    folder, overrides = Path(composed.runtime.output_dir), list(composed.overrides.task)
+    if config.trial is None:
+        if composed.mode == RunMode.RUN and (study := composed.runtime.choices.get("sweeps")):
+            raise ConfigError(f"sweeps={study} is a study, which needs -m: tinysweep -m sweeps={study}")
+        from tinysweep.run import run  # noqa: PLC0415 torch is imported only once the settings are known to be good
+
+        record = run(config, folder, overrides)
+    else:
+        if composed.mode == RunMode.RUN:
+            raise ConfigError(f"trial={config.trial} is set by a sweep itself; leave it out")
+        from tinysweep.trial import run_trial  # noqa: PLC0415
+
+        record = run_trial(config, composed.sweeper, Path(composed.sweep.dir), folder, overrides)
+    return record.history[-1].validation_accuracy
 
 
 def main() -> None:

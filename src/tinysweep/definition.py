@@ -1,0 +1,83 @@
+"""What makes a study one study: the space, the objective, and every setting that all of its trials share."""
+
+from typing import Any
+
+import optuna
+from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from tinysweep.errors import ConfigError, StudyError
+from tinysweep.space import Space
+from tinysweep.trial_config import digest, identity
+
+
+def define(space: Space, objectives: list[str], base: DictConfig) -> dict[str, str]:
+    """The definition of a study as text by key, for comparison; `base` is the composition that its trials share."""
+    container = OmegaConf.to_container(base, enum_to_str=True)
+    assert isinstance(container, dict)
+    settings = identity({str(key): value for key, value in container.items()})
+    return {
+        "objective": ", ".join(objectives),
+        **{f"params.{name}": words(distribution) for name, distribution in sorted(space.searched.items())},
+        **{name: str(value) for name, value in settings.items() if name not in space.searched},
+    }
+
+
+def words(distribution: BaseDistribution) -> str:
+    """A distribution as a person would write it."""
+    if isinstance(distribution, CategoricalDistribution):
+        return f"choice({','.join(map(str, distribution.choices))})"
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    kind = "whole" if isinstance(distribution, IntDistribution) else "real"
+    step = f" in steps of {distribution.step:g}" if distribution.step not in (None, 1) else ""
+    return f"{kind} from {distribution.low:g} to {distribution.high:g}{step}{' log' if distribution.log else ''}"
+
+
+def made_name(space: Space, definition: dict[str, str]) -> str:
+    """A name that the same command makes again, so that it goes on with its study, and another command doesn't."""
+    parts = [name.lstrip("+") for name in list(space.searched)[:3]]
+    return "-".join([*parts, digest(definition)[:8]])
+
+
+def require_same(study: optuna.Study, definition: dict[str, str]) -> None:
+    """Note the definition in a new study; hold one that exists to its own.
+
+    Raises:
+        StudyError: it has another one; the message shows the differences.
+    """
+    known: dict[str, Any] | None = study.user_attrs.get("definition")
+    if known is None:
+        if study.get_trials(deepcopy=False):
+            raise StudyError(f"study {study.study_name} was not made by tinysweep; choose another study_name")
+        study.set_user_attr("definition", definition)
+        return
+    keys = [key for key in {**known, **definition} if known.get(key) != definition.get(key)]
+    if keys:
+        changes = [f"  {key}: {known.get(key, '(none)')} -> {definition.get(key, '(none)')}" for key in keys]
+        raise StudyError(
+            "\n".join(
+                [
+                    f"study {study.study_name} was begun with other settings, so its trials can't be compared:",
+                    *changes,
+                    "undo the change, or begin another study: hydra.sweeper.study_name=NAME",
+                ]
+            )
+        )
+
+
+def require_comparable(objectives: list[str], base: DictConfig, space: Space, prunes: bool) -> None:
+    """Refuse what no sweep can do.
+
+    Raises:
+        ConfigError: validation or test data is asked for that a sweep has not or may not read, or several
+            objectives are to be pruned by.
+    """
+    if "data.validation" not in space.searched and base.data.validation == 0:
+        raise ConfigError("data.validation=0 leaves a sweep nothing to judge by; hold images out, such as 5000")
+    if "trainer.test" in space.searched or any(text.lower() == "trainer.test=true" for text in space.fixed):
+        raise ConfigError("trainer.test: a sweep never reads the test set; leave it out, and test the winner alone")
+    if prunes and len(objectives) > 1:
+        raise ConfigError(
+            f"hydra.sweeper.objective={','.join(objectives)} can't be pruned, as Optuna prunes by a single objective; "
+            "add hydra/sweeper/pruner=none"
+        )

@@ -1,0 +1,59 @@
+"""What a study leaves for others to use: its best as YAML, and the winner as a recipe that runs as it is."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from optuna.trial import FrozenTrial
+
+from tinysweep.budget import resolve
+from tinysweep.composition import typed
+from tinysweep.data import describe
+from tinysweep.files import write_whole
+from tinysweep.study import Study
+from tinysweep.table import metric, pareto_front, ranked
+from tinysweep.trial_config import INCIDENTAL, Composer, override
+
+WINNER = "winner"
+
+
+def write_results(study: Study, objectives: list[str]) -> FrozenTrial | None:
+    """Write optimization_results.yaml and return the best trial, if any has completed."""
+    trials = study.trials()
+    best = next(iter(ranked(trials, objectives)), None)
+    if best is None:
+        return None
+    content: dict[str, Any] = {"name": "optuna", "study": study.optuna.study_name}
+    if len(objectives) == 1:
+        content |= {"best_trial": best.number, "best_params": best.params, "best_value": metric(best, objectives[0])}
+    else:
+        content["solutions"] = [
+            {"trial": trial.number, "params": trial.params, "values": [metric(trial, name) for name in objectives]}
+            for trial in pareto_front(trials, objectives)
+        ]
+    write_whole(study.folder / "optimization_results.yaml", OmegaConf.to_yaml(OmegaConf.create(content)))
+    return best
+
+
+def write_winner(study: Study, best: FrozenTrial, composer: Composer, retrain: list[str]) -> str:
+    """Write the best trial's configuration, changed by `retrain`, as an experiment in the study's folder, and return
+    the command that runs it."""
+    values = [override(name, value) for name, value in best.params.items()]
+    config = typed(composer.compose(*values, *retrain))
+    config = resolve(config, describe(config.data))
+    content = dataclasses.asdict(config)
+    for key in INCIDENTAL:  # where data lies and what it runs on is for whoever runs it to say
+        section, _, leaf = key.rpartition(".")
+        (content[section] if section else content).pop(leaf)
+    content = {"name": f"{study.optuna.study_name}-{WINNER}", **content}
+    changes = f", with {' '.join(retrain)}" if retrain else ""
+    header = f"# @package _global_\n# Trial {best.number} of the study {study.optuna.study_name}{changes}.\n"
+    file = study.folder / "experiment" / f"{WINNER}.yaml"
+    file.parent.mkdir(exist_ok=True)
+    write_whole(file, header + OmegaConf.to_yaml(OmegaConf.create(content)))
+    return f"tinysweep --config-dir {_relative(study.folder)} experiment={WINNER}"
+
+
+def _relative(folder: Path) -> Path:
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

@@ -1,0 +1,110 @@
+"""The Hydra plugin `hydra/sweeper: budget` and its settings.
+
+Hydra imports every plugin at every start, so neither torch nor Optuna is imported before a sweep begins.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from tinysweep.config import Section, setting
+from tinysweep.errors import ConfigError
+
+# What a study can aim for, and whether more of it is better.
+METRICS = {
+    "validation_accuracy": True,
+    "validation_loss": False,
+    "params": False,
+    "macs": False,
+    "activation_bytes": False,
+    "seconds": False,
+}
+
+
+@dataclass
+class SweeperConfig(Section):
+    """How a study searches; what it searches stands in `params` and on the command line."""
+
+    KEY: ClassVar[str] = "hydra.sweeper"
+    sampler: Any = setting(None, "Optuna sampler: hydra/sweeper/sampler=tpe, random, grid, …")
+    pruner: Any = setting(None, "Optuna pruner: hydra/sweeper/pruner=none, median, hyperband, …")
+    objective: Any = setting("validation_accuracy", "a metric or a list of them: " + ", ".join(METRICS))
+    params: Any = setting(None, "what is searched: a sweep such as range(4,16) for each override")
+    n_trials: int | None = setting(
+        None,
+        "trials to train in total, over every call; null is the whole grid, or 20 with another sampler",
+        "[1, 1e7]",
+    )
+    batch_size: int | None = setting(
+        None, "trials handed to the launcher at a time; null is 4 for each of its workers", "[1, 1e5]"
+    )
+    max_seconds: float | None = setting(None, "launch nothing more after this many seconds", "(0, 1e9]")
+    max_rejections: int = setting(1000, "proposals refused in a row that end the study", "[1, 1e9]")
+    max_failure_rate: float = setting(0.25, "part of the study's finished trials that may have failed", "[0, 1]")
+    study_name: str | None = setting(None, "name of the study and its folder; null is made of what is searched")
+    storage: str | None = setting(
+        None, "null is study.db in the study's folder; else a database URL, or the path of an Optuna journal file"
+    )
+    retrain: list[str] = setting([], "overrides with which the winner's recipe is written, such as more epochs")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = self.objectives
+        wrong = [name for name in names if name not in METRICS]
+        if not names or wrong or len(set(names)) < len(names):
+            self.refuse("objective", "must be one of the metrics, or a list of different ones")
+        if self.study_name is not None and (not self.study_name or set(self.study_name) & set("/\\:\0")):
+            self.refuse("study_name", "must be usable as a folder name: no / \\ :")
+        if not isinstance(self.params or {}, dict):
+            self.refuse("params", "must be a mapping of overrides to sweeps")
+
+    @property
+    def objectives(self) -> list[str]:
+        """The metrics aimed for, the first being the one that ranks trials."""
+        return [str(name) for name in self.objective] if isinstance(self.objective, list) else [str(self.objective)]
+
+
+@dataclass
+class _Node(SweeperConfig):
+    """The same as Hydra composes it."""
+
+    _target_: str = "tinysweep.plugin.BudgetSweeper"
+    defaults: list[Any] = field(default_factory=lambda: ["_self_", {"sampler": "grid"}, {"pruner": "none"}])
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="budget", node=_Node, provider="tinysweep")
+
+
+class BudgetSweeper(Sweeper):
+    """An Optuna study in which no trial over the budget is ever launched."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        plain = {
+            key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            for key, value in self.settings.items()
+        }
+        self.config = SweeperConfig(**plain)
+        self.master, self.context, self.task = config, hydra_context, task_function
+
+    def sweep(self, arguments: Sequence[str]) -> None:
+        """Search, and leave everything in the study's folder.
+
+        Raises:
+            TinysweepError: a wrong setting, a changed study, a space without a model that fits, too many
+                failures, or a storage that doesn't answer; what had finished by then is kept.
+        """
+        if any(argument.partition("=")[0].lstrip("+") == "trial" for argument in arguments):
+            raise ConfigError("trial is set by the sweep itself; leave it out")
+        from tinysweep.sweeper import Sweep  # noqa: PLC0415 torch and Optuna are imported only by a sweep
+
+        Sweep(self.config, self.master, self.context, self.task, list(arguments)).run()

@@ -1,0 +1,85 @@
+"""Which sampler draws the trials: Optuna's, as Hydra composes them, or the points of a grid in their order."""
+
+from typing import Any
+
+import numpy as np
+import optuna
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+
+from tinysweep.errors import ConfigError
+from tinysweep.space import Value
+from tinysweep.study import Standing, standing
+
+
+def is_grid(node: DictConfig) -> bool:
+    """Whether hydra/sweeper/sampler is the grid."""
+    return str(node._target_).endswith(".GridSampler")
+
+
+def build_sampler(node: DictConfig, joined: int) -> BaseSampler:
+    """The Optuna sampler of hydra/sweeper/sampler.
+
+    `joined` is how many sweepers were at the study before: each draws from a seed of its own, or a study that goes on
+    would draw once more what it began with. A quasi-random sequence alone goes on by itself, and needs its seed.
+
+    Raises:
+        ConfigError: the sampler refuses its settings, or a package is missing.
+    """
+    node = node.copy()
+    if joined and node.get("seed") is not None and not str(node._target_).endswith(".QMCSampler"):
+        node.seed = int(np.random.SeedSequence([node.seed, joined]).generate_state(1)[0])
+    try:
+        sampler = instantiate(
+            node, _execution_whitelist_=("optuna.samplers.*", "hydra_plugins.hydra_optuna_sweeper.*")
+        )
+    except (InstantiationException, ImportError) as error:
+        cause = error.__cause__ or error
+        advice = "; pip install 'tinysweep[samplers]'" if isinstance(cause, ImportError) else ""
+        said = str(cause).strip().splitlines()[0]
+        raise ConfigError(f"hydra/sweeper/sampler={node._target_.rsplit('.')[-1]}: {said}{advice}") from error
+    assert isinstance(sampler, BaseSampler)
+    return sampler
+
+
+class GridOrder(BaseSampler):
+    """Every point of a grid once, in order: unlike Optuna's grid sampler also where some parameters exist under some
+    choices only, and without an order of its own that a person would have to guess."""
+
+    def __init__(self, points: list[dict[str, Value]]) -> None:
+        self.points = {frozenset(point.items()): point for point in points}
+        self.open = dict(self.points)
+        self.counted: set[int] = set()
+        self.chosen: dict[int, dict[str, Value]] = {}
+
+    def upcoming(self, trials: list[FrozenTrial]) -> dict[str, Value] | None:
+        """The first point that no trial has, interrupted ones aside; None after the last."""
+        for trial in trials:
+            if trial.number not in self.counted and standing(trial) != Standing.interrupted:
+                if self.open.pop(frozenset(trial.params.items()), None) or trial.state.is_finished():
+                    self.counted.add(trial.number)
+        return next(iter(self.open.values()), None)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        if trial.number not in self.chosen:
+            others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+            point = self.upcoming(others)
+            assert point is not None, "asked for a trial after the last point"
+            self.chosen[trial.number] = point
+        return self.chosen[trial.number][param_name]

@@ -1,0 +1,109 @@
+"""What a person sees of a sweep: a line for each finished trial, a bar with the time left, and the result."""
+
+import sys
+from types import TracebackType
+
+from optuna.trial import FrozenTrial
+from tqdm import tqdm
+
+from tinysweep.plugin import METRICS
+from tinysweep.study import Standing, standing
+from tinysweep.table import metric, pareto_front, ranked
+
+SHOWN = 10
+
+
+class Screen:
+    """Lines on standard output; the bar stands on standard error and only where that is a terminal."""
+
+    def __init__(self, objectives: list[str], wanted: int | None, done: int) -> None:
+        self.objectives = objectives
+        self.best: FrozenTrial | None = None
+        self.bar = tqdm(
+            total=wanted, initial=done, unit="trial", file=sys.stderr, disable=None, leave=False, smoothing=0.1
+        )
+
+    def __enter__(self) -> "Screen":
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
+
+    def say(self, line: str) -> None:
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    def finished(self, trial: FrozenTrial) -> None:
+        """The line of a trial that has just been trained."""
+        if standing(trial) == Standing.complete:
+            self.best = ranked([trial, *([self.best] if self.best else [])], self.objectives)[0]
+            self.bar.set_postfix_str(f"best {figure(self.best, self.objectives[0])}")
+        notes = trial.user_attrs
+        words = [f"trial {trial.number:<4} {standing(trial).value:<11}", f"{notes.get('params', 0):>6,} params"]
+        accuracy = notes.get("validation_accuracy")
+        words.append(f"{100 * accuracy:6.2f}%" if accuracy is not None else "      –")
+        words.append(f"{notes.get('seconds') or 0.0:6.1f} s")
+        if self.best:
+            words.append(f"best {figure(self.best, self.objectives[0])} (trial {self.best.number})")
+        if standing(trial) in (Standing.failed, Standing.interrupted):
+            words.append(str(notes.get("reason", "")).splitlines()[0])
+        self.say("  ".join(words))
+        self.bar.update(standing(trial) != Standing.interrupted)
+
+    def resume(self, trials: list[FrozenTrial]) -> None:
+        """Take in what an earlier call found."""
+        self.best = next(iter(ranked(trials, self.objectives)), None)
+
+
+def figure(trial: FrozenTrial, name: str) -> str:
+    """A metric as people read it."""
+    value = metric(trial, name)
+    if name == "validation_accuracy":
+        return f"{100 * value:.2f}%"
+    if name == "validation_loss":
+        return f"{value:.4f}"
+    return f"{value:.1f} s" if name == "seconds" else f"{value:,.0f}"
+
+
+def result(trials: list[FrozenTrial], objectives: list[str], searched: list[str]) -> str:
+    """The best trials and the Pareto front as text tables."""
+    best = ranked(trials, objectives)
+    if not best:
+        return "no trial has completed"
+    front = pareto_front(trials, objectives)
+    return "\n".join(
+        [
+            f"the best {min(SHOWN, len(best))} of {len(best)} completed trials by {_words(objectives[0])}:",
+            table(best[:SHOWN], searched),
+            "",
+            f"Pareto front: the best {_words(objectives[0])} for its number of parameters",
+            table(front, searched),
+        ]
+    )
+
+
+def _words(name: str) -> str:
+    return f"{name.replace('_', ' ')} ({'higher' if METRICS[name] else 'lower'} is better)"
+
+
+def table(trials: list[FrozenTrial], searched: list[str]) -> str:
+    """Trials with their figures and parameters, a line each."""
+    header = ["trial", "accuracy", "loss", "params", "MACs", "seconds", *searched]
+    rows = [header]
+    for trial in trials:
+        cells = [str(trial.number)]
+        cells += [figure(trial, name) for name in ("validation_accuracy", "validation_loss", "params", "macs")]
+        cells.append(f"{metric(trial, 'seconds'):.1f}")
+        rows.append(cells + [_short(trial.params.get(name)) for name in searched])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return "\n".join(
+        "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+    )
+
+
+def _short(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

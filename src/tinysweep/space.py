@@ -1,0 +1,162 @@
+"""What a study searches: the grammar of Hydra's sweeps read into Optuna distributions."""
+
+import functools
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import UnionType
+from typing import Any, get_args
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from tinysweep.composition import COMPOSITION_ERRORS
+from tinysweep.config import AUTO, Config, lies_within
+from tinysweep.errors import ConfigError
+from tinysweep.explain import explain, nearest, settings
+
+Value = str | int | float | bool
+MOST_GRID_POINTS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Space:
+    """Distributions by override name, such as `model.width`, and the overrides that every trial shares."""
+
+    searched: dict[str, BaseDistribution] = field(default_factory=dict)
+    fixed: list[str] = field(default_factory=list)
+
+    @property
+    def ordered(self) -> dict[str, BaseDistribution]:
+        """The searched parameters, those on which others may depend first: groups, then what names a choice."""
+        return dict(sorted(self.searched.items(), key=lambda item: _independence(item[0])))
+
+
+def is_setting(name: str) -> bool:
+    """Whether an override sets a value, rather than choosing from a group or changing the composition."""
+    return "." in name and name in settings()
+
+
+def _independence(name: str) -> tuple[bool, bool]:
+    return is_setting(name), not name.endswith(".name")
+
+
+def read_space(params: dict[str, Any] | None, arguments: list[str]) -> Space:
+    """The space of `hydra.sweeper.params` and the command line; where both name a parameter, the latter counts.
+
+    Raises:
+        ConfigError: a sweep that can't be read or that Optuna has no distribution for, a key that is no setting, or
+            an end of a range that breaks its setting's rule.
+    """
+    searched: dict[str, BaseDistribution] = {}
+    fixed: dict[str, str] = {}
+    for text in [*(f"{name}={sweep}" for name, sweep in (params or {}).items()), *arguments]:
+        try:
+            override = OverridesParser.create().parse_override(text)
+            distributions, values, removed = create_params_from_overrides([text])
+        except (*COMPOSITION_ERRORS, AssertionError, NotImplementedError) as error:
+            raise ConfigError(_unreadable(text, error)) from error
+        name = "" if removed else override.get_key_element()
+        searched.pop(name, None)
+        fixed.pop(name, None)
+        if name in distributions:
+            searched[name] = _whole(name, distributions[name])
+            _check(name, searched[name])
+        else:
+            fixed[name or text] = text
+    return Space(searched, list(fixed.values()))
+
+
+def _unreadable(text: str, error: Exception) -> str:
+    if isinstance(error, AssertionError | NotImplementedError):
+        return f"{text} can't be searched; use choice(a,b), range(1,9), interval(0.1,1) or tag(log,interval(0.1,1))"
+    if "null" in text:
+        return f"{text} can't be searched, as a sweep can't choose null; name the values: {text.split('=')[0]}=A,B"
+    return explain(error)
+
+
+def _whole(name: str, found: BaseDistribution) -> BaseDistribution:
+    """An interval between whole numbers, for a setting that takes only those: Hydra reads the ends as floats."""
+    spec = settings().get(name)
+    if spec is None or not isinstance(found, FloatDistribution) or not _takes_only_whole(spec.type):
+        return found
+    if found.low != int(found.low) or found.high != int(found.high) or (found.step or 1) % 1:
+        raise ConfigError(f"{name} takes whole numbers only; give whole ends, such as interval(1,9) or range(1,10)")
+    return IntDistribution(int(found.low), int(found.high), log=found.log, step=int(found.step or 1))
+
+
+def _takes_only_whole(annotation: Any) -> bool:
+    return annotation is int or (isinstance(annotation, UnionType) and int in get_args(annotation))
+
+
+def _check(name: str, distribution: BaseDistribution) -> None:
+    """Hold every choice, or both ends, to the rule of the setting, whatever the others are."""
+    if "." not in name or name.startswith(("+", "~", "hydra")):
+        return  # Hydra itself says which choices a group has
+    spec = settings().get(name)
+    if spec is None:
+        raise ConfigError(f"{name} is not a setting; {nearest(name)}")
+    for value in extremes(distribution):
+        parsed = parse(name, value)
+        try:
+            OmegaConf.update(OmegaConf.structured(Config), name, parsed)
+        except OmegaConfBaseException as error:
+            raise ConfigError(explain(error)) from error
+        interval = spec.metadata.get("within")
+        numbers = parsed if isinstance(parsed, list) else [parsed]
+        for number in numbers if interval else []:
+            if number is not None and number != AUTO and not (
+                isinstance(number, int | float) and lies_within(number, interval)
+            ):
+                raise ConfigError(f"{name}={value} must lie in {interval} ({spec.metadata['meaning']})")
+
+
+def extremes(distribution: BaseDistribution) -> list[Value]:
+    """Every choice of a categorical parameter, or both ends of a range."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)  # type: ignore[arg-type]  # Hydra's grammar makes none null
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    return [distribution.low, distribution.high]
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(text: str) -> Any:
+    return OverridesParser.create().parse_override(text).value()
+
+
+def parse(name: str, value: Value) -> Any:
+    """A drawn value as the command line would read it: Optuna holds lists and quoted text as their source."""
+    return _parsed(f"{name}={value}") if isinstance(value, str) else value
+
+
+def grid(space: Space) -> Iterator[dict[str, Value]]:
+    """Every point of a space, the last parameter varying fastest.
+
+    Raises:
+        ConfigError: a parameter is continuous, or there are more than MOST_GRID_POINTS points.
+    """
+    axes = {name: _levels(name, distribution) for name, distribution in space.searched.items()}
+    size = functools.reduce(lambda total, axis: total * len(axis), axes.values(), 1)
+    if size > MOST_GRID_POINTS:
+        raise ConfigError(
+            f"the grid has {size:,} points, more than {MOST_GRID_POINTS:,}; choose a sampler, such as "
+            "hydra/sweeper/sampler=tpe"
+        )
+    return (dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values()))
+
+
+def _levels(name: str, distribution: BaseDistribution) -> list[Value]:
+    if isinstance(distribution, CategoricalDistribution):
+        return extremes(distribution)
+    if isinstance(distribution, IntDistribution) and not distribution.log:
+        return list(range(distribution.low, distribution.high + 1, distribution.step))
+    if isinstance(distribution, FloatDistribution) and distribution.step is not None:
+        steps = round((distribution.high - distribution.low) / distribution.step)
+        return [distribution.low + step * distribution.step for step in range(steps + 1)]
+    raise ConfigError(
+        f"{name} is continuous, and a grid needs values: use {name}=A,B,C or choose a sampler, such as "
+        "hydra/sweeper/sampler=tpe"
+    )

@@ -1,0 +1,158 @@
+"""A study: Optuna's trials, what became of each, and which sweeper each belongs to."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import event
+from sqlalchemy.exc import SQLAlchemyError
+
+from tinysweep.errors import StudyError
+from tinysweep.lease import Lease
+
+BUSY_SECONDS = 60  # how long one process waits for another that is writing to an SQLite file
+UNOWNED_SECONDS = 10  # a trial this old that no sweeper has signed was left by one that died
+
+
+class Standing(StrEnum):
+    """What became of a trial; Optuna's own states don't tell a refused trial from a pruned one."""
+
+    running = "running"
+    complete = "complete"
+    pruned = "pruned"
+    failed = "failed"
+    interrupted = "interrupted"
+    over_budget = "over_budget"
+    invalid = "invalid"
+    duplicate = "duplicate"
+    withdrawn = "withdrawn"
+
+
+TRAINED = (Standing.complete, Standing.pruned, Standing.failed)  # what counts towards n_trials
+STATES = {
+    Standing.complete: TrialState.COMPLETE,
+    Standing.pruned: TrialState.PRUNED,
+    Standing.over_budget: TrialState.PRUNED,  # a sampler learns from a pruned trial's constraint, not from a failed one's
+}
+
+
+def standing(trial: FrozenTrial) -> Standing:
+    """What became of a trial, from its note, or from Optuna's state where that says it all."""
+    if not trial.state.is_finished():
+        return Standing.running
+    plain = {TrialState.COMPLETE: Standing.complete, TrialState.PRUNED: Standing.pruned}
+    return Standing(trial.user_attrs.get("standing", plain.get(trial.state, Standing.failed)))
+
+
+@contextmanager
+def storage_errors(where: str) -> Iterator[None]:
+    """Turn whatever a storage raises into one line.
+
+    Raises:
+        StudyError: naming the storage and what it said.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
+        cause = error.__cause__ or error
+        said = str(getattr(cause, "orig", None) or cause).splitlines()[0]
+        raise StudyError(
+            f"the study's storage {where} failed: {said}; what had finished is kept, and the same command goes on "
+            "from there once the storage answers"
+        ) from error
+
+
+def open_storage(storage: str | None, folder: Path) -> BaseStorage:
+    """The storage of a study: SQLite in its folder, a database by URL, or an Optuna journal file by path."""
+    if storage is not None and "://" not in storage:
+        return JournalStorage(JournalFileBackend(str(Path(storage).expanduser().resolve())))
+    url = storage or f"sqlite:///{(folder / 'study.db').resolve()}"
+    if not url.startswith("sqlite"):
+        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    opened = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
+    event.listen(opened.engine, "connect", _fast_and_safe)
+    opened.engine.dispose()  # the connections made so far lack the settings
+    return opened
+
+
+def _fast_and_safe(connection: Any, _record: Any) -> None:
+    # A write-ahead log lets workers read while another writes, and is whole after a kill without a flush a write.
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+class Study:
+    """An Optuna study seen by one of the sweepers that may be at work on it."""
+
+    def __init__(self, optimized: optuna.Study, folder: Path, lease: Lease) -> None:
+        self.optuna, self.folder, self.lease = optimized, folder, lease
+
+    def trials(self) -> list[FrozenTrial]:
+        """Every trial, in the order of their numbers; not to be changed."""
+        return self.optuna.get_trials(deepcopy=False)
+
+    def trial(self, number: int) -> FrozenTrial:
+        return self.optuna._storage.get_trial(self._trial_id(number))
+
+    def trial_folder(self, number: int) -> Path:
+        return self.folder / "trials" / str(number)
+
+    def ask(self) -> Trial:
+        """A new trial, signed by this sweeper."""
+        trial = self.optuna.ask()
+        trial.set_user_attr("sweeper", self.lease.token)
+        return trial
+
+    def close(
+        self, number: int, became: Standing, reason: str | None = None, values: list[float] | None = None, **notes: Any
+    ) -> bool:
+        """Give a running trial its final standing; False if another sweeper has closed it meanwhile."""
+        trial_id = self._trial_id(number)
+        notes |= {"standing": became.value} | ({"reason": reason} if reason else {})
+        try:
+            for name, value in notes.items():
+                self.optuna._storage.set_trial_user_attr(trial_id, name, value)
+            state = STATES.get(became, TrialState.COMPLETE if values is not None else TrialState.FAIL)
+            self.optuna.tell(number, values, state=state, skip_if_finished=True)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return False
+        return True
+
+    def _trial_id(self, number: int) -> int:
+        return self.optuna._storage.get_trial_id_from_study_id_trial_number(self.optuna._study_id, number)
+
+    def abandoned(self) -> list[FrozenTrial]:
+        """Running trials whose sweeper is no longer there."""
+        running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
+        return [trial for trial in running if not self.is_attended(trial)]
+
+    def is_attended(self, trial: FrozenTrial) -> bool:
+        """Whether the sweeper that asked for a running trial is alive, or may be about to sign it."""
+        token = trial.user_attrs.get("sweeper")
+        if token is None:
+            began = trial.datetime_start
+            return began is not None and (datetime.now() - began).total_seconds() < UNOWNED_SECONDS
+        return self.lease.is_alive(token, self.optuna.user_attrs)
+
+    def rivals(self, number: int, poll_seconds: float = 0.02) -> list[FrozenTrial]:
+        """The trials before `number`, once each of them has shown its configuration or is closed.
+
+        Of several sweepers that come to the same configuration at once, all but the one with the lowest trial number
+        so find the other's; it is Lamport's bakery algorithm (1974), with trial numbers as the tickets.
+        """
+        while True:
+            earlier = [trial for trial in self.trials() if trial.number < number]
+            undecided = [trial for trial in earlier if trial.state == TrialState.RUNNING
+                         and "key" not in trial.user_attrs]  # fmt: skip
+            if not any(self.is_attended(trial) for trial in undecided):
+                return earlier
+            time.sleep(poll_seconds)
+            self.optuna._thread_local.cached_all_trials = None

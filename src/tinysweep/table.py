@@ -1,0 +1,116 @@
+"""The table of a study's trials, trials.csv, and how trials are ranked."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from optuna.trial import FrozenTrial
+
+from tinysweep.files import write_whole
+from tinysweep.plugin import METRICS
+from tinysweep.study import Standing, standing
+
+# The columns that every study has, in this order, with their types; one for each searched parameter follows.
+COLUMNS = {
+    "study": "string",
+    "number": "Int64",
+    "state": "string",
+    "reason": "string",
+    "objective": "string",
+    "validation_accuracy": "Float64",
+    "validation_loss": "Float64",
+    "params": "Int64",
+    "macs": "Int64",
+    "activation_bytes": "Int64",
+    "epochs": "Int64",
+    "seconds": "Float64",
+    "seed": "Int64",
+    "started": "string",
+    "finished": "string",
+    "folder": "string",
+}
+NOTES = ("validation_accuracy", "validation_loss", "params", "macs", "activation_bytes", "epochs", "seconds", "seed")
+
+
+class Table:
+    """Rows of a study; a finished trial's is made once, so that a table of thousands stays cheap."""
+
+    def __init__(self, study: str, objectives: list[str], searched: list[str]) -> None:
+        self.study, self.objectives, self.searched = study, objectives, searched
+        self.finished: dict[int, dict[str, Any]] = {}
+
+    def frame(self, trials: list[FrozenTrial]) -> pd.DataFrame:
+        """A row for each trial that has begun, in the order of their numbers."""
+        rows = [self._row(trial) for trial in trials if trial.datetime_start is not None]
+        names = [*COLUMNS, *self.searched]
+        return pd.DataFrame(rows, columns=names).astype(COLUMNS)
+
+    def write(self, trials: list[FrozenTrial], path: Path) -> None:
+        write_whole(path, self.frame(trials).to_csv(index=False, lineterminator="\n"))
+
+    def _row(self, trial: FrozenTrial) -> dict[str, Any]:
+        if trial.number in self.finished:
+            return self.finished[trial.number]
+        notes = trial.user_attrs
+        row = {
+            "study": self.study,
+            "number": trial.number,
+            "state": standing(trial).value,
+            "reason": notes.get("reason"),
+            "objective": ";".join(self.objectives),
+            **{name: notes.get(name) for name in NOTES},
+            "started": _iso(trial.datetime_start),
+            "finished": _iso(trial.datetime_complete),
+            "folder": notes.get("folder"),
+            **trial.params,
+        }
+        if trial.state.is_finished():
+            self.finished[trial.number] = row
+        return row
+
+
+def _iso(moment: Any) -> str | None:
+    return moment.isoformat(timespec="seconds") if moment else None
+
+
+def read_trials(path: str | Path) -> pd.DataFrame:
+    """A trials.csv with the types that it was written with; those of two studies can be concatenated."""
+    return pd.read_csv(path, dtype=COLUMNS)
+
+
+def ranked(trials: list[FrozenTrial], objectives: list[str]) -> list[FrozenTrial]:
+    """The completed trials, best first: by the first objective, ties by validation loss, then by parameters."""
+    first = objectives[0]
+
+    def rank(trial: FrozenTrial) -> tuple[float, float, float, int]:
+        value = metric(trial, first)
+        return (
+            -value if METRICS[first] else value,
+            metric(trial, "validation_loss"),
+            metric(trial, "params"),
+            trial.number,
+        )
+
+    return sorted((trial for trial in trials if standing(trial) == Standing.complete), key=rank)
+
+
+def metric(trial: FrozenTrial, name: str) -> float:
+    """A figure of a completed trial."""
+    return float(trial.user_attrs[name])
+
+
+def pareto_front(trials: list[FrozenTrial], objectives: list[str]) -> list[FrozenTrial]:
+    """The completed trials that no other beats: better by the first objective than every trial with as few
+    parameters; fewest parameters first."""
+    best: list[FrozenTrial] = []
+    order = {trial.number: position for position, trial in enumerate(ranked(trials, objectives))}
+    for trial in sorted(ranked(trials, objectives), key=lambda trial: (metric(trial, "params"), order[trial.number])):
+        better = not best or _beats(trial, best[-1], objectives[0])
+        if better:
+            best.append(trial)
+    return best
+
+
+def _beats(one: FrozenTrial, other: FrozenTrial, name: str) -> bool:
+    difference = metric(one, name) - metric(other, name)
+    return difference > 0 if METRICS[name] else difference < 0

@@ -1,0 +1,92 @@
+"""One trial of a sweep, from inside its job: trained quietly, reported after every epoch, pruned if it falls behind."""
+
+import logging
+from pathlib import Path
+
+import optuna
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from optuna.trial import Trial
+from sqlalchemy.exc import SQLAlchemyError
+
+from tinysweep.config import Config
+from tinysweep.errors import AbandonedError, PrunedError
+from tinysweep.plugin import METRICS
+from tinysweep.record import Record
+from tinysweep.run import run
+from tinysweep.study import open_storage
+from tinysweep.training import Epoch
+
+log = logging.getLogger(__name__)
+
+
+def run_trial(config: Config, sweeper: DictConfig, study_folder: Path, folder: Path, overrides: list[str]) -> Record:
+    """Train trial number `config.trial` of the study that `sweeper`, the composed hydra.sweeper, describes.
+
+    Raises:
+        TinysweepError: as `run`; the record tells.
+    """
+    assert config.trial is not None
+    reporter = Reporter(_open(config.trial, sweeper, study_folder), _reported(sweeper), config.trainer.epochs)
+    return run(config, folder, overrides, reporter)
+
+
+def _open(number: int, sweeper: DictConfig, study_folder: Path) -> Trial:
+    study = optuna.load_study(
+        study_name=sweeper.study_name,
+        storage=open_storage(sweeper.storage, study_folder),
+        sampler=optuna.samplers.RandomSampler(),  # nothing is drawn here, and the default sampler costs time
+        pruner=build_pruner(sweeper.pruner),
+    )
+    return Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
+
+
+def build_pruner(node: DictConfig) -> optuna.pruners.BasePruner:
+    """The pruner that `hydra/sweeper/pruner` composed."""
+    pruner = instantiate(node, _execution_whitelist_=("optuna.pruners.*",))
+    assert isinstance(pruner, optuna.pruners.BasePruner)
+    return pruner
+
+
+def _reported(sweeper: DictConfig) -> str:
+    """The validation metric that pruning compares: what is aimed for, if that is one."""
+    return "validation_loss" if sweeper.objective == "validation_loss" else "validation_accuracy"
+
+
+class Reporter:
+    """Called after each epoch: reports it to the study and asks whether to go on."""
+
+    def __init__(self, trial: Trial, metric: str, epochs: int) -> None:
+        assert metric in METRICS
+        self.trial, self.metric, self.epochs = trial, metric, epochs
+        self.compares = len(trial.study.directions) == 1  # Optuna prunes for a single objective only
+
+    def __call__(self, epoch: Epoch) -> None:
+        """Report an epoch.
+
+        Raises:
+            PrunedError: the pruner stops the trial.
+            AbandonedError: the trial was closed by another sweeper, its own having died.
+        """
+        try:
+            prune = self._report(epoch)
+        except (optuna.exceptions.StorageInternalError, SQLAlchemyError, OSError) as error:
+            # The result, which the record keeps, is worth more than the chance to prune.
+            log.warning("trial %d: epoch %d not reported: %s", self.trial.number, epoch.epoch, error)
+            return
+        if prune and epoch.epoch < self.epochs:
+            name = type(self.trial.study.pruner).__name__
+            raise PrunedError(f"stopped by {name} after epoch {epoch.epoch} of {self.epochs}")
+
+    def _report(self, epoch: Epoch) -> bool:
+        storage = self.trial.study._storage
+        if storage.get_trial(self.trial._trial_id).state.is_finished():
+            raise AbandonedError(f"trial {self.trial.number} was closed by another sweeper")
+        value = getattr(epoch, self.metric)
+        if not self.compares or value is None:
+            return False
+        try:
+            self.trial.report(value, epoch.epoch)
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            raise AbandonedError(f"trial {self.trial.number} was closed by another sweeper") from error
+        return self.trial.should_prune()
