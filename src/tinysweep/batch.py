@@ -32,7 +32,8 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def settle(study: Study, number: int, record: dict[str, Any], objectives: list[str]) -> bool:
-    """Close a trial as its finished record says; False if it isn't finished, or another sweeper closed the trial."""
+    """Close a trial as its finished record says; False if it isn't finished, or another sweeper closed the
+    trial."""
     if record["state"] == State.running:
         return False
     notes = figures(record) | {"folder": str(study.trial_folder(number))}
@@ -57,11 +58,10 @@ def figures(record: dict[str, Any]) -> dict[str, Any]:
 class Batch:
     """Launches trials and settles them.
 
-    Whatever launcher runs the jobs, a trial is judged by the record in its folder, which a thread looks at while the
-    launcher blocks; so results count, for pruning too, before the whole batch is done. A launcher that raises has
-    lost a worker and with it all of its jobs. Those that had not begun are launched again; those that had are
-    launched again one at a time, and one that brings down its worker when alone is the culprit.
-    """
+    Whatever launcher runs the jobs, a trial is judged by the record in its folder, which a thread looks at while
+    the launcher blocks; so results count, for pruning too, before the whole batch is done. A launcher that raises
+    has lost a worker and with it all of its jobs. Those that had not begun are launched again; those that had are
+    launched again one at a time, and one that brings down its worker when alone is the culprit."""
 
     def __init__(
         self, study: Study, objectives: list[str], launch: Launch, finished: Callable[[FrozenTrial], None]
@@ -87,7 +87,8 @@ class Batch:
                 waiting = self._again(group, broken) + waiting
 
     def _again(self, group: list[Proposal], broken: Exception) -> list[list[Proposal]]:
-        """What to launch after a launcher broke down: all that can't be the cause together, the rest one by one."""
+        """What to launch after a launcher broke down: all that can't be the cause together, the rest one by
+        one."""
         left = list(self.pending.values())
         if len(group) == 1:
             for proposal in left:
@@ -97,7 +98,9 @@ class Batch:
         for proposal in begun:
             shutil.rmtree(self.study.trial_folder(proposal.number))
         fresh = [proposal for proposal in left if proposal not in begun]
-        return [fresh, *([proposal] for proposal in begun)] if fresh and begun else [[proposal] for proposal in left]
+        return (
+            [fresh, *([proposal] for proposal in begun)] if fresh and begun else [[proposal] for proposal in left]
+        )
 
     def _launch(self, jobs: list[list[str]], group: list[Proposal]) -> Exception | None:
         """Hand jobs to the launcher and settle them while it runs; what it raised if it broke down."""
@@ -151,7 +154,7 @@ class Batch:
         for number in list(self.pending):
             record = read_record(self.study.trial_folder(number))
             notes = figures(record) | {"folder": str(self.study.trial_folder(number))} if record else {}
-            self.study.close(number, Standing.interrupted, "the sweep was interrupted", **notes)
+            self.study.interrupt(self.study.trial(number), "the sweep was interrupted", **notes)
             self._done(number)
 
     def _done(self, number: int) -> None:

@@ -23,11 +23,13 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueEr
 def register_schema() -> None:
     """Make the dataclasses known to Hydra, for the defaults list of config.yaml to start from, and the studies."""
     ConfigStore.instance().store(name="schema", node=Config, replace=True)
-    # Studies lie outside conf/: the project's own, and those that a user has in a folder sweeps/ below the current one.
+    # Studies lie outside conf/: the project's own, and those in a folder sweeps/ where the command is typed.
     for folder in (SWEEPS_FOLDER, Path("sweeps")):
         for file in sorted(folder.glob("*.yaml")):
             node = _load_study(file)
-            ConfigStore.instance().store(group="sweeps", name=file.stem, node=node, package="_global_", replace=True)
+            ConfigStore.instance().store(
+                group="sweeps", name=file.stem, node=node, package="_global_", replace=True
+            )
 
 
 def _load_study(file: Path) -> DictConfig:

@@ -12,7 +12,8 @@ from tinysweep.trial_config import digest, identity
 
 
 def define(space: Space, objectives: list[str], base: DictConfig) -> dict[str, str]:
-    """The definition of a study as text by key, for comparison; `base` is the composition that its trials share."""
+    """The definition of a study as text by key, for comparison; `base` is the composition that its trials
+    share."""
     container = OmegaConf.to_container(base, enum_to_str=True)
     assert isinstance(container, dict)
     settings = identity({str(key): value for key, value in container.items()})
@@ -75,9 +76,11 @@ def require_comparable(objectives: list[str], base: DictConfig, space: Space, pr
     if "data.validation" not in space.searched and base.data.validation == 0:
         raise ConfigError("data.validation=0 leaves a sweep nothing to judge by; hold images out, such as 5000")
     if "trainer.test" in space.searched or any(text.lower() == "trainer.test=true" for text in space.fixed):
-        raise ConfigError("trainer.test: a sweep never reads the test set; leave it out, and test the winner alone")
+        raise ConfigError(
+            "trainer.test: a sweep never reads the test set; leave it out, and test the winner alone"
+        )
     if prunes and len(objectives) > 1:
         raise ConfigError(
-            f"hydra.sweeper.objective={','.join(objectives)} can't be pruned, as Optuna prunes by a single objective; "
+            f"hydra.sweeper.objective={','.join(objectives)} can't be pruned, as Optuna prunes by one alone; "
             "add hydra/sweeper/pruner=none"
         )

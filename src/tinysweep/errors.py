@@ -22,7 +22,8 @@ class DivergedError(TinysweepError):
 
 
 class StudyError(TinysweepError):
-    """A study can't go on: it was changed, holds nothing that fits, fails too often, or its storage doesn't answer."""
+    """A study can't go on: it was changed, holds nothing that fits, fails too often, or its storage doesn't
+    answer."""
 
 
 class PrunedError(TinysweepError):

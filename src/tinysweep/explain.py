@@ -1,6 +1,7 @@
 """What Hydra and OmegaConf object to, in one line that names key, value, rule and the nearest valid key."""
 
 import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import Field, fields, is_dataclass
 from enum import Enum
@@ -14,6 +15,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from tinysweep.config import AUTO, Config
 from tinysweep.errors import ConfigError
+from tinysweep.plugin import SweeperConfig
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -30,15 +32,22 @@ def _walk(section: type, prefix: str) -> Iterator[tuple[str, Field[Any]]]:
             yield from _walk(spec.type, f"{prefix}{spec.name}.")  # type: ignore[arg-type]
 
 
+def sweeper_settings() -> dict[str, Field[Any]]:
+    """The settings of the sweeper under their dotted keys, such as hydra.sweeper.n_trials."""
+    return {f"{SweeperConfig.KEY}.{spec.name}": spec for spec in fields(SweeperConfig)}
+
+
 def nearest(key: str) -> str:
     """The clause that proposes the valid key most like a wrong one, or points to the list of them all."""
+    known = sweeper_settings() if key.startswith(f"{SweeperConfig.KEY}.") else settings()
 
     def likeness(name: str) -> tuple[float, float]:
         leaves = difflib.SequenceMatcher(None, _leaf(name), _leaf(key)).ratio()
         return leaves, difflib.SequenceMatcher(None, name, key).ratio()
 
-    best = max(settings(), key=likeness)
-    return f"did you mean {best}?" if likeness(best)[0] > 0.6 else "tinysweep --cfg job shows every key"
+    best = max(known, key=likeness)
+    whole = "hydra" if key.startswith("hydra.") else "job"
+    return f"did you mean {best}?" if likeness(best)[0] > 0.6 else f"tinysweep --cfg {whole} shows every key"
 
 
 def _leaf(key: str) -> str:
@@ -89,6 +98,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException):
         return _missing_choice(error)
     if isinstance(error, OverrideParseException):
+        if re.search(r"choice\(.*\bnull\b", str(error.override)):
+            return f"{error.override!r} can't be searched: Hydra's choice() takes no null, but KEY=null,VALUE does"
         return (
             f"{error.override!r} can't be read as an override; the form is KEY=VALUE, lists as [1,2,1] and quoted"
         )
@@ -122,7 +133,7 @@ def _at_key(cause: OmegaConfBaseException, override: str) -> str:
     if isinstance(cause, InterpolationResolutionError):
         return f"{cause.full_key}: {str(cause).splitlines()[0]}"
     key = str(cause.full_key).partition("[")[0]  # an element of a list is ruled by what is said of the list
-    spec = settings().get(key)
+    spec = (settings() | sweeper_settings()).get(key)
     if spec is None:
         return f"{key} is not a setting; {nearest(key)}"
     if override.partition("=")[0] == f"~{key}":

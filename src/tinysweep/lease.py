@@ -16,8 +16,8 @@ LEASE_PREFIX = "sweeper:"
 
 
 class Lease:
-    """A sweeper's proof of life: a lock in the study's folder, which the operating system frees when the process ends
-    however it ends, and, for sweepers on other machines, a time in the study that is renewed."""
+    """A sweeper's proof of life: a lock in the study's folder, which the operating system frees when the process
+    ends however it ends, and, for sweepers on other machines, a time in the study that is renewed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / ".sweepers"
@@ -42,7 +42,8 @@ class Lease:
         self.beating.start()
 
     def end(self) -> None:
-        """Give the lease back. The lock's file stays: that it isn't held shows at once that this sweeper is gone."""
+        """Give the lease back. The lock's file stays: that it isn't held shows at once that this sweeper is
+        gone."""
         self.stopped.set()
         if self.beating:
             self.beating.join()

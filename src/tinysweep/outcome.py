@@ -26,7 +26,11 @@ def write_results(study: Study, objectives: list[str]) -> FrozenTrial | None:
         return None
     content: dict[str, Any] = {"name": "optuna", "study": study.optuna.study_name}
     if len(objectives) == 1:
-        content |= {"best_trial": best.number, "best_params": best.params, "best_value": metric(best, objectives[0])}
+        content |= {
+            "best_trial": best.number,
+            "best_params": best.params,
+            "best_value": metric(best, objectives[0]),
+        }
     else:
         content["solutions"] = [
             {"trial": trial.number, "params": trial.params, "values": [metric(trial, name) for name in objectives]}
@@ -37,8 +41,8 @@ def write_results(study: Study, objectives: list[str]) -> FrozenTrial | None:
 
 
 def write_winner(study: Study, best: FrozenTrial, composer: Composer, retrain: list[str]) -> str:
-    """Write the best trial's configuration, changed by `retrain`, as an experiment in the study's folder, and return
-    the command that runs it."""
+    """Write the best trial's configuration, changed by `retrain`, as an experiment in the study's folder, and
+    return the command that runs it."""
     values = [override(name, value) for name, value in best.params.items()]
     config = typed(composer.compose(*values, *retrain))
     config = resolve(config, describe(config.data))

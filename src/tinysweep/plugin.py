@@ -66,7 +66,9 @@ class SweeperConfig(Section):
     @property
     def objectives(self) -> list[str]:
         """The metrics aimed for, the first being the one that ranks trials."""
-        return [str(name) for name in self.objective] if isinstance(self.objective, list) else [str(self.objective)]
+        return (
+            [str(name) for name in self.objective] if isinstance(self.objective, list) else [str(self.objective)]
+        )
 
 
 @dataclass
@@ -86,14 +88,12 @@ class BudgetSweeper(Sweeper):
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        plain = {
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        plain: dict[str, Any] = {
             key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             for key, value in self.settings.items()
         }
-        self.config = SweeperConfig(**plain)
+        self.wanted = SweeperConfig(**plain)
         self.master, self.context, self.task = config, hydra_context, task_function
 
     def sweep(self, arguments: Sequence[str]) -> None:
@@ -105,6 +105,7 @@ class BudgetSweeper(Sweeper):
         """
         if any(argument.partition("=")[0].lstrip("+") == "trial" for argument in arguments):
             raise ConfigError("trial is set by the sweep itself; leave it out")
-        from tinysweep.sweeper import Sweep  # noqa: PLC0415 torch and Optuna are imported only by a sweep
+        from tinysweep.plan import Plan  # noqa: PLC0415 torch and Optuna are imported only by a sweep
+        from tinysweep.sweeper import Sweep  # noqa: PLC0415
 
-        Sweep(self.config, self.master, self.context, self.task, list(arguments)).run()
+        Sweep(Plan(self.wanted, self.master, self.context, self.task, list(arguments))).run()

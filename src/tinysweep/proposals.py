@@ -57,7 +57,9 @@ class Proposer:
             return self._refuse(trial, Standing.invalid, str(error))
         params = budget.count_params(config.model, shape)
         bounded = config.budget.macs is not None or config.budget.activation_bytes is not None
-        if params >= config.budget.params and not bounded:  # a count alone is several times faster than a measurement
+        if (
+            params >= config.budget.params and not bounded
+        ):  # a count alone is several times faster than a measurement
             self._constrain(trial, config, {"params": params})
             return self._refuse(trial, Standing.over_budget, budget.too_many(params, config.budget), params)
         cost = budget.measure(config.model, shape)
@@ -106,7 +108,9 @@ class Proposer:
         if self.n_trials is not None:
             taken = sum(standing(rival) in TRAINED or _is_going(rival) for rival in rivals)
             if taken >= self.n_trials:
-                return self._refuse(trial, Standing.withdrawn, f"other sweepers make up all {self.n_trials} trials")
+                return self._refuse(
+                    trial, Standing.withdrawn, f"other sweepers make up all {self.n_trials} trials"
+                )
         for name, value in {**costs, "seed": config.trainer.seed}.items():
             trial.set_user_attr(name, value)
         return Proposal(trial.number, [override(name, value) for name, value in values.items()], config)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,9 +21,9 @@ def run(
 ) -> Record:
     """Gate, load, train, test once, and leave everything in the folder `wanted` (or the next free name).
 
-    Nothing is written before the model has passed the budget and the data has been verified. A trial of a sweep gives
-    `report`, which is called after each epoch and may stop the run; it takes the place of all that is printed and
-    drawn for a person.
+    Nothing is written before the model has passed the budget and the data has been verified. A trial of a sweep
+    gives `report`, which is called after each epoch and may stop the run; it takes the place of all that is
+    printed and drawn for a person.
 
     Raises:
         TinysweepError: bad setting, over budget, bad data, or divergence; the last leaves a record.
@@ -38,11 +39,11 @@ def run(
     record = Record(RunFolder.claim(wanted), config, cost, machine, overrides)
     record.begin()
     try:
-        with _Progress(config.trainer.epochs, silent=report is not None) as progress:
+        with nullcontext(report) if report else _Progress(config.trainer.epochs) as show:
 
             def on_epoch(epoch: Epoch) -> None:
                 record.add(epoch)
-                (report or progress.show)(epoch)
+                show(epoch)
 
             result = fit(config, data, on_epoch)
         saved.save(record.folder.model, result, config.model, shape)
@@ -75,7 +76,8 @@ _last_data: dict[str, Data] = {}
 
 
 def _remembered(config: DataConfig) -> Data:
-    """The data of the last trial that this process ran, if it was the same; reading and verifying takes a while."""
+    """The data of the last trial that this process ran, if it was the same; reading and verifying takes a
+    while."""
     key = repr(config)
     if key not in _last_data:
         _last_data.clear()
@@ -86,9 +88,9 @@ def _remembered(config: DataConfig) -> Data:
 class _Progress:
     """A line for each epoch, and under them a bar with the time left where a person is watching."""
 
-    def __init__(self, epochs: int, silent: bool) -> None:
+    def __init__(self, epochs: int) -> None:
         self.epochs = epochs
-        self.bar = tqdm(total=epochs, unit="epoch", file=sys.stderr, disable=silent or None, leave=False)
+        self.bar = tqdm(total=epochs, unit="epoch", file=sys.stderr, disable=None, leave=False)
 
     def __enter__(self) -> "_Progress":
         return self
@@ -96,7 +98,7 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
-    def show(self, epoch: Epoch) -> None:
+    def __call__(self, epoch: Epoch) -> None:
         validation = ""
         if epoch.validation_accuracy is not None:
             validation = (

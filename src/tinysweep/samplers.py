@@ -1,5 +1,6 @@
 """Which sampler draws the trials: Optuna's, as Hydra composes them, or the points of a grid in their order."""
 
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from tinysweep.errors import ConfigError
 from tinysweep.space import Value
 from tinysweep.study import Standing, standing
 
+NEEDS = {"CmaEsSampler": "cmaes", "GPSampler": "scipy", "QMCSampler": "scipy"}  # what they import when first asked
+
 
 def is_grid(node: DictConfig) -> bool:
     """Whether hydra/sweeper/sampler is the grid."""
@@ -24,49 +27,57 @@ def is_grid(node: DictConfig) -> bool:
 def build_sampler(node: DictConfig, joined: int) -> BaseSampler:
     """The Optuna sampler of hydra/sweeper/sampler.
 
-    `joined` is how many sweepers were at the study before: each draws from a seed of its own, or a study that goes on
-    would draw once more what it began with. A quasi-random sequence alone goes on by itself, and needs its seed.
+    `joined` is how many sweepers were at the study before: each draws from a seed of its own, or a study that
+    goes on would draw once more what it began with. A quasi-random sequence alone goes on by itself, and needs
+    its seed.
 
     Raises:
         ConfigError: the sampler refuses its settings, or a package is missing.
     """
-    node = node.copy()
-    if joined and node.get("seed") is not None and not str(node._target_).endswith(".QMCSampler"):
-        node.seed = int(np.random.SeedSequence([node.seed, joined]).generate_state(1)[0])
+    name = str(node._target_).rpartition(".")[2]
+    if (package := NEEDS.get(name)) and not importlib.util.find_spec(package):
+        raise ConfigError(f"{name} needs the package {package}; pip install 'tinysweep[samplers]'")
+    settings: Any = OmegaConf.to_container(node, resolve=True)
+    if joined and settings.get("seed") is not None and name != "QMCSampler":
+        settings["seed"] = int(np.random.SeedSequence([settings["seed"], joined]).generate_state(1)[0])
     try:
         sampler = instantiate(
-            node, _execution_whitelist_=("optuna.samplers.*", "hydra_plugins.hydra_optuna_sweeper.*")
+            settings, _execution_whitelist_=("optuna.samplers.*", "hydra_plugins.hydra_optuna_sweeper.*")
         )
-    except (InstantiationException, ImportError) as error:
-        cause = error.__cause__ or error
-        advice = "; pip install 'tinysweep[samplers]'" if isinstance(cause, ImportError) else ""
-        said = str(cause).strip().splitlines()[0]
-        raise ConfigError(f"hydra/sweeper/sampler={node._target_.rsplit('.')[-1]}: {said}{advice}") from error
+    except InstantiationException as error:
+        said = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ConfigError(f"hydra.sweeper.sampler ({name}): {said}") from error
     assert isinstance(sampler, BaseSampler)
     return sampler
 
 
-class GridOrder(BaseSampler):
-    """Every point of a grid once, in order: unlike Optuna's grid sampler also where some parameters exist under some
-    choices only, and without an order of its own that a person would have to guess."""
+class Points:
+    """The points of a finite space that no trial has had yet."""
 
     def __init__(self, points: list[dict[str, Value]]) -> None:
-        self.points = {frozenset(point.items()): point for point in points}
-        self.open = dict(self.points)
+        self.left = {frozenset(point.items()): point for point in points}
+        self.total = len(self.left)
         self.counted: set[int] = set()
-        self.chosen: dict[int, dict[str, Value]] = {}
 
     def upcoming(self, trials: list[FrozenTrial]) -> dict[str, Value] | None:
         """The first point that no trial has, interrupted ones aside; None after the last."""
         for trial in trials:
-            if trial.number not in self.counted and standing(trial) != Standing.interrupted:
-                if self.open.pop(frozenset(trial.params.items()), None) or trial.state.is_finished():
-                    self.counted.add(trial.number)
-        return next(iter(self.open.values()), None)
+            if trial.number in self.counted or standing(trial) == Standing.interrupted:
+                continue
+            if self.left.pop(frozenset(trial.params.items()), None) or trial.state.is_finished():
+                self.counted.add(trial.number)
+        return next(iter(self.left.values()), None)
 
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
+
+class GridOrder(BaseSampler):
+    """Every point of a grid once, in order: unlike Optuna's grid sampler also where some parameters exist under
+    some choices only, and without an order of its own that a person would have to guess."""
+
+    def __init__(self, points: Points) -> None:
+        self.points = points
+        self.chosen: dict[int, dict[str, Value]] = {}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {}
 
     def sample_relative(
@@ -79,7 +90,7 @@ class GridOrder(BaseSampler):
     ) -> Any:
         if trial.number not in self.chosen:
             others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
-            point = self.upcoming(others)
+            point = self.points.upcoming(others)
             assert point is not None, "asked for a trial after the last point"
             self.chosen[trial.number] = point
         return self.chosen[trial.number][param_name]

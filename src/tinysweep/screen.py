@@ -1,13 +1,16 @@
 """What a person sees of a sweep: a line for each finished trial, a bar with the time left, and the result."""
 
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from types import TracebackType
 
 from optuna.trial import FrozenTrial
 from tqdm import tqdm
 
 from tinysweep.plugin import METRICS
-from tinysweep.study import Standing, standing
+from tinysweep.proposals import Refusal
+from tinysweep.study import TRAINED, Standing, Study, count, standing
 from tinysweep.table import metric, pareto_front, ranked
 
 SHOWN = 10
@@ -16,9 +19,10 @@ SHOWN = 10
 class Screen:
     """Lines on standard output; the bar stands on standard error and only where that is a terminal."""
 
-    def __init__(self, objectives: list[str], wanted: int | None, done: int) -> None:
+    def __init__(self, objectives: list[str], wanted: int | None, trials: list[FrozenTrial]) -> None:
         self.objectives = objectives
-        self.best: FrozenTrial | None = None
+        self.best = next(iter(ranked(trials, objectives)), None)
+        done = count(trials, *TRAINED)
         self.bar = tqdm(
             total=wanted, initial=done, unit="trial", file=sys.stderr, disable=None, leave=False, smoothing=0.1
         )
@@ -51,10 +55,6 @@ class Screen:
             words.append(str(notes.get("reason", "")).splitlines()[0])
         self.say("  ".join(words))
         self.bar.update(standing(trial) != Standing.interrupted)
-
-    def resume(self, trials: list[FrozenTrial]) -> None:
-        """Take in what an earlier call found."""
-        self.best = next(iter(ranked(trials, self.objectives)), None)
 
 
 def figure(trial: FrozenTrial, name: str) -> str:
@@ -107,3 +107,30 @@ def _short(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def progress(study: Study, n_trials: int | None) -> str:
+    """How far a study is, in one line."""
+    trials = study.trials()
+    kinds = {became.value.replace("_", " "): count(trials, became) for became in Standing}
+    words = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+    of = f" of {n_trials}" if n_trials else ""
+    return (
+        f"study {study.optuna.study_name}: {count(trials, *TRAINED)}{of} trials trained ({words or 'none begun'})"
+    )
+
+
+def refused(refusals: list[Refusal]) -> str:
+    """The line that sums up what was not launched."""
+    kinds = Counter(refusal.became.value.replace("_", " ") for refusal in refusals)
+    words = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+    return f"not trained: {words} (the last, trial {refusals[-1].number}: {refusals[-1].reason})"
+
+
+def nothing_fits(refusals: list[Refusal], trials: Sequence[FrozenTrial]) -> str:
+    """Why a study in which no proposal may be trained ends."""
+    sizes = [trial.user_attrs["params"] for trial in trials if "params" in trial.user_attrs]
+    row = f"{len(refusals):,} proposals in a row were refused; " if refusals else ""
+    smallest = f"the smallest model had {min(sizes):,} trainable parameters; " if sizes else ""
+    last = f"the last: {refusals[-1].reason}; " if refusals else ""
+    return f"no model fits: {row}{smallest}{last}search smaller models or raise the budget"

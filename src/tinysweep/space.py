@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import UnionType
@@ -48,7 +49,8 @@ def read_space(params: dict[str, Any] | None, arguments: list[str]) -> Space:
     """The space of `hydra.sweeper.params` and the command line; where both name a parameter, the latter counts.
 
     Raises:
-        ConfigError: a sweep that can't be read or that Optuna has no distribution for, a key that is no setting, or
+        ConfigError: a sweep that can't be read or that Optuna has no distribution for, a key that is no setting,
+        or
             an end of a range that breaks its setting's rule.
     """
     searched: dict[str, BaseDistribution] = {}
@@ -56,7 +58,7 @@ def read_space(params: dict[str, Any] | None, arguments: list[str]) -> Space:
     for text in [*(f"{name}={sweep}" for name, sweep in (params or {}).items()), *arguments]:
         try:
             override = OverridesParser.create().parse_override(text)
-            distributions, values, removed = create_params_from_overrides([text])
+            distributions, _, removed = create_params_from_overrides([text])
         except (*COMPOSITION_ERRORS, AssertionError, NotImplementedError) as error:
             raise ConfigError(_unreadable(text, error)) from error
         name = "" if removed else override.get_key_element()
@@ -72,9 +74,9 @@ def read_space(params: dict[str, Any] | None, arguments: list[str]) -> Space:
 
 def _unreadable(text: str, error: Exception) -> str:
     if isinstance(error, AssertionError | NotImplementedError):
-        return f"{text} can't be searched; use choice(a,b), range(1,9), interval(0.1,1) or tag(log,interval(0.1,1))"
-    if "null" in text:
-        return f"{text} can't be searched, as a sweep can't choose null; name the values: {text.split('=')[0]}=A,B"
+        return (
+            f"{text} can't be searched; use choice(a,b), range(1,9), interval(0.1,1) or tag(log,interval(0.1,1))"
+        )
     return explain(error)
 
 
@@ -84,7 +86,9 @@ def _whole(name: str, found: BaseDistribution) -> BaseDistribution:
     if spec is None or not isinstance(found, FloatDistribution) or not _takes_only_whole(spec.type):
         return found
     if found.low != int(found.low) or found.high != int(found.high) or (found.step or 1) % 1:
-        raise ConfigError(f"{name} takes whole numbers only; give whole ends, such as interval(1,9) or range(1,10)")
+        raise ConfigError(
+            f"{name} takes whole numbers only; give whole ends, such as interval(1,9) or range(1,10)"
+        )
     return IntDistribution(int(found.low), int(found.high), log=found.log, step=int(found.step or 1))
 
 
@@ -105,11 +109,13 @@ def _check(name: str, distribution: BaseDistribution) -> None:
             OmegaConf.update(OmegaConf.structured(Config), name, parsed)
         except OmegaConfBaseException as error:
             raise ConfigError(explain(error)) from error
-        interval = spec.metadata.get("within")
+        interval: str = spec.metadata.get("within") or ""
         numbers = parsed if isinstance(parsed, list) else [parsed]
         for number in numbers if interval else []:
-            if number is not None and number != AUTO and not (
-                isinstance(number, int | float) and lies_within(number, interval)
+            if (
+                number is not None
+                and number != AUTO
+                and not (isinstance(number, int | float) and lies_within(number, interval))
             ):
                 raise ConfigError(f"{name}={value} must lie in {interval} ({spec.metadata['meaning']})")
 
@@ -132,18 +138,17 @@ def parse(name: str, value: Value) -> Any:
     return _parsed(f"{name}={value}") if isinstance(value, str) else value
 
 
-def grid(space: Space) -> Iterator[dict[str, Value]]:
+def grid(space: Space, most: int = MOST_GRID_POINTS) -> Iterator[dict[str, Value]]:
     """Every point of a space, the last parameter varying fastest.
 
     Raises:
-        ConfigError: a parameter is continuous, or there are more than MOST_GRID_POINTS points.
+        ConfigError: a parameter is continuous, or there are more points than `most`.
     """
     axes = {name: _levels(name, distribution) for name, distribution in space.searched.items()}
-    size = functools.reduce(lambda total, axis: total * len(axis), axes.values(), 1)
-    if size > MOST_GRID_POINTS:
+    size = math.prod(len(axis) for axis in axes.values())
+    if size > most:
         raise ConfigError(
-            f"the grid has {size:,} points, more than {MOST_GRID_POINTS:,}; choose a sampler, such as "
-            "hydra/sweeper/sampler=tpe"
+            f"the grid has {size:,} points, at most {most:,}; choose a sampler, such as hydra/sweeper/sampler=tpe"
         )
     return (dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values()))
 

@@ -1,7 +1,7 @@
 """A study: Optuna's trials, what became of each, and which sweeper each belongs to."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from enum import StrEnum
@@ -40,7 +40,8 @@ TRAINED = (Standing.complete, Standing.pruned, Standing.failed)  # what counts t
 STATES = {
     Standing.complete: TrialState.COMPLETE,
     Standing.pruned: TrialState.PRUNED,
-    Standing.over_budget: TrialState.PRUNED,  # a sampler learns from a pruned trial's constraint, not from a failed one's
+    # A sampler learns from the constraint of a pruned trial, not from that of a failed one.
+    Standing.over_budget: TrialState.PRUNED,
 }
 
 
@@ -50,6 +51,11 @@ def standing(trial: FrozenTrial) -> Standing:
         return Standing.running
     plain = {TrialState.COMPLETE: Standing.complete, TrialState.PRUNED: Standing.pruned}
     return Standing(trial.user_attrs.get("standing", plain.get(trial.state, Standing.failed)))
+
+
+def count(trials: Sequence[FrozenTrial], *standings: Standing) -> int:
+    """How many of the trials that have begun have one of these standings."""
+    return sum(trial.datetime_start is not None and standing(trial) in standings for trial in trials)
 
 
 @contextmanager
@@ -71,12 +77,22 @@ def storage_errors(where: str) -> Iterator[None]:
 
 
 def open_storage(storage: str | None, folder: Path) -> BaseStorage:
-    """The storage of a study: SQLite in its folder, a database by URL, or an Optuna journal file by path."""
+    """The storage of a study: SQLite in its folder, a database by URL, or an Optuna journal file by path.
+
+    Raises:
+        StudyError: the database's Python driver is not installed.
+    """
     if storage is not None and "://" not in storage:
         return JournalStorage(JournalFileBackend(str(Path(storage).expanduser().resolve())))
     url = storage or f"sqlite:///{(folder / 'study.db').resolve()}"
     if not url.startswith("sqlite"):
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        try:
+            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        except ImportError as error:
+            kind = url.partition(":")[0]
+            raise StudyError(
+                f"hydra.sweeper.storage={kind}://… needs a Python driver, which is not installed ({error})"
+            ) from error
     opened = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
     event.listen(opened.engine, "connect", _fast_and_safe)
     opened.engine.dispose()  # the connections made so far lack the settings
@@ -92,8 +108,9 @@ def _fast_and_safe(connection: Any, _record: Any) -> None:
 class Study:
     """An Optuna study seen by one of the sweepers that may be at work on it."""
 
-    def __init__(self, optimized: optuna.Study, folder: Path, lease: Lease) -> None:
-        self.optuna, self.folder, self.lease = optimized, folder, lease
+    def __init__(self, optimized: optuna.Study, folder: Path, lease: Lease, repeats: bool = True) -> None:
+        """`repeats`: whether a trial cut short is proposed again, which some samplers would do by themselves."""
+        self.optuna, self.folder, self.lease, self.repeats = optimized, folder, lease, repeats
 
     def trials(self) -> list[FrozenTrial]:
         """Every trial, in the order of their numbers; not to be changed."""
@@ -112,7 +129,12 @@ class Study:
         return trial
 
     def close(
-        self, number: int, became: Standing, reason: str | None = None, values: list[float] | None = None, **notes: Any
+        self,
+        number: int,
+        became: Standing,
+        reason: str | None = None,
+        values: list[float] | None = None,
+        **notes: Any,
     ) -> bool:
         """Give a running trial its final standing; False if another sweeper has closed it meanwhile."""
         trial_id = self._trial_id(number)
@@ -124,6 +146,15 @@ class Study:
             self.optuna.tell(number, values, state=state, skip_if_finished=True)
         except optuna.exceptions.UpdateFinishedTrialError:
             return False
+        return True
+
+    def interrupt(self, trial: FrozenTrial, reason: str, **notes: Any) -> bool:
+        """Close a trial that was cut short, and propose its configuration again; False if another sweeper has closed
+        it meanwhile. What hadn't passed the gate is not worth it, and a grid comes back to the point by itself."""
+        if not self.close(trial.number, Standing.interrupted, reason, **notes):
+            return False
+        if self.repeats and "seed" in trial.user_attrs:
+            self.optuna.enqueue_trial(trial.params)
         return True
 
     def _trial_id(self, number: int) -> int:
@@ -145,8 +176,8 @@ class Study:
     def rivals(self, number: int, poll_seconds: float = 0.02) -> list[FrozenTrial]:
         """The trials before `number`, once each of them has shown its configuration or is closed.
 
-        Of several sweepers that come to the same configuration at once, all but the one with the lowest trial number
-        so find the other's; it is Lamport's bakery algorithm (1974), with trial numbers as the tickets.
+        Of several sweepers that come to the same configuration at once, all but the one with the lowest trial
+        number so find the other's; it is Lamport's bakery algorithm (1974), with trial numbers as the tickets.
         """
         while True:
             earlier = [trial for trial in self.trials() if trial.number < number]

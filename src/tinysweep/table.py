@@ -29,7 +29,16 @@ COLUMNS = {
     "finished": "string",
     "folder": "string",
 }
-NOTES = ("validation_accuracy", "validation_loss", "params", "macs", "activation_bytes", "epochs", "seconds", "seed")
+NOTES = (
+    "validation_accuracy",
+    "validation_loss",
+    "params",
+    "macs",
+    "activation_bytes",
+    "epochs",
+    "seconds",
+    "seed",
+)
 
 
 class Table:
@@ -104,7 +113,9 @@ def pareto_front(trials: list[FrozenTrial], objectives: list[str]) -> list[Froze
     parameters; fewest parameters first."""
     best: list[FrozenTrial] = []
     order = {trial.number: position for position, trial in enumerate(ranked(trials, objectives))}
-    for trial in sorted(ranked(trials, objectives), key=lambda trial: (metric(trial, "params"), order[trial.number])):
+    for trial in sorted(
+        ranked(trials, objectives), key=lambda trial: (metric(trial, "params"), order[trial.number])
+    ):
         better = not best or _beats(trial, best[-1], objectives[0])
         if better:
             best.append(trial)

@@ -1,4 +1,5 @@
-"""One trial of a sweep, from inside its job: trained quietly, reported after every epoch, pruned if it falls behind."""
+"""One trial of a sweep, from inside its job: trained quietly, reported after every epoch, pruned if it falls
+behind."""
 
 import logging
 from pathlib import Path
@@ -20,7 +21,9 @@ from tinysweep.training import Epoch
 log = logging.getLogger(__name__)
 
 
-def run_trial(config: Config, sweeper: DictConfig, study_folder: Path, folder: Path, overrides: list[str]) -> Record:
+def run_trial(
+    config: Config, sweeper: DictConfig, study_folder: Path, folder: Path, overrides: list[str]
+) -> Record:
     """Train trial number `config.trial` of the study that `sweeper`, the composed hydra.sweeper, describes.
 
     Raises:
@@ -28,6 +31,7 @@ def run_trial(config: Config, sweeper: DictConfig, study_folder: Path, folder: P
     """
     assert config.trial is not None
     reporter = Reporter(_open(config.trial, sweeper, study_folder), _reported(sweeper), config.trainer.epochs)
+    reporter.require_open()
     return run(config, folder, overrides, reporter)
 
 
@@ -78,10 +82,17 @@ class Reporter:
             name = type(self.trial.study.pruner).__name__
             raise PrunedError(f"stopped by {name} after epoch {epoch.epoch} of {self.epochs}")
 
-    def _report(self, epoch: Epoch) -> bool:
-        storage = self.trial.study._storage
-        if storage.get_trial(self.trial._trial_id).state.is_finished():
+    def require_open(self) -> None:
+        """Refuse to go on with a trial that isn't running any more.
+
+        Raises:
+            AbandonedError: another sweeper closed it, because this job's own has died.
+        """
+        if self.trial.study._storage.get_trial(self.trial._trial_id).state.is_finished():
             raise AbandonedError(f"trial {self.trial.number} was closed by another sweeper")
+
+    def _report(self, epoch: Epoch) -> bool:
+        self.require_open()
         value = getattr(epoch, self.metric)
         if not self.compares or value is None:
             return False

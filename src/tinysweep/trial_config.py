@@ -22,8 +22,8 @@ INCIDENTAL = ("name", "trial", "data.root", "data.download", "trainer.device", "
 
 
 class Composer:
-    """Composes trials: with Hydra once for each combination of group choices, as that takes a tenth of a second, and
-    by setting values in a copy of that for each trial."""
+    """Composes trials: with Hydra once for each combination of group choices, as that takes a tenth of a second,
+    and by setting values in a copy of that for each trial."""
 
     def __init__(self, loader: ConfigLoader, master: DictConfig, fixed: list[str]) -> None:
         self.loader, self.master, self.fixed = loader, master, fixed
@@ -70,8 +70,8 @@ class Composer:
         return typed(composed)
 
     def reads(self, name: str, values: Mapping[str, Value]) -> bool:
-        """Whether a parameter plays a role beside the values chosen before it: `scheduler.gamma` is read by the step
-        schedule alone, so a trial with another one doesn't draw it."""
+        """Whether a parameter plays a role beside the values chosen before it: `scheduler.gamma` is read by the
+        step schedule alone, so a trial with another one doesn't draw it."""
         only = settings()[name].metadata.get("only") if is_setting(name) else None
         if not only:
             return True

@@ -1,0 +1,115 @@
+"""Everything that a sweep needs, read and checked before its study is touched."""
+
+from pathlib import Path
+
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict, read_write
+from optuna.pruners import NopPruner
+
+from tinysweep.batch import Launch
+from tinysweep.definition import define, made_name, require_comparable
+from tinysweep.device import usable_cores
+from tinysweep.errors import ConfigError
+from tinysweep.plugin import SweeperConfig
+from tinysweep.proposals import Proposal
+from tinysweep.samplers import Points, is_grid
+from tinysweep.space import Value, grid, read_space
+from tinysweep.trial import build_pruner
+from tinysweep.trial_config import Composer
+
+DEFAULT_TRIALS = 20
+BATCH_A_WORKER = 4  # keeps all but the last seconds of a batch busy, while the sampler still hears back often
+SMALL_SPACE = 10_000  # points; in a finite space this small it is noticed at once when no point is left
+
+
+class Plan:
+    """One call of the sweeper, as the command line and the study's file ask for it.
+
+    Raises:
+        ConfigError: a wrong setting, space or launcher.
+    """
+
+    def __init__(
+        self,
+        config: SweeperConfig,
+        master: DictConfig,
+        context: HydraContext,
+        task: TaskFunction,
+        arguments: list[str],
+    ) -> None:
+        self.config, self.objectives = config, config.objectives
+        self.sampler = master.hydra.sweeper.sampler
+        self.space = read_space(config.params, arguments)
+        self.composer = Composer(context.config_loader, master, self.space.fixed)
+        base = self.composer.base({})
+        self.composer.compose(*config.retrain)
+        self.pruner = build_pruner(master.hydra.sweeper.pruner)
+        require_comparable(self.objectives, base, self.space, not isinstance(self.pruner, NopPruner))
+        self.is_grid = is_grid(self.sampler)
+        self.points = self._points()
+        self.n_trials = config.n_trials or (None if self.is_grid else DEFAULT_TRIALS)
+        self.definition = define(self.space, self.objectives, base)
+        self.name = config.study_name or made_name(self.space, self.definition)
+        self._name_study(master)
+        self.folder = Path(master.hydra.sweep.dir).absolute()
+        self.workers = _workers(master.hydra.launcher)
+        self.batch_size = config.batch_size or BATCH_A_WORKER * (self.workers or 1)
+        decided = "trainer.threads" in self.space.searched or base.trainer.threads
+        self.threads = None if decided or not self.workers else max(1, usable_cores() // self.workers)
+        self.launch: Launch = (
+            Plugins.instance()
+            .instantiate_launcher(hydra_context=context, task_function=task, config=master)
+            .launch
+        )
+
+    def _name_study(self, master: DictConfig) -> None:
+        """Make the study's name known to the launcher and, as an override, to every job."""
+        quoted = self.name.replace("\\", "\\\\").replace("'", "\\'")
+        with read_write(master.hydra), open_dict(master.hydra):
+            master.hydra.sweeper.study_name = self.name
+            master.hydra.overrides.hydra.append(f"hydra.sweeper.study_name='{quoted}'")
+
+    def _points(self) -> Points | None:
+        """Every point of the grid, or of a small finite space, without the parameters that play no role at it;
+        None where there is no end of points.
+
+        Raises:
+            ConfigError: a grid over a continuous parameter, or one that is too large.
+        """
+        try:
+            every = list(grid(self.space) if self.is_grid else grid(self.space, SMALL_SPACE))
+        except ConfigError:
+            if self.is_grid:
+                raise
+            return None
+        points = []
+        for point in every:
+            values: dict[str, Value] = {}
+            for name in self.space.ordered:
+                if self.composer.reads(name, values):
+                    values[name] = point[name]
+            points.append(values)
+        return Points(points)
+
+    @property
+    def total(self) -> int | None:
+        """How many trials the study will have, if nothing is refused."""
+        return self.n_trials or (self.points.total if self.points else None)
+
+    def job(self, proposal: Proposal) -> list[str]:
+        """The overrides of a trial's job. The test set stays unread whatever the configuration says."""
+        threads = [] if self.threads is None else [f"trainer.threads={self.threads}"]
+        return [*self.space.fixed, *proposal.overrides, *threads, "trainer.test=false", f"trial={proposal.number}"]
+
+
+def _workers(launcher: DictConfig) -> int | None:
+    """How many jobs a local launcher runs at a time; None for one that runs them elsewhere."""
+    name = str(launcher._target_).rpartition(".")[2]
+    if name == "BasicLauncher":
+        return 1
+    if name == "JoblibLauncher":
+        from joblib import effective_n_jobs  # noqa: PLC0415 only there if that launcher is
+
+        return int(effective_n_jobs(launcher.n_jobs))
+    return None
