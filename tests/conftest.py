@@ -1,10 +1,20 @@
-"""Fixtures that several test modules share: the real MNIST, and small made data that can be learned."""
+"""What several test modules share: the real MNIST, small made data that can be learned, and commands in
+process."""
 
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 
+from tinysweep import train
 from tinysweep.config import DEFAULT_ROOT
 from tinysweep.data import Data, Images
 from tinysweep.fetch import obtain
@@ -45,3 +55,56 @@ def made_images(count: int, classes: int = 10, size: int = 28, channels: int = 1
 def made_data() -> Data:
     """200 training and 50 validation images of 10 classes."""
     return Data(DataShape(1, 28, 10), made_images(200), made_images(50, seed=1), (0.2,), (0.3,))
+
+
+@dataclass
+class Ended:
+    """How a command ended: exit status, and all that it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working folder, and afterwards none of what a command changes in its process."""
+    folder = tmp_path / "place"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # so that it is restored, as the commands set it
+    monkeypatch.delenv("HYDRA_FULL_ERROR")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # A test run that was started in the background ignores Ctrl-C, and so would the processes it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    root = logging.getLogger()
+    logged = list(root.handlers), root.level
+    yield folder
+    root.handlers[:], root.level = logged
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+
+
+@pytest.fixture
+def command(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command in this process, in the folder `place`."""
+
+    def call(*arguments: str, main: Callable[[], None] = train.main) -> Ended:
+        assert Path.cwd() == place
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        monkeypatch.setattr(sys, "argv", ["tinysweep", *arguments])
+        capsys.readouterr()
+        status: Any = 0
+        try:
+            main()
+        except SystemExit as ending:
+            status = ending.code or 0
+        printed = capsys.readouterr()
+        return Ended(status, printed.out, printed.err)
+
+    return call

@@ -3,13 +3,12 @@
 import csv
 import importlib.metadata
 import json
-import logging
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import tinysweep
+from conftest import Command
 from tinysweep import layers as inspect
 from tinysweep import run, train
 from tinysweep.composition import CONFIG_FOLDER
@@ -29,59 +27,6 @@ from tinysweep.config import Config, from_dictconfig
 from tinysweep.explain import require_schema
 
 SMALL = ["model.width=2", "data.validation=100", "trainer.epochs=1", "trainer.clean_epochs=0", "trainer.threads=1"]
-
-
-@dataclass
-class Ended:
-    """How a command ended: exit status, and all that it printed."""
-
-    status: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Ended]
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working folder, and afterwards none of what a command changes in its process."""
-    folder = tmp_path / "place"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # so that it is restored, as the commands set it
-    monkeypatch.delenv("HYDRA_FULL_ERROR")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    # A test run that was started in the background ignores Ctrl-C, and so would the processes it starts.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    root = logging.getLogger()
-    logged = list(root.handlers), root.level
-    yield folder
-    root.handlers[:], root.level = logged
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None
-
-
-@pytest.fixture
-def command(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command in this process, in the folder `place`."""
-
-    def call(*arguments: str, main: Callable[[], None] = train.main) -> Ended:
-        assert Path.cwd() == place
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        monkeypatch.setattr(sys, "argv", ["tinysweep", *arguments])
-        capsys.readouterr()
-        status: Any = 0
-        try:
-            main()
-        except SystemExit as ending:
-            status = ending.code or 0
-        printed = capsys.readouterr()
-        return Ended(status, printed.out, printed.err)
-
-    return call
 
 
 def start(*arguments: str, module: str = "tinysweep.train", **options: Any) -> "subprocess.Popen[str]":
@@ -385,15 +330,15 @@ def test_a_run_prints_its_result_and_leaves_its_record(place: Path, mnist_root: 
 
 def test_a_multirun_leaves_a_record_for_each_value(command: Command, place: Path, mnist_root: Path) -> None:
     ended = command(
-        "-m", "trainer.seed=0,1", f"data.root={mnist_root}", "data.limit=64", "trainer.test=false", *SMALL
+        "-m", "hydra/launcher=basic", "trainer.seed=0,1", f"data.root={mnist_root}", "data.limit=64", *SMALL
     )
     assert ended.status == 0, ended.err
-    records = [record_of(file.parent) for file in place.glob("outputs/multirun/**/record.json")]
+    records = [record_of(file.parent) for file in place.glob("outputs/sweeps/trainer.seed-*/trials/*/record.json")]
     assert sorted(record["seed"] for record in records) == [0, 1]
     assert {record["state"] for record in records} == {"complete"}
     assert records[0]["metrics"] != records[1]["metrics"]
     assert {record["metrics"]["test_accuracy"] for record in records} == {None}
-    assert ended.out.count("validation accuracy") == 2
+    assert ended.out.count("2 of 2 completed trials") == 1
     assert "test accuracy" not in ended.out
 
 

@@ -12,7 +12,7 @@ from tinysweep.data import describe
 from tinysweep.errors import BudgetError, ConfigError
 from tinysweep.model import with_width
 from tinysweep.space import Space, Value
-from tinysweep.study import TRAINED, Standing, Study, standing
+from tinysweep.study import TRAINED, Standing, Study, is_going, standing
 from tinysweep.trial_config import Composer, digest, identity, override
 
 
@@ -106,7 +106,7 @@ class Proposer:
             if rival.user_attrs.get("key") == key and standing(rival) in (*TRAINED, Standing.running):
                 return self._repeat(trial, rival)
         if self.n_trials is not None:
-            taken = sum(standing(rival) in TRAINED or _is_going(rival) for rival in rivals)
+            taken = sum(standing(rival) in TRAINED or is_going(rival) for rival in rivals)
             if taken >= self.n_trials:
                 return self._refuse(
                     trial, Standing.withdrawn, f"other sweepers make up all {self.n_trials} trials"
@@ -123,10 +123,6 @@ class Proposer:
         notes = {name: rival.user_attrs[name] for name in ("params", "macs") if name in rival.user_attrs}
         self.study.close(trial.number, Standing.duplicate, reason, values, **notes)
         return Refusal(trial.number, Standing.duplicate, reason)
-
-
-def _is_going(trial: FrozenTrial) -> bool:
-    return standing(trial) == Standing.running and "seed" in trial.user_attrs
 
 
 def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Value:

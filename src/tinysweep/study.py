@@ -53,6 +53,12 @@ def standing(trial: FrozenTrial) -> Standing:
     return Standing(trial.user_attrs.get("standing", plain.get(trial.state, Standing.failed)))
 
 
+def is_going(trial: FrozenTrial) -> bool:
+    """Whether a trial has passed the gate and is not finished: it is being trained, or was when its sweeper
+    died."""
+    return trial.state == TrialState.RUNNING and "seed" in trial.user_attrs
+
+
 def count(trials: Sequence[FrozenTrial], *standings: Standing) -> int:
     """How many of the trials that have begun have one of these standings."""
     return sum(trial.datetime_start is not None and standing(trial) in standings for trial in trials)
@@ -149,13 +155,13 @@ class Study:
         return True
 
     def interrupt(self, trial: FrozenTrial, reason: str, **notes: Any) -> bool:
-        """Close a trial that was cut short, and propose its configuration again; False if another sweeper has closed
-        it meanwhile. What hadn't passed the gate is not worth it, and a grid comes back to the point by itself."""
-        if not self.close(trial.number, Standing.interrupted, reason, **notes):
-            return False
-        if self.repeats and "seed" in trial.user_attrs:
+        """Close a trial that was cut short, and propose its configuration again if it had passed the gate; False
+        if another sweeper has closed it meanwhile."""
+        again = self.repeats and is_going(trial)
+        closed = self.close(trial.number, Standing.interrupted, reason, **notes)
+        if closed and again:
             self.optuna.enqueue_trial(trial.params)
-        return True
+        return closed
 
     def _trial_id(self, number: int) -> int:
         return self.optuna._storage.get_trial_id_from_study_id_trial_number(self.optuna._study_id, number)

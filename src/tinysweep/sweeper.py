@@ -18,7 +18,7 @@ from tinysweep.plugin import METRICS
 from tinysweep.proposals import Proposal, Proposer, Refusal
 from tinysweep.samplers import GridOrder, build_sampler
 from tinysweep.screen import Screen, nothing_fits, progress, refused, result
-from tinysweep.study import TRAINED, Standing, Study, count, open_storage, standing, storage_errors
+from tinysweep.study import TRAINED, Standing, Study, count, is_going, open_storage, standing, storage_errors
 from tinysweep.table import Table
 
 JUDGED_FROM = 10  # finished trials; a failure among fewer says little of a rate
@@ -110,7 +110,8 @@ class Sweep:
         """The next batch: as many proposals as there is need for, fewer where the space is used up."""
         need = self.plan.batch_size
         if self.plan.n_trials is not None:
-            need = min(need, self.plan.n_trials - count(study.trials(), *TRAINED, Standing.running))
+            trials = study.trials()
+            need = min(need, self.plan.n_trials - count(trials, *TRAINED) - sum(map(is_going, trials)))
         most, points = self.plan.config.max_rejections, self.plan.points
         proposals: list[Proposal] = []
         refusals: list[Refusal] = []
