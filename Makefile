@@ -1,8 +1,12 @@
-# `make train` and `make test` each set up what they need on a fresh machine.
+# `make sweep`, `make train` and `make test` each set up what they need on a fresh machine.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test check lint types format clean
+.PHONY: sweep train test check lint types format clean
+
+sweep: .venv/installed
+	$(BIN)/tinysweep -m sweeps=quick
+	$(BIN)/tinysweep --config-dir outputs/sweeps/quick experiment=winner
 
 train: .venv/installed
 	$(BIN)/tinysweep

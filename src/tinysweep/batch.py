@@ -68,8 +68,7 @@ class Batch:
     ) -> None:
         self.study, self.objectives, self.launch, self.finished = study, objectives, launch, finished
         self.pending: dict[int, Proposal] = {}
-        self.broken: BaseException | None = None
-        self.looking = threading.Lock()
+        self.failure: Exception | None = None
 
     def run(self, proposals: list[Proposal], overrides: Callable[[Proposal], list[str]]) -> None:
         """Train the proposals; every one of them is closed afterwards.
@@ -79,12 +78,17 @@ class Batch:
             StudyError: the study's storage failed.
         """
         waiting = [proposals]
-        while waiting:
-            group = waiting.pop(0)
-            self.pending = {proposal.number: proposal for proposal in group}
-            broken = self._launch([overrides(proposal) for proposal in group], group)
-            if broken:
-                waiting = self._again(group, broken) + waiting
+        try:
+            while waiting:
+                group = waiting.pop(0)
+                self.pending = {proposal.number: proposal for proposal in group}
+                broken = self._launch([overrides(proposal) for proposal in group], group)
+                if broken:
+                    waiting = self._again(group, broken) + waiting
+        except KeyboardInterrupt:
+            self.pending |= {proposal.number: proposal for group in waiting for proposal in group}
+            self._interrupt()
+            raise
 
     def _again(self, group: list[Proposal], broken: Exception) -> list[list[Proposal]]:
         """What to launch after a launcher broke down: all that can't be the cause together, the rest one by
@@ -111,32 +115,26 @@ class Batch:
         broken: Exception | None = None
         try:
             returns = self.launch(jobs, group[0].number)
-        except KeyboardInterrupt:
-            self._stop(done, watcher)
-            self._interrupt()
-            raise
         except Exception as error:
             broken = error
-        self._stop(done, watcher)
+        finally:
+            done.set()
+            watcher.join()
+        if self.failure:
+            raise self.failure
+        self._look()
         if broken is None:
             for proposal, returned in zip(group, returns, strict=True):
                 if proposal.number in self.pending:
                     self._fail(proposal.number, _reason(returned))
         return broken
 
-    def _stop(self, done: threading.Event, watcher: threading.Thread) -> None:
-        done.set()
-        watcher.join()
-        if self.broken:
-            raise self.broken
-        self._look()
-
     def _watch(self, done: threading.Event) -> None:
         while not done.wait(POLL_SECONDS):
             try:
                 self._look()
             except Exception as error:  # raised again by the thread that waits for the launcher
-                self.broken = error
+                self.failure = error
                 return
 
     def _look(self) -> None:
@@ -151,6 +149,7 @@ class Batch:
         self._done(number)
 
     def _interrupt(self) -> None:
+        self._look()
         for number in list(self.pending):
             record = read_record(self.study.trial_folder(number))
             notes = figures(record) | {"folder": str(self.study.trial_folder(number))} if record else {}

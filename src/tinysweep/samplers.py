@@ -1,6 +1,7 @@
 """Which sampler draws the trials: Optuna's, as Hydra composes them, or the points of a grid in their order."""
 
 import importlib.util
+import warnings
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,10 @@ def build_sampler(node: DictConfig, joined: int) -> BaseSampler:
     settings: Any = OmegaConf.to_container(node, resolve=True)
     if joined and settings.get("seed") is not None and name != "QMCSampler":
         settings["seed"] = int(np.random.SeedSequence([settings["seed"], joined]).generate_state(1)[0])
+    whitelist = ("optuna.samplers.*", "hydra_plugins.hydra_optuna_sweeper.*")
     try:
-        sampler = instantiate(
-            settings, _execution_whitelist_=("optuna.samplers.*", "hydra_plugins.hydra_optuna_sweeper.*")
-        )
+        with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
+            sampler = instantiate(settings, _execution_whitelist_=whitelist)
     except InstantiationException as error:
         said = str(error.__cause__ or error).strip().splitlines()[0]
         raise ConfigError(f"hydra.sweeper.sampler ({name}): {said}") from error

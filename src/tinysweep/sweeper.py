@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 
 import optuna
+from filelock import FileLock
 from optuna.trial import FrozenTrial
 
 from tinysweep.batch import Batch, figures, read_record, settle
@@ -43,7 +44,8 @@ class Sweep:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with storage_errors(self.plan.config.storage or str(self.plan.folder / "study.db")):
             self.plan.folder.mkdir(parents=True, exist_ok=True)
-            study = self._open()
+            with FileLock(self.plan.folder / ".opening.lock"):  # two at once would both make the database's tables
+                study = self._open()
             study.lease.begin(study.optuna.set_user_attr)
             try:
                 self._search(study)

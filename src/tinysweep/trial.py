@@ -2,6 +2,7 @@
 behind."""
 
 import logging
+import warnings
 from pathlib import Path
 
 import optuna
@@ -47,7 +48,8 @@ def _open(number: int, sweeper: DictConfig, study_folder: Path) -> Trial:
 
 def build_pruner(node: DictConfig) -> optuna.pruners.BasePruner:
     """The pruner that `hydra/sweeper/pruner` composed."""
-    pruner = instantiate(node, _execution_whitelist_=("optuna.pruners.*",))
+    with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
+        pruner = instantiate(node, _execution_whitelist_=("optuna.pruners.*",))
     assert isinstance(pruner, optuna.pruners.BasePruner)
     return pruner
 

@@ -1,0 +1,499 @@
+"""A sweep as its user sees it: the real command, plugin and launchers, on a slice of real MNIST."""
+
+import functools
+import json
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import pytest
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+import tinysweep
+from conftest import Command
+from tinysweep import data, run, study, trial
+from tinysweep.config import Config
+from tinysweep.device import usable_cores
+from tinysweep.errors import DivergedError
+from tinysweep.table import read_trials
+
+TINY = ["data.limit=64", "data.validation=100", "trainer.epochs=2", "trainer.clean_epochs=0", "trainer.threads=1"]
+SPACE = ["model.width=range(2,40)", "optimizer.lr=tag(log,interval(0.01,0.3))"]
+TRAINED = ("complete", "pruned", "failed")
+
+Sweep = Callable[..., Any]
+
+
+@pytest.fixture
+def sweep(command: Command, mnist_root: Path) -> Sweep:
+    """Runs a sweep in this process, job after job, and returns how it ended."""
+    return functools.partial(command, "-m", f"data.root={mnist_root}", *TINY, "hydra/launcher=basic")
+
+
+def sampler(name: str, seed: int = 0) -> list[str]:
+    return [f"hydra/sweeper/sampler={name}", f"hydra.sweeper.sampler.seed={seed}", "hydra.sweeper.study_name=s"]
+
+
+def table(place: Path, name: str = "s") -> pd.DataFrame:
+    return read_trials(place / "outputs/sweeps" / name / "trials.csv")
+
+
+def load_study(place: Path, name: str = "s") -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=f"sqlite:///{place}/outputs/sweeps/{name}/study.db")
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The overrides of every job that reached the launcher."""
+    jobs: list[list[str]] = []
+    real = BasicLauncher.launch
+
+    def spy(self: BasicLauncher, job_overrides: Any, initial_job_idx: int) -> Any:
+        jobs.extend(list(job) for job in job_overrides)
+        return real(self, job_overrides, initial_job_idx)
+
+    monkeypatch.setattr(BasicLauncher, "launch", spy)
+    return jobs
+
+
+def composed(job: list[str]) -> Config:
+    config = tinysweep.compose(*job)
+    return tinysweep.resolve(config, tinysweep.describe(config.data))
+
+
+# ---- the gate
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        ["model.width=4,12,15,16,17,24,40", "hydra.sweeper.study_name=s"],
+        [*SPACE, *sampler("random"), "hydra.sweeper.n_trials=5"],
+        [*SPACE, *sampler("tpe"), "hydra.sweeper.n_trials=5"],
+        [
+            *SPACE,
+            *sampler("nsgaii"),
+            "hydra.sweeper.n_trials=5",
+            "hydra.sweeper.objective=[validation_accuracy,params]",
+        ],
+    ],
+    ids=["grid", "random", "tpe", "nsgaii"],
+)
+def test_no_model_over_the_budget_is_ever_launched(
+    sweep: Sweep, place: Path, launched: list[list[str]], chosen: list[str]
+) -> None:
+    ended = sweep(*chosen)
+    assert ended.status == 0, ended.err
+    trials = table(place)
+    refused = trials[trials.state == "over_budget"]
+    assert len(refused) > 0
+    assert (refused.params >= 20000).all()
+    assert (trials[trials.state == "complete"].params < 20000).all()
+    configs = [composed(job) for job in launched]
+    assert {config.trial for config in configs} == set(trials[trials.state == "complete"].number)
+    assert len(configs) == (4 if chosen[0].startswith("model.width=4") else 5)
+    for config in configs:
+        assert tinysweep.measure(config.model, tinysweep.describe(config.data)).params < 20000
+    constraints = [t.constraints["params"] for t in load_study(place).get_trials()]
+    assert [value > 0 for value in constraints] == list(trials.state == "over_budget")
+
+
+def test_other_bounds_of_the_budget_are_gates_too(sweep: Sweep, place: Path, launched: list[list[str]]) -> None:
+    ended = sweep("model.width=2,4,8", "budget.macs=200000", "hydra.sweeper.study_name=s")
+    assert ended.status == 0, ended.err
+    assert list(table(place).state) == ["complete", "complete", "over_budget"]
+    assert len(launched) == 2
+    assert "budget.macs=200000" in table(place).reason[2]
+
+
+def test_a_space_without_a_model_that_fits_ends_with_the_smallest_and_the_limit(
+    sweep: Sweep, place: Path, launched: list[list[str]]
+) -> None:
+    ended = sweep("model.width=range(20,40)", "optimizer.lr=interval(0.1,0.2)", *sampler("tpe"),
+                  "hydra.sweeper.max_rejections=30")  # fmt: skip
+    assert ended.status == 1
+    smallest = table(place).params.min()
+    assert re.fullmatch(
+        rf"error: no model fits: 30 proposals in a row were refused; the smallest model had {smallest:,} "
+        r"trainable parameters; the last: [\d,]+ trainable parameters, must be fewer than budget.params=20000; "
+        r"search smaller models or raise the budget\n",
+        ended.err,
+    )
+    assert not launched
+    assert len(table(place)) == 30
+
+
+def test_a_grid_that_is_all_over_the_budget_is_an_error_too(sweep: Sweep) -> None:
+    ended = sweep("model.width=30,40")
+    assert ended.status == 1
+    assert ended.err.startswith("error: no model fits: the smallest model had 62,179 ")
+
+
+def test_the_widest_model_is_one_that_fits(sweep: Sweep, place: Path) -> None:
+    ended = sweep("model=plain,residual", "model.width=auto", "hydra.sweeper.study_name=s")
+    assert ended.status == 0, ended.err
+    assert (table(place).params < 20000).all()
+    assert (table(place).params > 17000).all()
+
+
+def test_combinations_that_break_a_rule_are_refused_not_launched(
+    sweep: Sweep, place: Path, launched: list[list[str]]
+) -> None:
+    ended = sweep(
+        "model=plain,residual", "model.padding=true,false", "model.width=2", "hydra.sweeper.study_name=s"
+    )
+    assert ended.status == 0, ended.err
+    assert Counter(table(place).state) == {"complete": 3, "invalid": 1}
+    assert len(launched) == 3
+    assert "model.padding" in table(place).set_index("state").reason["invalid"]
+
+
+# ---- what is counted, repeated, left out
+
+
+def test_refused_trials_do_not_count(sweep: Sweep, place: Path) -> None:
+    sweep(*SPACE, *sampler("random"), "hydra.sweeper.n_trials=4")
+    counts = Counter(table(place).state)
+    assert counts["complete"] == 4
+    assert counts["over_budget"] > 0
+
+
+def test_the_same_configuration_is_trained_once(sweep: Sweep, place: Path, launched: list[list[str]]) -> None:
+    ended = sweep("model.width=range(2,5)", *sampler("random"), "hydra.sweeper.n_trials=50")
+    assert ended.status == 0, ended.err
+    trials = table(place)
+    assert len(launched) == 3
+    assert sorted(trials[trials.state == "complete"]["model.width"]) == [2, 3, 4]
+    assert set(trials.state) <= {"complete", "duplicate"}
+    assert all(re.match(r"same configuration as trial \d", reason) for reason in trials.reason.dropna())
+
+
+def test_automatic_and_explicit_width_are_the_same_configuration(
+    sweep: Sweep, place: Path, launched: list[list[str]]
+) -> None:
+    sweep("model.width=auto,16,15", "hydra.sweeper.study_name=s")
+    assert list(table(place).state) == ["complete", "duplicate", "complete"]
+    assert len(launched) == 2
+
+
+def test_a_parameter_that_the_chosen_schedule_does_not_read_is_not_drawn(sweep: Sweep, place: Path) -> None:
+    ended = sweep(
+        "scheduler=step,cosine", "scheduler.gamma=0.3,0.6", "model.width=2", "hydra.sweeper.study_name=s"
+    )
+    assert ended.status == 0, ended.err
+    trials = table(place)
+    assert list(trials.scheduler) == ["step", "step", "cosine"]
+    assert list(trials["scheduler.gamma"][:2]) == [0.3, 0.6]
+    assert pd.isna(trials["scheduler.gamma"][2])
+    assert list(table(place).state) == ["complete"] * 3
+
+
+def test_groups_lists_and_numbers_are_searched_together(sweep: Sweep, place: Path) -> None:
+    ended = sweep("model=choice(plain,residual)", "model.depth=choice([1,1],[1,2])", "model.width=range(2,4)",
+                  *sampler("tpe"), "hydra.sweeper.n_trials=5")  # fmt: skip
+    assert ended.status == 0, ended.err
+    trials = table(place)
+    for _, row in trials[trials.state == "complete"].iterrows():
+        record = json.loads((Path(row.folder) / "record.json").read_text())
+        assert record["config"]["model"]["family"] == row.model
+        assert record["config"]["model"]["depth"] == json.loads(row["model.depth"])
+        assert record["config"]["model"]["width"] == row["model.width"]
+        assert record["config"]["trial"] == row.number
+
+
+# ---- honest selection
+
+
+def test_the_test_set_is_never_read(sweep: Sweep, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the test set was read")
+
+    monkeypatch.setattr(data, "load_test", refuse)
+    monkeypatch.setattr("tinysweep.run.load_test", refuse)
+    sweep("model.width=2,3", "hydra.sweeper.study_name=s")
+    assert list(table(place).state) == ["complete"] * 2
+    records = place.glob("outputs/sweeps/s/trials/*/record.json")
+    assert {json.loads(file.read_text())["metrics"]["test_accuracy"] for file in records} == {None}
+
+
+@pytest.mark.parametrize(("objective", "column", "best"), [
+    ("validation_accuracy", "validation_accuracy", "max"),
+    ("validation_loss", "validation_loss", "min"),
+])  # fmt: skip
+def test_the_winner_is_the_best_by_the_objective(
+    sweep: Sweep, place: Path, objective: str, column: str, best: str
+) -> None:
+    ended = sweep("model.width=2,4,8", "hydra.sweeper.study_name=s", f"hydra.sweeper.objective={objective}")
+    assert ended.status == 0, ended.err
+    trials = table(place)
+    winner = (place / "outputs/sweeps/s/experiment/winner.yaml").read_text()
+    number = int(re.findall(r"# Trial (\d+) of", winner)[0])
+    assert trials[column][number] == getattr(trials[column], best)()
+    assert load_study(place).best_trial.value == pytest.approx(trials[column][number])
+
+
+def test_several_objectives_give_a_pareto_front(sweep: Sweep, place: Path) -> None:
+    ended = sweep("model.width=range(2,12)", *sampler("nsgaii"), "hydra.sweeper.n_trials=6",
+                  "hydra.sweeper.objective=[validation_accuracy,params]")  # fmt: skip
+    assert ended.status == 0, ended.err
+    assert "Pareto front" in ended.out
+    fronts = {t.number for t in load_study(place).best_trials}
+    printed = ended.out.split("Pareto front")[1]
+    assert {int(number) for number in re.findall(r"^ +(\d+)  +\d", printed, re.MULTILINE)} <= fronts
+
+
+# ---- resuming
+
+
+def test_the_same_command_goes_on_to_the_number_of_trials_in_total(
+    sweep: Sweep, place: Path, launched: list[list[str]]
+) -> None:
+    sweep(*SPACE, *sampler("random"), "hydra.sweeper.n_trials=3")
+    first = table(place)
+    sweep(*SPACE, *sampler("random"), "hydra.sweeper.n_trials=5")
+    both = table(place)
+    assert len(launched) == 5
+    assert Counter(both.state)["complete"] == 5
+    pd.testing.assert_frame_equal(both.head(len(first)), first)
+    assert both["optimizer.lr"].is_unique  # the sampler doesn't draw again what it began with
+    again = sweep(*SPACE, *sampler("random"), "hydra.sweeper.n_trials=5")
+    assert again.status == 0
+    assert len(launched) == 5
+    assert "5 of 5 trials trained" in again.out
+
+
+def test_a_plain_grid_typed_again_goes_on_and_another_one_is_another_study(
+    sweep: Sweep, place: Path, launched: list[list[str]]
+) -> None:
+    sweep("model.width=2,3", "hydra.sweeper.n_trials=1")
+    sweep("model.width=2,3")
+    assert len(launched) == 2
+    sweep("model.width=2,3", "trainer.seed=1")
+    assert len(launched) == 4
+    assert len(list((place / "outputs/sweeps").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("changed", "shown"), [
+    (["model.width=2,4"], "params.model.width: choice(2,3) -> choice(2,4)"),
+    (["budget.params=10000"], "budget.params: 20000 -> 10000"),
+    (["data.split_seed=1"], "data.split_seed: 0 -> 1"),
+    (["trainer.epochs=3"], "trainer.epochs: 2 -> 3"),
+    (["hydra.sweeper.objective=validation_loss"], "objective: validation_accuracy -> validation_loss"),
+])  # fmt: skip
+def test_a_study_that_was_begun_otherwise_is_refused_with_the_difference(
+    sweep: Sweep, place: Path, launched: list[list[str]], changed: list[str], shown: str
+) -> None:
+    sweep("model.width=2,3", "hydra.sweeper.study_name=s")
+    before = (place / "outputs/sweeps/s/trials.csv").read_bytes()
+    ended = sweep("model.width=2,3", "hydra.sweeper.study_name=s", *changed)
+    assert ended.status == 1
+    assert f"\n  {shown}\n" in ended.err
+    assert (place / "outputs/sweeps/s/trials.csv").read_bytes() == before
+    assert len(launched) == 2
+
+
+# ---- failures
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> dict[int, Exception]:
+    """What the trials of a width raise instead of being trained."""
+    faults: dict[int, Exception] = {}
+    real: Callable[..., Any] = run.run
+
+    def faulty_run(config: Config, *rest: Any) -> Any:
+        if error := faults.get(int(config.model.width)):
+            raise error
+        return real(config, *rest)
+
+    monkeypatch.setattr(trial, "run", faulty_run)
+    return faults
+
+
+def test_trials_that_raise_are_failed_with_their_reason_and_the_study_goes_on(
+    sweep: Sweep, place: Path, faulty: dict[int, Exception]
+) -> None:
+    faulty[3] = MemoryError("no 8 GiB left")
+    faulty[4] = DivergedError("training diverged: the loss of epoch 1 is nan")
+    ended = sweep("model.width=2,3,4,5", "hydra.sweeper.study_name=s", "hydra.sweeper.max_failure_rate=0.5")
+    assert ended.status == 0, ended.err
+    trials = table(place)
+    assert list(trials.state) == ["complete", "failed", "failed", "complete"]
+    assert list(trials.reason[1:3]) == ["MemoryError: no 8 GiB left", str(faulty[4])]
+    assert [t.state.name for t in load_study(place).get_trials()] == ["COMPLETE", "FAIL", "FAIL", "COMPLETE"]
+
+
+def test_a_trial_that_really_diverges_is_failed(sweep: Sweep, place: Path) -> None:
+    sweep("optimizer.lr=1000", "data.limit=1000", "trainer.batch_size=16", "model.width=2",
+          "hydra.sweeper.study_name=s", "hydra.sweeper.max_failure_rate=1")  # fmt: skip
+    assert list(table(place).state) == ["failed"]
+    assert table(place).reason[0].startswith("training diverged: ")
+    assert json.loads(next(place.glob("outputs/sweeps/s/trials/0/record.json")).read_text())["state"] == "failed"
+
+
+def test_too_many_failures_end_the_study(
+    sweep: Sweep, place: Path, launched: list[list[str]], faulty: dict[int, Exception]
+) -> None:
+    faulty |= {width: RuntimeError("no luck") for width in range(3, 11)}
+    ended = sweep("model.width=range(1,15)", "hydra.sweeper.batch_size=5",
+                  "hydra.sweeper.study_name=s", "hydra.sweeper.max_failure_rate=0.5")  # fmt: skip
+    assert ended.status == 1
+    assert "8 of 10 trials failed, more than hydra.sweeper.max_failure_rate=0.5" in ended.err
+    assert "RuntimeError: no luck" in ended.err
+    assert len(launched) == 10
+    assert Counter(table(place).state) == {"complete": 2, "failed": 8}
+
+
+def test_a_study_in_which_nothing_completes_still_leaves_its_table(
+    sweep: Sweep, place: Path, faulty: dict[int, Exception]
+) -> None:
+    faulty[2] = RuntimeError("no luck")
+    ended = sweep("model.width=2", "hydra.sweeper.study_name=s", "hydra.sweeper.max_failure_rate=1")
+    assert ended.status == 0
+    assert "no trial has completed" in ended.out
+    assert list(table(place).state) == ["failed"]
+
+
+def test_a_locked_database_is_one_line_and_loses_nothing(
+    sweep: Sweep, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep("model.width=2,3", "hydra.sweeper.study_name=s", "hydra.sweeper.n_trials=1")
+    monkeypatch.setattr(study, "BUSY_SECONDS", 0.2)
+    database = sqlite3.connect(place / "outputs/sweeps/s/study.db")
+    database.execute("BEGIN EXCLUSIVE")
+    ended = sweep("model.width=2,3", "hydra.sweeper.study_name=s")
+    assert ended.status == 1
+    assert re.fullmatch(r"error: the study's storage .*study.db failed: .*database is locked; .*\n", ended.err)
+    database.rollback()
+    assert sweep("model.width=2,3", "hydra.sweeper.study_name=s").status == 0
+    assert list(table(place).state) == ["complete"] * 2
+
+
+def test_a_job_that_cannot_report_goes_on_without_being_pruned(
+    sweep: Sweep, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object) -> None:
+        raise optuna.exceptions.StorageInternalError("gone for a while")
+
+    monkeypatch.setattr(optuna.trial.Trial, "report", unreachable)
+    sweep("model.width=2", "hydra.sweeper.study_name=s", "hydra/sweeper/pruner=median")
+    assert list(table(place).state) == ["complete"]
+
+
+# ---- pruning
+
+
+def test_a_trial_that_falls_behind_is_pruned(sweep: Sweep, place: Path) -> None:
+    ended = sweep("optimizer.lr=0.1,0.05,1e-6", "trainer.epochs=6", "model.width=4", "hydra.sweeper.study_name=s",
+                  "hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=2", "data.limit=1000",
+                  "hydra.sweeper.objective=validation_loss")  # fmt: skip
+    assert ended.status == 0, ended.err
+    trials = table(place)
+    assert list(trials.state) == ["complete", "complete", "pruned"]
+    assert trials.epochs[2] < 6
+    assert trials.reason[2] == f"stopped by MedianPruner after epoch {trials.epochs[2]} of 6"
+    pruned = load_study(place).get_trials()[2]
+    assert pruned.state.name == "PRUNED"
+    assert sorted(pruned.intermediate_values) == list(range(1, trials.epochs[2] + 1))
+    assert json.loads((Path(trials.folder[2]) / "record.json").read_text())["state"] == "pruned"
+
+
+@pytest.mark.parametrize("pruner", ["none", "median", "patient", "successive_halving", "hyperband"])
+def test_every_pruner_lets_a_study_finish(sweep: Sweep, place: Path, pruner: str) -> None:
+    ended = sweep("optimizer.lr=0.1,0.01,0.001,1e-5", "model.width=2", "trainer.epochs=4",
+                  f"hydra/sweeper/pruner={pruner}", "hydra.sweeper.study_name=s")  # fmt: skip
+    assert ended.status == 0, ended.err
+    assert set(table(place).state) <= {"complete", "pruned"}
+    assert len(table(place)) == 4
+
+
+# ---- the rest
+
+
+def test_time_ends_a_study_and_the_same_command_goes_on(sweep: Sweep, place: Path) -> None:
+    ended = sweep("model.width=2,3,4", "hydra.sweeper.study_name=s", "hydra.sweeper.max_seconds=0.001",
+                  "hydra.sweeper.batch_size=1")  # fmt: skip
+    assert ended.status == 0
+    assert "hydra.sweeper.max_seconds=0.001 are over" in ended.out
+    sweep("model.width=2,3,4", "hydra.sweeper.study_name=s")
+    assert list(table(place).state) == ["complete"] * 3
+
+
+def test_a_journal_file_serves_as_storage(sweep: Sweep, place: Path) -> None:
+    ended = sweep("model.width=2,3", "hydra.sweeper.study_name=s", "hydra.sweeper.storage=trials.log")
+    assert ended.status == 0, ended.err
+    assert (place / "trials.log").exists()
+    assert not (place / "outputs/sweeps/s/study.db").exists()
+    assert list(table(place).state) == ["complete"] * 2
+
+
+def test_the_winner_is_trained_by_the_command_that_is_printed(sweep: Sweep, command: Command, place: Path) -> None:
+    swept = sweep("model.width=2,4", "hydra.sweeper.study_name=s", "hydra.sweeper.retrain=['trainer.epochs=3']")
+    words = re.findall(r"^train the winner +tinysweep (.*)$", swept.out, re.MULTILINE)[0].split()
+    ended = command(*words)
+    assert ended.status == 0, ended.err
+    record = json.loads(next(place.glob("outputs/runs/*/*/record.json")).read_text())
+    assert record["epochs"] == 3
+    assert record["name"] == "s-winner"
+    assert record["metrics"]["test_accuracy"] is not None
+    best = table(place).sort_values("validation_accuracy").iloc[-1]
+    assert record["config"]["model"]["width"] == best["model.width"]
+
+
+def test_a_study_is_run_by_name_and_its_parts_are_overridden(sweep: Sweep, place: Path) -> None:
+    (place / "sweeps").mkdir()
+    (place / "sweeps/mine.yaml").write_text(
+        "defaults: [override /hydra/sweeper/sampler: random]\n"
+        "hydra: {sweeper: {study_name: mine, n_trials: 9, params: {model.width: 'range(2,9)'}}}\n"
+    )
+    ended = sweep("sweeps=mine", "hydra.sweeper.n_trials=2", "optimizer.lr=0.1,0.2")
+    assert ended.status == 0, ended.err
+    trials = table(place, "mine")
+    assert Counter(trials.state)["complete"] == 2
+    assert list(trials.columns[-2:]) == ["model.width", "optimizer.lr"]
+
+
+def test_a_study_without_m_is_refused(command: Command, place: Path) -> None:
+    ended = command("sweeps=quick")
+    assert ended.status == 1
+    assert ended.err == "error: sweeps=quick is a study, which needs -m: tinysweep -m sweeps=quick\n"
+    assert not list(place.iterdir())
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["model.widht=2,3"], "model.widht is not a setting; did you mean model.width?"),
+    (["model.dropout=0.1,1.5"], "model.dropout=1.5 must lie in [0, 1)"),
+    (["optimizer.lr=interval(0.1,0.2)"], "optimizer.lr is continuous, and a grid needs values"),
+    (["trial=1,2"], "trial is set by the sweep itself"),
+    (["model.width=2,3", "data.validation=0"], "data.validation=0 leaves a sweep nothing to judge by"),
+    (["model.width=2,3", "trainer.test=true"], "a sweep never reads the test set"),
+    (["model.width=2,3", "hydra.sweeper.objective=accuracy"], "hydra.sweeper.objective=accuracy must be one of"),
+    (["model.width=2,3", "hydra.sweeper.n_trails=3"], "did you mean hydra.sweeper.n_trials?"),
+    (["model.width=2,3", "hydra.sweeper.retrain=['trainer.epoch=3']"], "did you mean trainer.epochs?"),
+    (["model.width=2,3", "hydra.sweeper.storage=nonesuch://x/y"], "nonesuch"),
+    (["sweeps=nope"], "sweeps=nope must be one of"),
+])  # fmt: skip
+def test_what_is_wrong_is_said_in_one_line_before_anything_is_made(
+    sweep: Sweep, place: Path, words: list[str], said: str
+) -> None:
+    ended = sweep(*words)
+    assert ended.status == 1
+    assert ended.err.startswith("error: ")
+    assert said in ended.err
+    assert ended.err.count("\n") == 1
+    assert not list(place.glob("outputs/sweeps/*/trials"))
+
+
+def test_a_lone_worker_has_every_core(sweep: Sweep, launched: list[list[str]]) -> None:
+    sweep("model.width=2", "trainer.threads=0")
+    assert f"trainer.threads={usable_cores()}" in launched[0]
+
+
+def test_threads_that_are_asked_for_are_left_alone(sweep: Sweep, place: Path) -> None:
+    sweep("model.width=2", "trainer.threads=1", "hydra.sweeper.study_name=s")
+    assert json.loads((place / "outputs/sweeps/s/trials/0/record.json").read_text())["threads"] == 1
