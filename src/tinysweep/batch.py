@@ -52,7 +52,9 @@ def figures(record: dict[str, Any]) -> dict[str, Any]:
     """What a study notes of a record, by the names of METRICS and of the table's columns."""
     metrics, cost = record["metrics"], record["cost"]
     every = {**metrics, **cost, "seconds": record["train_seconds"]}
-    return {name: every[name] for name in METRICS} | {"epochs": record["epochs"], "seed": record["seed"]}
+    return {name: every[name] for name in METRICS} | {
+        name: record[name] for name in ("epochs", "seed", "started", "finished")
+    }
 
 
 class Batch:

@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from tinysweep.errors import ConfigError, StudyError
+from tinysweep.plugin import PRUNABLE
 from tinysweep.space import Space
 from tinysweep.trial_config import digest, identity
 
@@ -79,8 +80,8 @@ def require_comparable(objectives: list[str], base: DictConfig, space: Space, pr
         raise ConfigError(
             "trainer.test: a sweep never reads the test set; leave it out, and test the winner alone"
         )
-    if prunes and len(objectives) > 1:
+    if prunes and (len(objectives) > 1 or objectives[0] not in PRUNABLE):
         raise ConfigError(
-            f"hydra.sweeper.objective={','.join(objectives)} can't be pruned, as Optuna prunes by one alone; "
-            "add hydra/sweeper/pruner=none"
+            f"hydra.sweeper.objective={','.join(objectives)} can't be pruned, only validation_accuracy or "
+            "validation_loss alone, which every epoch shows; add hydra/sweeper/pruner=none"
         )

@@ -1,6 +1,7 @@
 """What Hydra and OmegaConf object to, in one line that names key, value, rule and the nearest valid key."""
 
 import difflib
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import Field, fields, is_dataclass
@@ -20,6 +21,7 @@ from tinysweep.plugin import SweeperConfig
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
+@functools.cache
 def settings() -> dict[str, Field[Any]]:
     """Every setting of a run under its dotted key, such as model.width, and the sections themselves."""
     return dict(_walk(Config, ""))

@@ -24,6 +24,7 @@ METRICS = {
     "activation_bytes": False,
     "seconds": False,
 }
+PRUNABLE = ("validation_accuracy", "validation_loss")  # what there is to compare after every epoch
 
 
 @dataclass

@@ -10,9 +10,10 @@ from tinysweep import budget
 from tinysweep.config import Config
 from tinysweep.data import describe
 from tinysweep.errors import BudgetError, ConfigError
+from tinysweep.ledger import Ledger
 from tinysweep.model import with_width
 from tinysweep.space import Space, Value
-from tinysweep.study import TRAINED, Standing, Study, is_going, standing
+from tinysweep.study import TRAINED, Standing, Study, standing
 from tinysweep.trial_config import Composer, digest, identity, override
 
 
@@ -38,8 +39,11 @@ class Refusal:
 class Proposer:
     """Asks the sampler, and closes at once whatever may not be trained."""
 
-    def __init__(self, study: Study, space: Space, composer: Composer, n_trials: int | None) -> None:
-        self.study, self.space, self.composer, self.n_trials = study, space, composer, n_trials
+    def __init__(
+        self, study: Study, space: Space, composer: Composer, ledger: Ledger, n_trials: int | None
+    ) -> None:
+        self.study, self.space, self.composer = study, space, composer
+        self.ledger, self.n_trials = ledger, n_trials
 
     def propose(self) -> Proposal | Refusal:
         """The next trial: a signed, running one, or one that is closed already."""
@@ -102,15 +106,13 @@ class Proposer:
         key = digest(identity(config))
         trial.set_user_attr("key", key)
         rivals = self.study.rivals(trial.number)
-        for rival in rivals:
-            if rival.user_attrs.get("key") == key and standing(rival) in (*TRAINED, Standing.running):
-                return self._repeat(trial, rival)
+        if twin := self.ledger.twin(rivals, key):
+            return self._repeat(trial, twin)
         if self.n_trials is not None:
-            taken = sum(standing(rival) in TRAINED or is_going(rival) for rival in rivals)
+            taken = self.ledger.count(rivals, *TRAINED) + self.ledger.going(rivals)
             if taken >= self.n_trials:
-                return self._refuse(
-                    trial, Standing.withdrawn, f"other sweepers make up all {self.n_trials} trials"
-                )
+                reason = f"other sweepers make up all {self.n_trials} trials"
+                return self._refuse(trial, Standing.withdrawn, reason)
         for name, value in {**costs, "seed": config.trainer.seed}.items():
             trial.set_user_attr(name, value)
         return Proposal(trial.number, [override(name, value) for name, value in values.items()], config)

@@ -58,16 +58,17 @@ class Points:
     def __init__(self, points: list[dict[str, Value]]) -> None:
         self.left = {frozenset(point.items()): point for point in points}
         self.total = len(self.left)
-        self.counted: set[int] = set()
+        self.read = 0  # the trials before this number are finished and taken in
 
     def upcoming(self, trials: list[FrozenTrial]) -> dict[str, Value] | None:
         """The first point that no trial has, interrupted ones aside; None after the last."""
-        for trial in trials:
-            if trial.number in self.counted or standing(trial) == Standing.interrupted:
-                continue
-            if self.left.pop(frozenset(trial.params.items()), None) or trial.state.is_finished():
-                self.counted.add(trial.number)
-        return next(iter(self.left.values()), None)
+        while self.read < len(trials) and trials[self.read].state.is_finished():
+            if standing(trials[self.read]) != Standing.interrupted:
+                self.left.pop(frozenset(trials[self.read].params.items()), None)
+            self.read += 1
+        rest = [trial for trial in trials[self.read :] if standing(trial) != Standing.interrupted]
+        going = {frozenset(trial.params.items()) for trial in rest}
+        return next((point for values, point in self.left.items() if values not in going), None)
 
 
 class GridOrder(BaseSampler):
@@ -90,8 +91,7 @@ class GridOrder(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         if trial.number not in self.chosen:
-            others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
-            point = self.points.upcoming(others)
+            point = self.points.upcoming(study.get_trials(deepcopy=False)[: trial.number])
             assert point is not None, "asked for a trial after the last point"
             self.chosen[trial.number] = point
         return self.chosen[trial.number][param_name]

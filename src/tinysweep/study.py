@@ -36,6 +36,7 @@ class Standing(StrEnum):
     withdrawn = "withdrawn"
 
 
+PLAIN = {TrialState.COMPLETE: Standing.complete, TrialState.PRUNED: Standing.pruned}
 TRAINED = (Standing.complete, Standing.pruned, Standing.failed)  # what counts towards n_trials
 STATES = {
     Standing.complete: TrialState.COMPLETE,
@@ -49,8 +50,7 @@ def standing(trial: FrozenTrial) -> Standing:
     """What became of a trial, from its note, or from Optuna's state where that says it all."""
     if not trial.state.is_finished():
         return Standing.running
-    plain = {TrialState.COMPLETE: Standing.complete, TrialState.PRUNED: Standing.pruned}
-    return Standing(trial.user_attrs.get("standing", plain.get(trial.state, Standing.failed)))
+    return Standing(trial.user_attrs.get("standing", PLAIN.get(trial.state, Standing.failed)))
 
 
 def is_going(trial: FrozenTrial) -> bool:
@@ -186,7 +186,7 @@ class Study:
         number so find the other's; it is Lamport's bakery algorithm (1974), with trial numbers as the tickets.
         """
         while True:
-            earlier = [trial for trial in self.trials() if trial.number < number]
+            earlier = self.trials()[:number]
             undecided = [trial for trial in earlier if trial.state == TrialState.RUNNING
                          and "key" not in trial.user_attrs]  # fmt: skip
             if not any(self.is_attended(trial) for trial in undecided):

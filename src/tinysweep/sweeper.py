@@ -3,7 +3,6 @@
 import sys
 import time
 import warnings
-from collections.abc import Sequence
 
 import optuna
 from filelock import FileLock
@@ -13,13 +12,14 @@ from tinysweep.batch import Batch, figures, read_record, settle
 from tinysweep.definition import require_same
 from tinysweep.errors import StudyError
 from tinysweep.lease import LEASE_PREFIX, Lease
+from tinysweep.ledger import Ledger
 from tinysweep.outcome import write_results, write_winner
 from tinysweep.plan import Plan
 from tinysweep.plugin import METRICS
 from tinysweep.proposals import Proposal, Proposer, Refusal
 from tinysweep.samplers import GridOrder, build_sampler
 from tinysweep.screen import Screen, nothing_fits, progress, refused, result
-from tinysweep.study import TRAINED, Standing, Study, count, is_going, open_storage, standing, storage_errors
+from tinysweep.study import TRAINED, Standing, Study, count, open_storage, standing, storage_errors
 from tinysweep.table import Table
 
 JUDGED_FROM = 10  # finished trials; a failure among fewer says little of a rate
@@ -29,7 +29,7 @@ class Sweep:
     """One call of the sweeper."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+        self.plan, self.ledger = plan, Ledger()
         self.table = Table(plan.name, plan.objectives, list(plan.space.searched))
 
     def run(self) -> None:
@@ -81,7 +81,7 @@ class Sweep:
 
     def _search(self, study: Study) -> None:
         began, limit = time.monotonic(), self.plan.config.max_seconds
-        proposer = Proposer(study, self.plan.space, self.plan.composer, self.plan.n_trials)
+        proposer = Proposer(study, self.plan.space, self.plan.composer, self.ledger, self.plan.n_trials)
         with Screen(self.plan.objectives, self.plan.total, study.trials()) as screen:
             batch = Batch(study, self.plan.objectives, self.plan.launch, screen.finished)
             while True:
@@ -113,7 +113,8 @@ class Sweep:
         need = self.plan.batch_size
         if self.plan.n_trials is not None:
             trials = study.trials()
-            need = min(need, self.plan.n_trials - count(trials, *TRAINED) - sum(map(is_going, trials)))
+            done = self.ledger.count(trials, *TRAINED) + self.ledger.going(trials)
+            need = min(need, self.plan.n_trials - done)
         most, points = self.plan.config.max_rejections, self.plan.points
         proposals: list[Proposal] = []
         refusals: list[Refusal] = []
@@ -136,13 +137,14 @@ class Sweep:
             screen.say(f"{in_a_row:,} proposals in a row brought nothing new: the space is used up")
         return proposals
 
-    def _judge_failures(self, trials: Sequence[FrozenTrial]) -> None:
-        failed = [trial for trial in trials if standing(trial) == Standing.failed]
-        finished, rate = count(trials, *TRAINED), self.plan.config.max_failure_rate
-        if finished >= min(JUDGED_FROM, self.plan.total or JUDGED_FROM) and len(failed) > rate * finished:
+    def _judge_failures(self, trials: list[FrozenTrial]) -> None:
+        failed, finished = self.ledger.count(trials, Standing.failed), self.ledger.count(trials, *TRAINED)
+        rate = self.plan.config.max_failure_rate
+        if finished >= min(JUDGED_FROM, self.plan.total or JUDGED_FROM) and failed > rate * finished:
+            last = next(trial for trial in reversed(trials) if standing(trial) == Standing.failed)
             raise StudyError(
-                f"{len(failed)} of {finished} trials failed, more than hydra.sweeper.max_failure_rate={rate:g}; "
-                f"the last, trial {failed[-1].number}: {failed[-1].user_attrs.get('reason')}"
+                f"{failed} of {finished} trials failed, more than hydra.sweeper.max_failure_rate={rate:g}; "
+                f"the last, trial {last.number}: {last.user_attrs.get('reason')}"
             )
 
     def _write_table(self, study: Study) -> None:

@@ -1,5 +1,6 @@
 """The table of a study's trials, trials.csv, and how trials are ranked."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,44 +43,51 @@ NOTES = (
 
 
 class Table:
-    """Rows of a study; a finished trial's is made once, so that a table of thousands stays cheap."""
+    """The table of a study. What is finished is put into text once, so that a table of thousands stays cheap."""
 
     def __init__(self, study: str, objectives: list[str], searched: list[str]) -> None:
-        self.study, self.objectives, self.searched = study, objectives, searched
-        self.finished: dict[int, dict[str, Any]] = {}
+        self.study, self.objectives, self.names = study, objectives, [*COLUMNS, *searched]
+        self.text = _csv(pd.DataFrame(columns=self.names), header=True)
+        self.read = 0  # the trials before this number are finished, and in the text
 
     def frame(self, trials: list[FrozenTrial]) -> pd.DataFrame:
         """A row for each trial that has begun, in the order of their numbers."""
         rows = [self._row(trial) for trial in trials if trial.datetime_start is not None]
-        names = [*COLUMNS, *self.searched]
-        return pd.DataFrame(rows, columns=names).astype(COLUMNS)
+        # Parameters as objects: a whole number stays one where a trial without the parameter stands beside it.
+        return pd.DataFrame(rows, columns=self.names, dtype=object).astype(COLUMNS)
 
     def write(self, trials: list[FrozenTrial], path: Path) -> None:
-        write_whole(path, self.frame(trials).to_csv(index=False, lineterminator="\n"))
+        """Write every trial; `trials` are all of the study, in order."""
+        finished = self.read
+        while finished < len(trials) and trials[finished].state.is_finished():
+            finished += 1
+        self.text += _csv(self.frame(trials[self.read : finished]))
+        self.read = finished
+        write_whole(path, self.text + _csv(self.frame(trials[finished:])))
 
     def _row(self, trial: FrozenTrial) -> dict[str, Any]:
-        if trial.number in self.finished:
-            return self.finished[trial.number]
         notes = trial.user_attrs
-        row = {
+        return {
             "study": self.study,
             "number": trial.number,
             "state": standing(trial).value,
             "reason": notes.get("reason"),
             "objective": ";".join(self.objectives),
             **{name: notes.get(name) for name in NOTES},
-            "started": _iso(trial.datetime_start),
-            "finished": _iso(trial.datetime_complete),
+            "started": notes.get("started") or _iso(trial.datetime_start),
+            "finished": notes.get("finished") or _iso(trial.datetime_complete),
             "folder": notes.get("folder"),
             **trial.params,
         }
-        if trial.state.is_finished():
-            self.finished[trial.number] = row
-        return row
 
 
-def _iso(moment: Any) -> str | None:
-    return moment.isoformat(timespec="seconds") if moment else None
+def _csv(frame: pd.DataFrame, header: bool = False) -> str:
+    return frame.to_csv(index=False, header=header, lineterminator="\n")
+
+
+def _iso(moment: datetime | None) -> str | None:
+    """Optuna's local time as what records hold: UTC."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds") if moment else None
 
 
 def read_trials(path: str | Path) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tinysweep.config import Config
 from tinysweep.errors import AbandonedError, PrunedError
-from tinysweep.plugin import METRICS
+from tinysweep.plugin import PRUNABLE
 from tinysweep.record import Record
 from tinysweep.run import run
 from tinysweep.study import open_storage
@@ -31,7 +31,8 @@ def run_trial(
         TinysweepError: as `run`; the record tells.
     """
     assert config.trial is not None
-    reporter = Reporter(_open(config.trial, sweeper, study_folder), _reported(sweeper), config.trainer.epochs)
+    first = sweeper.objective if isinstance(sweeper.objective, str) else sweeper.objective[0]
+    reporter = Reporter(_open(config.trial, sweeper, study_folder), first, config.trainer.epochs)
     reporter.require_open()
     return run(config, folder, overrides, reporter)
 
@@ -54,18 +55,13 @@ def build_pruner(node: DictConfig) -> optuna.pruners.BasePruner:
     return pruner
 
 
-def _reported(sweeper: DictConfig) -> str:
-    """The validation metric that pruning compares: what is aimed for, if that is one."""
-    return "validation_loss" if sweeper.objective == "validation_loss" else "validation_accuracy"
-
-
 class Reporter:
     """Called after each epoch: reports it to the study and asks whether to go on."""
 
     def __init__(self, trial: Trial, metric: str, epochs: int) -> None:
-        assert metric in METRICS
         self.trial, self.metric, self.epochs = trial, metric, epochs
-        self.compares = len(trial.study.directions) == 1  # Optuna prunes for a single objective only
+        # Optuna compares epochs for a single objective only, and what a model costs doesn't change with them.
+        self.compares = len(trial.study.directions) == 1 and metric in PRUNABLE
 
     def __call__(self, epoch: Epoch) -> None:
         """Report an epoch.

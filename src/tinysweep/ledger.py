@@ -1,0 +1,46 @@
+"""What has become of the finished trials, read once each, so that a study of thousands isn't gone through for
+every new trial."""
+
+from collections import Counter
+
+from optuna.trial import FrozenTrial
+
+from tinysweep.study import TRAINED, Standing, is_going, standing
+
+
+class Ledger:
+    """Counts and configurations of a study's trials. Only the last few, from the first that isn't finished on, are
+    looked at again: what is finished never changes."""
+
+    def __init__(self) -> None:
+        self.read = 0  # the trials before this number are finished and taken in
+        self.counts: Counter[Standing] = Counter()
+        self.first: dict[str, int] = {}  # configuration -> the first trial that was trained with it
+
+    def _take_in(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        while self.read < len(trials) and trials[self.read].state.is_finished():
+            trial = trials[self.read]
+            became = standing(trial)
+            self.counts[became] += 1
+            if became in TRAINED and (key := trial.user_attrs.get("key")):
+                self.first.setdefault(key, trial.number)
+            self.read += 1
+        return trials[self.read :]
+
+    def count(self, trials: list[FrozenTrial], *standings: Standing) -> int:
+        """How many trials of the study have one of these standings; `trials` are all of it, in order."""
+        rest = self._take_in(trials)
+        began = (standing(trial) for trial in rest if trial.datetime_start is not None)
+        return sum(self.counts[became] for became in standings) + sum(became in standings for became in began)
+
+    def going(self, trials: list[FrozenTrial]) -> int:
+        """How many trials are being trained, or were when their sweepers died."""
+        return sum(map(is_going, self._take_in(trials)))
+
+    def twin(self, trials: list[FrozenTrial], key: str) -> FrozenTrial | None:
+        """The first of the trials that has, or is being trained with, the configuration `key`."""
+        rest = self._take_in(trials)
+        if key in self.first:
+            return trials[self.first[key]]
+        return next((trial for trial in rest if trial.user_attrs.get("key") == key
+                     and standing(trial) in (*TRAINED, Standing.running)), None)  # fmt: skip
