@@ -135,12 +135,6 @@ def test_every_setting_can_be_overridden(pruner: str) -> None:
     assert wanted.retrain == ["trainer.epochs=3"]
 
 
-@pytest.mark.parametrize("argument", ["trial=3", "+trial=3", "++trial=1,2"])
-def test_the_number_of_a_trial_is_the_sweeps_to_give(argument: str) -> None:
-    with pytest.raises(ConfigError, match=r"^trial is set by the sweep itself"):
-        BudgetSweeper().sweep([argument])
-
-
 # ---- the cost of a start
 
 

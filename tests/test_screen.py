@@ -256,7 +256,9 @@ def test_what_was_not_trained_is_summed_up_in_one_line() -> None:
 
 def test_a_study_in_which_nothing_fits_names_the_smallest_model_and_the_last_reason() -> None:
     refusals = [refusal(number, params=size) for number, size in enumerate((50_000, 21_000, 30_000))]
-    trials = [trial(each.number, Standing.over_budget, params=each.params) for each in refusals]
+    trials = [
+        trial(each.number, Standing.over_budget, params=each.params, reason=each.reason) for each in refusals
+    ]
     text = nothing_fits(refusals, trials)
     for words in (
         "no model fits",

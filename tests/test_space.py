@@ -280,3 +280,17 @@ def test_a_grid_may_have_just_as_many_points_as_allowed() -> None:
     assert len(list(grid(space, most=100))) == 100
     with pytest.raises(ConfigError):
         grid(space, most=99)
+
+
+@pytest.mark.parametrize("text", ["trial=3", "+trial=3", "++trial=1,2"])
+def test_the_number_of_a_trial_is_the_sweeps_to_give(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^trial is set by the sweep itself"):
+        read_space({}, [text])
+    key, _, value = text.partition("=")
+    with pytest.raises(ConfigError, match=r"^trial is set by the sweep itself"):
+        read_space({key: value}, [])
+
+
+def test_the_steps_of_a_range_are_the_numbers_that_one_would_write() -> None:
+    points = list(grid(read_space({}, ["optimizer.momentum=range(0.1,0.8,0.1)"])))
+    assert [point["optimizer.momentum"] for point in points] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]

@@ -308,33 +308,31 @@ def test_a_trial_that_nobody_has_signed_is_attended_for_a_moment_only(
     assert study.is_attended(trial) is attended
 
 
-# ---- rivals
+# ---- waiting for earlier trials to decide
 
 
 def test_a_trial_waits_until_every_earlier_one_of_a_living_sweeper_has_shown_its_configuration(join: Join) -> None:
     one, other = join(), join()
     earlier = other.ask()
     number = one.ask().number
-    other.ask()  # a later one is no rival
+    other.ask()  # a later one isn't waited for
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(one.rivals, number)
+        waiting = pool.submit(one.wait_for_earlier, number)
         time.sleep(0.15)
         assert not waiting.done()
         earlier.set_user_attr("key", "a configuration")
-        (rival,) = waiting.result(timeout=10)
-    assert (rival.number, rival.user_attrs["key"]) == (earlier.number, "a configuration")
+        waiting.result(timeout=10)
 
 
 def test_a_trial_waits_for_an_earlier_one_until_that_is_closed(join: Join) -> None:
     one, other = join(), join()
     earlier, number = other.ask().number, one.ask().number
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(one.rivals, number)
+        waiting = pool.submit(one.wait_for_earlier, number)
         time.sleep(0.15)
         assert not waiting.done()
         other.close(earlier, Standing.over_budget, "too large")
-        (rival,) = waiting.result(timeout=10)
-    assert standing(rival) == Standing.over_budget
+        waiting.result(timeout=10)
 
 
 def test_a_trial_does_not_wait_for_the_dead(join: Join) -> None:
@@ -342,7 +340,8 @@ def test_a_trial_does_not_wait_for_the_dead(join: Join) -> None:
     other.ask()
     number = one.ask().number
     other.lease.end()
-    assert numbers(one.rivals(number)) == [0]
+    one.wait_for_earlier(number)
+    assert numbers(one.abandoned()) == [0]
 
 
 def test_a_trial_stops_waiting_when_the_other_sweeper_dies(join: Join) -> None:
@@ -350,20 +349,11 @@ def test_a_trial_stops_waiting_when_the_other_sweeper_dies(join: Join) -> None:
     other.ask()
     number = one.ask().number
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(one.rivals, number)
+        waiting = pool.submit(one.wait_for_earlier, number)
         time.sleep(0.15)
         assert not waiting.done()
         other.lease.end()
-        assert numbers(waiting.result(timeout=10)) == [0]
-
-
-def test_nobody_waits_for_a_trial_that_comes_later_or_waits_to_be_proposed(join: Join) -> None:
-    one, other = join(), join()
-    one.optuna.enqueue_trial({})
-    one.optuna._storage.create_new_trial(one.optuna._study_id)
-    first = one.trials()[1]
-    other.optuna._storage.create_new_trial(other.optuna._study_id)
-    assert numbers(one.rivals(first.number)) == [0]
+        waiting.result(timeout=10)
 
 
 # ---- the same configuration at once

@@ -13,6 +13,7 @@ import optuna
 import pandas as pd
 import pytest
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from omegaconf import OmegaConf
 
 import tinysweep
 from conftest import Command
@@ -497,3 +498,48 @@ def test_a_lone_worker_has_every_core(sweep: Sweep, launched: list[list[str]]) -
 def test_threads_that_are_asked_for_are_left_alone(sweep: Sweep, place: Path) -> None:
     sweep("model.width=2", "trainer.threads=1", "hydra.sweeper.study_name=s")
     assert json.loads((place / "outputs/sweeps/s/trials/0/record.json").read_text())["threads"] == 1
+
+
+def test_the_trials_of_a_lost_study_are_not_taken_for_those_of_a_new_one(sweep: Sweep, place: Path) -> None:
+    sweep("model.width=2,3", "hydra.sweeper.study_name=s")
+    for file in place.glob("outputs/sweeps/s/study.db*"):
+        file.unlink()
+    ended = sweep("model.width=2,3", "hydra.sweeper.study_name=s")
+    assert ended.status == 1
+    assert "holds the trials of another study, which its storage no longer has" in ended.err
+    assert len(list(place.glob("outputs/sweeps/s/trials/*/model.pt"))) == 2
+
+
+@pytest.mark.parametrize("words", [["model=nope,nope2"], ["scheduler=nope,step", "scheduler.gamma=0.3,0.4"],
+                                   ["+model.width=4,8"]])  # fmt: skip
+def test_a_choice_that_does_not_compose_is_refused_before_the_study_is_made(
+    sweep: Sweep, place: Path, words: list[str]
+) -> None:
+    ended = sweep(*words)
+    assert ended.status == 1
+    assert ended.err.startswith("error: ")
+    assert not list(place.glob("outputs/sweeps/*"))
+
+
+@pytest.mark.parametrize("name", ["a b", "a?b", "50%20", "{b}", "it's"])
+def test_a_study_may_have_any_name_that_a_folder_may_have(sweep: Sweep, place: Path, name: str) -> None:
+    quoted = name.replace("'", "\\'")
+    ended = sweep("model.width=2", f"hydra.sweeper.study_name='{quoted}'")
+    assert ended.status == 0, ended.err
+    assert [folder.name for folder in (place / "outputs/sweeps").iterdir()] == [name]
+    assert (place / "outputs/sweeps" / name / "study.db").exists()
+    assert list(table(place, name).state) == ["complete"]
+
+
+@pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "a\nb"])
+def test_a_study_name_that_is_no_folder_name_is_refused(sweep: Sweep, place: Path, name: str) -> None:
+    ended = sweep("model.width=2", f'hydra.sweeper.study_name="{name}"')
+    assert ended.status == 1
+    assert "study_name" in ended.err
+    assert not list(place.glob("outputs/*"))
+
+
+def test_a_front_weighs_the_objectives_that_are_asked_for(sweep: Sweep, place: Path) -> None:
+    sweep("model.width=2,3,6", "hydra.sweeper.study_name=s", "hydra.sweeper.objective=[validation_loss,macs]")
+    solutions = OmegaConf.load(place / "outputs/sweeps/s/optimization_results.yaml").solutions
+    assert sorted(each.trial for each in solutions) == sorted(t.number for t in load_study(place).best_trials)

@@ -165,6 +165,9 @@ def test_two_studies_concatenate(tmp_path: Path) -> None:
         'said "no", twice: ""',
         "'single' and `other`",
         "a\r\nb",
+        "a\rb",
+        "null",
+        "NA",
         "\ttab\t",
         " blanks around ",
         "é × ≥ 日本 🎈",
@@ -177,9 +180,10 @@ def test_two_studies_concatenate(tmp_path: Path) -> None:
 def test_whatever_stands_in_a_reason_comes_back_and_damages_no_row(tmp_path: Path, reason: str) -> None:
     trials = [trial(0, Standing.failed, reason=reason), trial(1, Standing.failed, reason="next")]
     read = round_trip(trials, tmp_path)
-    assert read.reason.tolist() == [reason, "next"]
+    shown = " / ".join(reason.splitlines())
+    assert read.reason.tolist() == [shown, "next"]
     with (tmp_path / "trials.csv").open(newline="", encoding="utf-8") as stream:
-        assert [row["reason"] for row in csv.DictReader(stream)] == [reason, "next"]
+        assert [row["reason"] for row in csv.DictReader(stream)] == [shown, "next"]
 
 
 def test_searched_values_of_several_kinds_come_back(tmp_path: Path) -> None:

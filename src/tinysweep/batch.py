@@ -1,6 +1,7 @@
 """A batch of trials: launched together, each settled as soon as its record says what became of it."""
 
 import json
+import math
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from optuna.trial import FrozenTrial
 
-from tinysweep.errors import TinysweepError
+from tinysweep.errors import TinysweepError, first_line
 from tinysweep.plugin import METRICS
 from tinysweep.proposals import Proposal
 from tinysweep.record import RunFolder, State
@@ -23,10 +24,10 @@ Launch = Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of a trial, or None where none was begun."""
+    """The record of a trial, or None where none was begun, or what is there isn't one."""
     try:
         record: dict[str, Any] = json.loads(RunFolder(folder).record.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, json.JSONDecodeError):
         return None
     return record
 
@@ -37,14 +38,16 @@ def settle(study: Study, number: int, record: dict[str, Any], objectives: list[s
     if record["state"] == State.running:
         return False
     notes = figures(record) | {"folder": str(study.trial_folder(number))}
-    values = None
     became, reason = Standing(record["state"]), record["reason"]
+    if became == Standing.interrupted:
+        return study.interrupt(study.trial(number), reason, **notes)
+    values = None
     if became == Standing.complete:
-        found = [notes[name] for name in objectives]
-        if None in found:
-            became, reason = Standing.failed, f"{objectives[found.index(None)]} is missing from its record"
+        wrong = [name for name in objectives if notes[name] is None or not math.isfinite(notes[name])]
+        if wrong:
+            became, reason = Standing.failed, f"its record has {wrong[0]}={notes[wrong[0]]}"
         else:
-            values = [float(value) for value in found]
+            values = [float(notes[name]) for name in objectives]
     return study.close(number, became, reason, values, **notes)
 
 
@@ -98,7 +101,7 @@ class Batch:
         left = list(self.pending.values())
         if len(group) == 1:
             for proposal in left:
-                self._fail(proposal.number, f"{DIED} ({type(broken).__name__}: {_first_line(broken)})")
+                self._fail(proposal.number, f"{DIED} ({type(broken).__name__}: {first_line(broken)})")
             return []
         begun = [proposal for proposal in left if self.study.trial_folder(proposal.number).exists()]
         for proposal in begun:
@@ -168,8 +171,4 @@ def _reason(returned: JobReturn) -> str:
     error = returned._return_value
     if returned.status != JobStatus.FAILED:
         return f"its job ended without a record ({returned.status.name})"
-    return str(error) if isinstance(error, TinysweepError) else f"{type(error).__name__}: {_first_line(error)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "")
+    return str(error) if isinstance(error, TinysweepError) else f"{type(error).__name__}: {first_line(error)}"

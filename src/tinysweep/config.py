@@ -97,6 +97,11 @@ def lies_within(value: float, interval: str) -> bool:
     return math.isfinite(value) and above and below
 
 
+def is_folder_name(text: str) -> bool:
+    """Whether a text can name a folder on every system."""
+    return text != "" and text[0] != "." and text.isprintable() and not set(text) & set("/\\:")
+
+
 @dataclass
 class Section:
     """What the sections of a configuration share: the check of their own rules when they are built."""
@@ -286,7 +291,7 @@ class Config:
     trial: int | None = setting(None, "number of the trial that this run is; set by a sweep")
 
     def __post_init__(self) -> None:
-        if not self.name or any(character in self.name for character in "/\\:\0") or self.name[0] == ".":
+        if not is_folder_name(self.name):
             raise ConfigError(f"name={self.name!r} must be usable as a folder name: no / \\ : and no leading dot")
 
 

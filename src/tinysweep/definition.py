@@ -8,7 +8,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from tinysweep.errors import ConfigError, StudyError
 from tinysweep.plugin import PRUNABLE
-from tinysweep.space import Space
+from tinysweep.space import Space, extremes
 from tinysweep.trial_config import digest, identity
 
 
@@ -74,7 +74,8 @@ def require_comparable(objectives: list[str], base: DictConfig, space: Space, pr
         ConfigError: validation or test data is asked for that a sweep has not or may not read, or several
             objectives are to be pruned by.
     """
-    if "data.validation" not in space.searched and base.data.validation == 0:
+    held_out = space.searched.get("data.validation")
+    if 0 in (extremes(held_out) if held_out else [base.data.validation]):
         raise ConfigError("data.validation=0 leaves a sweep nothing to judge by; hold images out, such as 5000")
     if "trainer.test" in space.searched or any(text.lower() == "trainer.test=true" for text in space.fixed):
         raise ConfigError(

@@ -32,3 +32,8 @@ class PrunedError(TinysweepError):
 
 class AbandonedError(TinysweepError):
     """A trial's sweeper has died, and another has closed the trial meanwhile."""
+
+
+def first_line(said: object) -> str:
+    """The first line of a message that may run over many, or be empty."""
+    return next(iter(str(said).strip().splitlines()), "")

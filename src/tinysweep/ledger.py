@@ -3,7 +3,7 @@ every new trial."""
 
 from collections import Counter
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from tinysweep.study import TRAINED, Standing, is_going, standing
 
@@ -33,14 +33,25 @@ class Ledger:
         began = (standing(trial) for trial in rest if trial.datetime_start is not None)
         return sum(self.counts[became] for became in standings) + sum(became in standings for became in began)
 
-    def going(self, trials: list[FrozenTrial]) -> int:
-        """How many trials are being trained, or were when their sweepers died."""
-        return sum(map(is_going, self._take_in(trials)))
+    def going(self, trials: list[FrozenTrial], number: int | None = None) -> int:
+        """How many trials are being trained, or were when their sweepers died; for the trial `number`, which asks
+        whether there is room for it, those before it that are about to be count too."""
+        rest = self._take_in(trials)
+        return sum(is_going(trial) or _decides_before(trial, number) for trial in rest if trial.number != number)
 
-    def twin(self, trials: list[FrozenTrial], key: str) -> FrozenTrial | None:
-        """The first of the trials that has, or is being trained with, the configuration `key`."""
+    def twin(self, trials: list[FrozenTrial], key: str, number: int) -> FrozenTrial | None:
+        """A trial other than `number` that has, or is being trained with, the configuration `key`."""
         rest = self._take_in(trials)
         if key in self.first:
             return trials[self.first[key]]
-        return next((trial for trial in rest if trial.user_attrs.get("key") == key
-                     and standing(trial) in (*TRAINED, Standing.running)), None)  # fmt: skip
+        twins = [trial for trial in rest if trial.number != number and trial.user_attrs.get("key") == key]
+        known = (
+            is_going(trial) or standing(trial) in TRAINED or _decides_before(trial, number) for trial in twins
+        )
+        return next((trial for trial, counts in zip(twins, known, strict=True) if counts), None)
+
+
+def _decides_before(trial: FrozenTrial, number: int | None) -> bool:
+    """Whether a running trial that has shown its configuration comes first, when two show theirs at once."""
+    running = trial.state == TrialState.RUNNING and "key" in trial.user_attrs
+    return number is not None and trial.number < number and running

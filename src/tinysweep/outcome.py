@@ -1,6 +1,7 @@
 """What a study leaves for others to use: its best as YAML, and the winner as a recipe that runs as it is."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def write_winner(study: Study, best: FrozenTrial, composer: Composer, retrain: l
     file = study.folder / "experiment" / f"{WINNER}.yaml"
     file.parent.mkdir(exist_ok=True)
     write_whole(file, header + OmegaConf.to_yaml(OmegaConf.create(content)))
-    return f"tinysweep --config-dir {_relative(study.folder)} experiment={WINNER}"
+    return f"tinysweep --config-dir {shlex.quote(str(_relative(study.folder)))} experiment={WINNER}"
 
 
 def _relative(folder: Path) -> Path:

@@ -14,7 +14,7 @@ from tinysweep.errors import ConfigError
 from tinysweep.plugin import SweeperConfig
 from tinysweep.proposals import Proposal
 from tinysweep.samplers import Points, is_grid
-from tinysweep.space import Value, grid, read_space
+from tinysweep.space import Value, extremes, grid, is_setting, read_space
 from tinysweep.trial import build_pruner
 from tinysweep.trial_config import Composer
 
@@ -44,6 +44,7 @@ class Plan:
         self.composer = Composer(context.config_loader, master, self.space.fixed)
         base = self.composer.base({})
         self.composer.compose(*config.retrain)
+        self._require_choices()
         self.pruner = build_pruner(master.hydra.sweeper.pruner)
         require_comparable(self.objectives, base, self.space, not isinstance(self.pruner, NopPruner))
         self.is_grid = is_grid(self.sampler)
@@ -62,6 +63,13 @@ class Plan:
             .instantiate_launcher(hydra_context=context, task_function=task, config=master)
             .launch
         )
+
+    def _require_choices(self) -> None:
+        """Refuse a searched group or addition that doesn't compose, before anything is drawn from it."""
+        for name, distribution in self.space.searched.items():
+            if not is_setting(name):
+                for value in extremes(distribution):
+                    self.composer.base({name: value})
 
     def _name_study(self, master: DictConfig) -> None:
         """Make the study's name known to the launcher and, as an override, to every job."""

@@ -12,8 +12,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from tinysweep.config import Section, setting
-from tinysweep.errors import ConfigError
+from tinysweep.config import Section, is_folder_name, setting
 
 # What a study can aim for, and whether more of it is better.
 METRICS = {
@@ -59,8 +58,8 @@ class SweeperConfig(Section):
         wrong = [name for name in names if name not in METRICS]
         if not names or wrong or len(set(names)) < len(names):
             self.refuse("objective", "must be one of the metrics, or a list of different ones")
-        if self.study_name is not None and (not self.study_name or set(self.study_name) & set("/\\:\0")):
-            self.refuse("study_name", "must be usable as a folder name: no / \\ :")
+        if self.study_name is not None and not is_folder_name(self.study_name):
+            self.refuse("study_name", "must be usable as a folder name: no / \\ : and no leading dot")
         if not isinstance(self.params or {}, dict):
             self.refuse("params", "must be a mapping of overrides to sweeps")
 
@@ -104,8 +103,6 @@ class BudgetSweeper(Sweeper):
             TinysweepError: a wrong setting, a changed study, a space without a model that fits, too many
                 failures, or a storage that doesn't answer; what had finished by then is kept.
         """
-        if any(argument.partition("=")[0].lstrip("+") == "trial" for argument in arguments):
-            raise ConfigError("trial is set by the sweep itself; leave it out")
         from tinysweep.plan import Plan  # noqa: PLC0415 torch and Optuna are imported only by a sweep
         from tinysweep.sweeper import Sweep  # noqa: PLC0415
 

@@ -48,8 +48,8 @@ class Proposer:
     def propose(self) -> Proposal | Refusal:
         """The next trial: a signed, running one, or one that is closed already."""
         trial = self.study.ask()
-        values = self._draw(trial)
         try:
+            values = self._draw(trial)
             config = self.composer.config(values)
             shape = describe(config.data)
             config = budget.resolve(config, shape)
@@ -105,11 +105,12 @@ class Proposer:
         """Make a configuration this trial's own, unless an earlier trial has it or the study is full."""
         key = digest(identity(config))
         trial.set_user_attr("key", key)
-        rivals = self.study.rivals(trial.number)
-        if twin := self.ledger.twin(rivals, key):
+        self.study.wait_for_earlier(trial.number)
+        trials = self.study.trials()
+        if twin := self.ledger.twin(trials, key, trial.number):
             return self._repeat(trial, twin)
         if self.n_trials is not None:
-            taken = self.ledger.count(rivals, *TRAINED) + self.ledger.going(rivals)
+            taken = self.ledger.count(trials, *TRAINED) + self.ledger.going(trials, trial.number)
             if taken >= self.n_trials:
                 reason = f"other sweepers make up all {self.n_trials} trials"
                 return self._refuse(trial, Standing.withdrawn, reason)

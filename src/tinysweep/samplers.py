@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import optuna
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from tinysweep.errors import ConfigError
+from tinysweep.errors import ConfigError, first_line
 from tinysweep.space import Value
 from tinysweep.study import Standing, standing
 
@@ -45,9 +44,8 @@ def build_sampler(node: DictConfig, joined: int) -> BaseSampler:
     try:
         with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
             sampler = instantiate(settings, _execution_whitelist_=whitelist)
-    except InstantiationException as error:
-        said = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ConfigError(f"hydra.sweeper.sampler ({name}): {said}") from error
+    except Exception as error:  # what a sampler's own constructor raises
+        raise ConfigError(f"hydra.sweeper.sampler ({name}): {first_line(error)}") from error
     assert isinstance(sampler, BaseSampler)
     return sampler
 
@@ -57,7 +55,7 @@ class Points:
 
     def __init__(self, points: list[dict[str, Value]]) -> None:
         self.left = {frozenset(point.items()): point for point in points}
-        self.total = len(self.left)
+        self.total, self.first = len(self.left), points[0]
         self.read = 0  # the trials before this number are finished and taken in
 
     def upcoming(self, trials: list[FrozenTrial]) -> dict[str, Value] | None:
@@ -91,7 +89,7 @@ class GridOrder(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         if trial.number not in self.chosen:
+            # Where another sweeper has just taken the last point, any point: it is then found to be a repetition.
             point = self.points.upcoming(study.get_trials(deepcopy=False)[: trial.number])
-            assert point is not None, "asked for a trial after the last point"
-            self.chosen[trial.number] = point
+            self.chosen[trial.number] = point if point is not None else self.points.first
         return self.chosen[trial.number][param_name]

@@ -8,6 +8,7 @@ from types import TracebackType
 from optuna.trial import FrozenTrial
 from tqdm import tqdm
 
+from tinysweep.errors import first_line
 from tinysweep.plugin import METRICS
 from tinysweep.proposals import Refusal
 from tinysweep.study import TRAINED, Standing, Study, count, standing
@@ -52,7 +53,7 @@ class Screen:
         if self.best:
             words.append(f"best {figure(self.best, self.objectives[0])} (trial {self.best.number})")
         if standing(trial) in (Standing.failed, Standing.interrupted):
-            words.append(str(notes.get("reason", "")).splitlines()[0])
+            words.append(first_line(notes.get("reason", "")))
         self.say("  ".join(words))
         self.bar.update(standing(trial) != Standing.interrupted)
 
@@ -78,7 +79,7 @@ def result(trials: list[FrozenTrial], objectives: list[str], searched: list[str]
             f"the best {min(SHOWN, len(best))} of {len(best)} completed trials by {_words(objectives[0])}:",
             table(best[:SHOWN], searched),
             "",
-            f"Pareto front: the best {_words(objectives[0])} for its number of parameters",
+            front_title(objectives),
             table(front, searched),
         ]
     )
@@ -130,7 +131,14 @@ def refused(refusals: list[Refusal]) -> str:
 def nothing_fits(refusals: list[Refusal], trials: Sequence[FrozenTrial]) -> str:
     """Why a study in which no proposal may be trained ends."""
     sizes = [trial.user_attrs["params"] for trial in trials if "params" in trial.user_attrs]
+    reasons = [trial.user_attrs["reason"] for trial in trials if "reason" in trial.user_attrs]
     row = f"{len(refusals):,} proposals in a row were refused; " if refusals else ""
     smallest = f"the smallest model had {min(sizes):,} trainable parameters; " if sizes else ""
-    last = f"the last: {refusals[-1].reason}; " if refusals else ""
+    last = f"the last: {first_line(reasons[-1])}; " if reasons else ""
     return f"no model fits: {row}{smallest}{last}search smaller models or raise the budget"
+
+
+def front_title(objectives: list[str]) -> str:
+    """What the Pareto front that is shown weighs against each other."""
+    names = objectives if len(objectives) > 1 else [*objectives, "params"]
+    return "Pareto front: " + " against ".join(_words(name) for name in names)

@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from types import UnionType
 from typing import Any, get_args
 
@@ -17,7 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from tinysweep.composition import COMPOSITION_ERRORS
 from tinysweep.config import AUTO, Config, lies_within
 from tinysweep.errors import ConfigError
-from tinysweep.explain import explain, nearest, settings
+from tinysweep.explain import expected, explain, nearest, settings
 
 Value = str | int | float | bool
 MOST_GRID_POINTS = 1_000_000
@@ -62,6 +63,8 @@ def read_space(params: dict[str, Any] | None, arguments: list[str]) -> Space:
         except (*COMPOSITION_ERRORS, AssertionError, NotImplementedError) as error:
             raise ConfigError(_unreadable(text, error)) from error
         name = "" if removed else override.get_key_element()
+        if name.lstrip("+") == "trial":
+            raise ConfigError("trial is set by the sweep itself; leave it out")
         searched.pop(name, None)
         fixed.pop(name, None)
         if name in distributions:
@@ -77,7 +80,8 @@ def _unreadable(text: str, error: Exception) -> str:
         return (
             f"{text} can't be searched; use choice(a,b), range(1,9), interval(0.1,1) or tag(log,interval(0.1,1))"
         )
-    return explain(error)
+    said = explain(error)
+    return said if text in said else f"{text}: {said}"
 
 
 def _whole(name: str, found: BaseDistribution) -> BaseDistribution:
@@ -110,13 +114,12 @@ def _check(name: str, distribution: BaseDistribution) -> None:
         except OmegaConfBaseException as error:
             raise ConfigError(explain(error)) from error
         interval: str = spec.metadata.get("within") or ""
-        numbers = parsed if isinstance(parsed, list) else [parsed]
-        for number in numbers if interval else []:
-            if (
-                number is not None
-                and number != AUTO
-                and not (isinstance(number, int | float) and lies_within(number, interval))
-            ):
+        for number in parsed if isinstance(parsed, list) else [parsed]:
+            if not interval or number is None or number == AUTO:
+                continue
+            if isinstance(number, str):
+                raise ConfigError(f"{name}={value} must be {expected(spec.type)} ({spec.metadata['meaning']})")
+            if not lies_within(number, interval):
                 raise ConfigError(f"{name}={value} must lie in {interval} ({spec.metadata['meaning']})")
 
 
@@ -159,8 +162,8 @@ def _levels(name: str, distribution: BaseDistribution) -> list[Value]:
     if isinstance(distribution, IntDistribution) and not distribution.log:
         return list(range(distribution.low, distribution.high + 1, distribution.step))
     if isinstance(distribution, FloatDistribution) and distribution.step is not None:
-        steps = round((distribution.high - distribution.low) / distribution.step)
-        return [distribution.low + step * distribution.step for step in range(steps + 1)]
+        low, high, step = (Decimal(str(end)) for end in (distribution.low, distribution.high, distribution.step))
+        return [float(low + number * step) for number in range(int((high - low) / step) + 1)]
     raise ConfigError(
         f"{name} is continuous, and a grid needs values: use {name}=A,B,C or choose a sampler, such as "
         "hydra/sweeper/sampler=tpe"

@@ -1,5 +1,6 @@
 """A study: Optuna's trials, what became of each, and which sweeper each belongs to."""
 
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,10 +13,10 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import QueuePool
 
-from tinysweep.errors import StudyError
+from tinysweep.errors import StudyError, first_line
 from tinysweep.lease import Lease
 
 BUSY_SECONDS = 60  # how long one process waits for another that is writing to an SQLite file
@@ -73,9 +74,9 @@ def storage_errors(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
+    except (SQLAlchemyError, sqlite3.Error, optuna.exceptions.StorageInternalError, OSError) as error:
         cause = error.__cause__ or error
-        said = str(getattr(cause, "orig", None) or cause).splitlines()[0]
+        said = first_line(getattr(cause, "orig", None) or cause) or type(cause).__name__
         raise StudyError(
             f"the study's storage {where} failed: {said}; what had finished is kept, and the same command goes on "
             "from there once the storage answers"
@@ -90,25 +91,27 @@ def open_storage(storage: str | None, folder: Path) -> BaseStorage:
     """
     if storage is not None and "://" not in storage:
         return JournalStorage(JournalFileBackend(str(Path(storage).expanduser().resolve())))
-    url = storage or f"sqlite:///{(folder / 'study.db').resolve()}"
-    if not url.startswith("sqlite"):
-        try:
-            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-        except ImportError as error:
-            kind = url.partition(":")[0]
-            raise StudyError(
-                f"hydra.sweeper.storage={kind}://… needs a Python driver, which is not installed ({error})"
-            ) from error
-    opened = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
-    event.listen(opened.engine, "connect", _fast_and_safe)
-    opened.engine.dispose()  # the connections made so far lack the settings
-    return opened
+    if storage is None or storage.startswith("sqlite:///"):
+        return _open_sqlite(folder / "study.db" if storage is None else Path(storage.removeprefix("sqlite:///")))
+    try:
+        return RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
+    except ImportError as error:
+        kind = storage.partition(":")[0]
+        raise StudyError(
+            f"hydra.sweeper.storage={kind}://… needs a Python driver, which is not installed ({error})"
+        ) from error
 
 
-def _fast_and_safe(connection: Any, _record: Any) -> None:
-    # A write-ahead log lets workers read while another writes, and is whole after a kill without a flush a write.
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
+def _open_sqlite(file: Path) -> RDBStorage:
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(file.resolve(), timeout=BUSY_SECONDS, check_same_thread=False)
+        # A write-ahead log lets workers read while another writes, and is whole after a kill without many flushes.
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
+
+    # Connections made here, because a path with a ? or % can't be put into a URL.
+    return RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect, "poolclass": QueuePool})
 
 
 class Study:
@@ -179,17 +182,16 @@ class Study:
             return began is not None and (datetime.now() - began).total_seconds() < UNOWNED_SECONDS
         return self.lease.is_alive(token, self.optuna.user_attrs)
 
-    def rivals(self, number: int, poll_seconds: float = 0.02) -> list[FrozenTrial]:
-        """The trials before `number`, once each of them has shown its configuration or is closed.
+    def wait_for_earlier(self, number: int, poll_seconds: float = 0.02) -> None:
+        """Wait until each trial before `number` has shown its configuration or is closed.
 
         Of several sweepers that come to the same configuration at once, all but the one with the lowest trial
         number so find the other's; it is Lamport's bakery algorithm (1974), with trial numbers as the tickets.
         """
         while True:
-            earlier = self.trials()[:number]
-            undecided = [trial for trial in earlier if trial.state == TrialState.RUNNING
+            undecided = [trial for trial in self.trials()[:number] if trial.state == TrialState.RUNNING
                          and "key" not in trial.user_attrs]  # fmt: skip
             if not any(self.is_attended(trial) for trial in undecided):
-                return earlier
+                return
             time.sleep(poll_seconds)
             self.optuna._thread_local.cached_all_trials = None

@@ -72,6 +72,11 @@ class Sweep:
             load_if_exists=True,
         )
         require_same(optimized, self.plan.definition)
+        if not optimized.get_trials(deepcopy=False) and any((self.plan.folder / "trials").glob("*/record.json")):
+            raise StudyError(
+                f"{self.plan.folder} holds the trials of another study, which its storage no longer has; move the "
+                "folder away, or begin another study: hydra.sweeper.study_name=NAME"
+            )
         if self.plan.is_grid and self.plan.points:
             optimized.sampler = GridOrder(self.plan.points)
         else:
@@ -167,5 +172,5 @@ class Sweep:
         print(f"\ntable of trials   {self.plan.folder / 'trials.csv'}")
         if best:
             print(f"train the winner  {write_winner(study, best, plan.composer, plan.config.retrain)}")
-        elif count(trials, Standing.over_budget):
+        elif trials and not count(trials, *TRAINED, Standing.running, Standing.interrupted):
             raise StudyError(nothing_fits([], trials))

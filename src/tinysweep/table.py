@@ -71,7 +71,7 @@ class Table:
             "study": self.study,
             "number": trial.number,
             "state": standing(trial).value,
-            "reason": notes.get("reason"),
+            "reason": " / ".join(str(notes.get("reason") or "").splitlines()) or None,
             "objective": ";".join(self.objectives),
             **{name: notes.get(name) for name in NOTES},
             "started": notes.get("started") or _iso(trial.datetime_start),
@@ -92,7 +92,7 @@ def _iso(moment: datetime | None) -> str | None:
 
 def read_trials(path: str | Path) -> pd.DataFrame:
     """A trials.csv with the types that it was written with; those of two studies can be concatenated."""
-    return pd.read_csv(path, dtype=COLUMNS)
+    return pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=[""])
 
 
 def ranked(trials: list[FrozenTrial], objectives: list[str]) -> list[FrozenTrial]:
@@ -117,19 +117,22 @@ def metric(trial: FrozenTrial, name: str) -> float:
 
 
 def pareto_front(trials: list[FrozenTrial], objectives: list[str]) -> list[FrozenTrial]:
-    """The completed trials that no other beats: better by the first objective than every trial with as few
-    parameters; fewest parameters first."""
-    best: list[FrozenTrial] = []
+    """The completed trials that no other equals or beats in every objective, best by the first one last; a single
+    objective is set against the number of parameters."""
+    names = objectives if len(objectives) > 1 else [*objectives, "params"]
+    front: list[tuple[float, ...]] = []
+    kept: list[FrozenTrial] = []
+    # In this order no trial is beaten by a later one.
     order = {trial.number: position for position, trial in enumerate(ranked(trials, objectives))}
-    for trial in sorted(
-        ranked(trials, objectives), key=lambda trial: (metric(trial, "params"), order[trial.number])
-    ):
-        better = not best or _beats(trial, best[-1], objectives[0])
-        if better:
-            best.append(trial)
-    return best
+    scores = {trial.number: _score(trial, names) for trial in ranked(trials, objectives)}
+    for trial in sorted(ranked(trials, objectives), key=lambda each: (scores[each.number], order[each.number])):
+        score = scores[trial.number]
+        if not any(all(a <= b for a, b in zip(better, score, strict=True)) for better in front):
+            front.append(score)
+            kept.append(trial)
+    return kept[::-1]
 
 
-def _beats(one: FrozenTrial, other: FrozenTrial, name: str) -> bool:
-    difference = metric(one, name) - metric(other, name)
-    return difference > 0 if METRICS[name] else difference < 0
+def _score(trial: FrozenTrial, names: list[str]) -> tuple[float, ...]:
+    """Figures of which less is better."""
+    return tuple(-metric(trial, name) if METRICS[name] else metric(trial, name) for name in names)

@@ -12,7 +12,7 @@ from optuna.trial import Trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from tinysweep.config import Config
-from tinysweep.errors import AbandonedError, PrunedError
+from tinysweep.errors import AbandonedError, ConfigError, PrunedError, first_line
 from tinysweep.plugin import PRUNABLE
 from tinysweep.record import Record
 from tinysweep.run import run
@@ -48,9 +48,17 @@ def _open(number: int, sweeper: DictConfig, study_folder: Path) -> Trial:
 
 
 def build_pruner(node: DictConfig) -> optuna.pruners.BasePruner:
-    """The pruner that `hydra/sweeper/pruner` composed."""
-    with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
-        pruner = instantiate(node, _execution_whitelist_=("optuna.pruners.*",))
+    """The pruner that `hydra/sweeper/pruner` composed.
+
+    Raises:
+        ConfigError: it refuses its settings.
+    """
+    try:
+        with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
+            pruner = instantiate(node, _execution_whitelist_=("optuna.pruners.*",))
+    except Exception as error:  # what a pruner's own constructor raises
+        name = str(node.get("_target_")).rpartition(".")[2]
+        raise ConfigError(f"hydra.sweeper.pruner ({name}): {first_line(error)}") from error
     assert isinstance(pruner, optuna.pruners.BasePruner)
     return pruner
 
