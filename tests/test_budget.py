@@ -23,7 +23,7 @@ from tinysweep.budget import (
     resolve,
     widest,
 )
-from tinysweep.config import AUTO, BudgetConfig, Config, Family, GrowthBy, Head, ModelConfig
+from tinysweep.config import AUTO, Activation, BudgetConfig, Config, Family, GrowthBy, Head, ModelConfig
 from tinysweep.errors import BudgetError, ConfigError
 from tinysweep.layers import table
 from tinysweep.model import DataShape, SpatialPool, build_model, with_width
@@ -111,6 +111,12 @@ def test_every_layer_of_a_small_network_costs_what_is_counted_by_hand() -> None:
     assert cost.params == 18 + 4 + 72 + 8 + 15 == 117
     assert cost.macs == 288 + 288 + 12
     assert cost.activation_bytes == 68
+
+
+def test_another_activation_costs_the_same() -> None:
+    costs = [measure(replace(TINY, activation=activation), TINY_SHAPE) for activation in Activation]
+    assert len({cost.params for cost in costs}) == len({cost.macs for cost in costs}) == 1
+    assert len({tuple(layer.activation_bytes for layer in cost.layers) for cost in costs}) == 1
 
 
 def test_the_peak_may_lie_deep_in_the_network() -> None:

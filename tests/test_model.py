@@ -10,9 +10,18 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from tinysweep.config import DropoutAt, Family, GrowthBy, Head, ModelConfig
+from tinysweep.config import Activation, DropoutAt, Family, GrowthBy, Head, ModelConfig
 from tinysweep.errors import ConfigError
-from tinysweep.model import MOST_CHANNELS, DataShape, Residual, SpatialPool, build_model, channel_plan, with_width
+from tinysweep.model import (
+    MOST_CHANNELS,
+    DataShape,
+    Residual,
+    SpatialPool,
+    activation,
+    build_model,
+    channel_plan,
+    with_width,
+)
 
 MNIST = DataShape(channels=1, size=28, classes=10)
 PRESETS = Path(__file__).parents[1] / "conf" / "model"
@@ -129,6 +138,22 @@ def test_channels_grow_with_each_stage_or_each_block(
         assert [norm.num_features for norm in norms] == [channels for stage in plan for channels in stage]
 
 
+@pytest.mark.parametrize(
+    ("width", "growth", "multiple", "plan"),
+    [
+        (16, 1.22, 8, [[16, 16], [16], [24]]),  # 16, 19.5, 23.8
+        (16, 1.5, 1, [[16, 16], [24], [36]]),
+        (5, 2.0, 4, [[4, 4], [8], [20]]),
+        (2, 1.0, 8, [[8, 8], [8], [8]]),
+    ],
+)
+def test_channels_are_rounded_to_a_multiple(
+    width: int, growth: float, multiple: int, plan: list[list[int]]
+) -> None:
+    config = ModelConfig(width=width, depth=[2, 1, 1], growth=growth, channel_multiple=multiple)
+    assert channel_plan(config) == plan
+
+
 @pytest.mark.parametrize("stages", [2, 9])
 def test_channels_beyond_every_budget_are_refused(stages: int) -> None:
     config = ModelConfig(width=3, depth=[90] * stages, growth=10, growth_by=GrowthBy.conv)
@@ -227,6 +252,26 @@ def test_with_width_changes_the_width_alone() -> None:
     config = small(family=Family.separable, dropout=0.2)
     assert with_width(config, 9) == replace(config, width=9)
     assert config.width == 3
+
+
+# ---- activations
+
+
+@pytest.mark.parametrize(("family", "head"), list(product(Family, Head)))
+def test_the_activation_is_the_same_everywhere_and_costs_no_parameters(family: Family, head: Head) -> None:
+    config = small(family=family, head=head, hidden=5)
+    relu, silu = (build_model(replace(config, activation=kind), MNIST) for kind in Activation)
+    assert counts(relu) == counts(silu)
+    kinds: dict[type[nn.Module], type[nn.Module]] = {nn.ReLU: nn.SiLU}
+    swapped = [kinds.get(type(layer), type(layer)) for layer in relu.modules()]
+    assert swapped == [type(layer) for layer in silu.modules()]
+    assert nn.SiLU in swapped
+
+
+def test_silu_is_x_times_its_sigmoid() -> None:
+    x = torch.linspace(-5, 5, 11)
+    layer = activation(small(activation=Activation.silu))
+    torch.testing.assert_close(layer(x.clone()), x * torch.sigmoid(x))
 
 
 # ---- dropout

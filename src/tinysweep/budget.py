@@ -60,8 +60,8 @@ def measure(config: ModelConfig, shape: DataShape) -> Cost:
 
     MACs are counted for convolutions, linear layers and learned pooling. Peak activation memory is the largest
     sum of a layer's input and output at a byte a value, as a microcontroller needs it that runs layer by layer
-    with batch norm folded into the convolution and ReLU and the shortcut's sum done in place (the accounting of
-    Lin et al., 2020, MCUNet, arXiv:2007.10319).
+    with batch norm folded into the convolution and activation and the shortcut's sum done in place (the accounting
+    of Lin et al., 2020, MCUNet, arXiv:2007.10319).
     """
     layers: list[LayerCost] = []
 
@@ -83,7 +83,7 @@ def _layer_cost(name: str, layer: nn.Module, inputs: Tensor, output: Tensor) -> 
         macs = output.numel() * layer.weight[0].numel()
     elif isinstance(layer, nn.Linear | SpatialPool):
         macs = layer.weight.numel()
-    elif isinstance(layer, nn.BatchNorm2d | nn.ReLU | nn.Dropout | nn.Flatten):
+    elif isinstance(layer, nn.BatchNorm2d | nn.ReLU | nn.SiLU | nn.Dropout | nn.Flatten):
         live = output.numel()  # folded, in place, or no work at all
     params = sum(parameter.numel() for parameter in layer.parameters() if parameter.requires_grad)
     return LayerCost(name, _kind(layer), tuple(output.shape[1:]), params, macs, live)

@@ -43,6 +43,11 @@ class Head(StrEnum):
     spatial = "spatial"
 
 
+class Activation(StrEnum):
+    relu = "relu"
+    silu = "silu"
+
+
 class DropoutAt(StrEnum):
     block = "block"
     stage = "stage"
@@ -175,11 +180,13 @@ class ModelConfig(Section):
     depth: list[int] = setting([1, 2, 1], "blocks in each stage; stages are split by pooling", "[1, 100]")
     growth: float = setting(1.5, "factor on the channels", "[0.1, 10]")
     growth_by: GrowthBy = setting(GrowthBy.stage, "whether channels grow with each stage or each block")
+    channel_multiple: int = setting(1, "channels are rounded to a multiple of this, at least one", "[1, 1000]")
     stem_kernel: int = setting(5, "kernel size of the first convolution", "[1, 15]")
     stem_padding: bool = setting(False, "pad the first convolution so that it keeps the image size")
     kernel: int = setting(3, "kernel size of the other convolutions", "[1, 15]")
     padding: bool = setting(True, "pad the other convolutions so that they keep the image size")
     bias: bool = setting(False, "biases in convolutions, which batch norm makes redundant")
+    activation: Activation = setting(Activation.relu, "nonlinearity after each norm and in the head")
     head: Head = setting(Head.spatial, "how features become classes")
     hidden: int = setting(0, "units of a hidden linear layer in the head; 0 leaves it out", "[0, 100000]")
     dropout: float = setting(0.0, "probability of dropping a feature", "[0, 1)")

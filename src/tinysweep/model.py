@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tinysweep.config import DropoutAt, Family, GrowthBy, Head, ModelConfig
+from tinysweep.config import Activation, DropoutAt, Family, GrowthBy, Head, ModelConfig
 from tinysweep.errors import ConfigError
 from tinysweep.norm import BatchNorm2d
 
@@ -53,19 +53,25 @@ class SpatialPool(nn.Module):
 Block = Callable[[ModelConfig, int, int], nn.Module]
 
 
+def activation(config: ModelConfig) -> nn.Module:
+    """ReLU, or the smooth SiLU, x * sigmoid(x) (Elfwing et al., 2017, arXiv:1702.03118)."""
+    return nn.SiLU(inplace=True) if config.activation == Activation.silu else nn.ReLU(inplace=True)
+
+
 def convolution(
-    inputs: int, outputs: int, kernel: int, padded: bool, bias: bool, groups: int = 1
+    config: ModelConfig, inputs: int, outputs: int, kernel: int, padded: bool, groups: int = 1
 ) -> list[nn.Module]:
-    """Convolution, batch norm, ReLU: (B, inputs, H, W) -> (B, outputs, H', W')."""
+    """Convolution, batch norm, activation: (B, inputs, H, W) -> (B, outputs, H', W')."""
+    padding = kernel // 2 if padded else 0
     return [
-        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2 if padded else 0, bias=bias, groups=groups),
+        nn.Conv2d(inputs, outputs, kernel, padding=padding, bias=config.bias, groups=groups),
         BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
+        activation(config),
     ]
 
 
 def plain_block(config: ModelConfig, inputs: int, outputs: int) -> nn.Module:
-    return nn.Sequential(*convolution(inputs, outputs, config.kernel, config.padding, config.bias))
+    return nn.Sequential(*convolution(config, inputs, outputs, config.kernel, config.padding))
 
 
 def residual_block(config: ModelConfig, inputs: int, outputs: int) -> nn.Module:
@@ -77,8 +83,8 @@ def residual_block(config: ModelConfig, inputs: int, outputs: int) -> nn.Module:
 def separable_block(config: ModelConfig, inputs: int, outputs: int) -> nn.Module:
     """Depthwise then pointwise convolution (Howard et al., 2017, arXiv:1704.04861)."""
     return nn.Sequential(
-        *convolution(inputs, inputs, config.kernel, config.padding, config.bias, groups=inputs),
-        *convolution(inputs, outputs, 1, False, config.bias),
+        *convolution(config, inputs, inputs, config.kernel, config.padding, groups=inputs),
+        *convolution(config, inputs, outputs, 1, False),
     )
 
 
@@ -111,7 +117,8 @@ def _channels(config: ModelConfig, exponent: int) -> int:
             f"model.growth={config.growth:g} to the power of {exponent} times model.width={width} makes more than "
             f"{MOST_CHANNELS:,} channels; use fewer stages or blocks, a smaller growth, or model.growth_by=stage"
         )
-    return max(1, round(width * config.growth**exponent))
+    multiple = config.channel_multiple
+    return multiple * max(1, round(width * config.growth**exponent / multiple))
 
 
 def _shrunk(size: int, kernel: int, padded: bool) -> int:
@@ -145,7 +152,7 @@ def build_model(config: ModelConfig, shape: DataShape) -> nn.Sequential:
             if stage == position == 0:
                 size = _shrunk(size, config.stem_kernel, config.stem_padding)
                 block: nn.Module = nn.Sequential(
-                    *convolution(channels, width, config.stem_kernel, config.stem_padding, config.bias)
+                    *convolution(config, channels, width, config.stem_kernel, config.stem_padding)
                 )
             else:
                 size = _shrunk(size, config.kernel, config.padding)
@@ -175,7 +182,7 @@ def _head(config: ModelConfig, channels: int, size: int, shape: DataShape) -> li
     else:
         layers, features = [SpatialPool(channels, size)], channels
     if config.hidden:
-        layers += [nn.Linear(features, config.hidden), nn.ReLU(inplace=True)]
+        layers += [nn.Linear(features, config.hidden), activation(config)]
         features = config.hidden
     if config.dropout_at == DropoutAt.head:
         layers += _dropout(config)
