@@ -29,6 +29,7 @@ from tinysweep.composition import CONFIG_FOLDER, register_schema
 from tinysweep.device import usable_cores
 from tinysweep.errors import StudyError
 from tinysweep.files import write_whole
+from tinysweep.ledger import Ledger
 from tinysweep.plan import Plan
 from tinysweep.plugin import BudgetSweeper
 from tinysweep.proposals import Proposal, Proposer
@@ -76,7 +77,7 @@ def proposals(sampler: str, seed: int, number: int) -> list[str]:
         words = [f"hydra/sweeper/sampler={sampler}", f"hydra.sweeper.sampler.seed={seed}"]
         plan = make_plan(Path(folder), *SPACE, *words)
         study = Sweep(plan)._open()
-        proposer = Proposer(study, plan.space, plan.composer, None)
+        proposer = Proposer(study, plan.space, plan.composer, Ledger(), None)
         found = []
         for _ in range(number):
             answer = proposer.propose()

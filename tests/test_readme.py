@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import tinysweep
 from tinysweep.errors import ConfigError
@@ -37,7 +38,11 @@ def test_every_module_stands_in_the_tree() -> None:
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in REFUSED])
 def test_every_command_composes(command: str) -> None:
-    words = [word for word in shlex.split(command)[1:] if word != "-m" and not re.search(r"=\d,", word)]
+    words = shlex.split(command)[1:]
+    if "-m" in words:
+        words.remove("-m")
+        overrides = OverridesParser.create().parse_overrides(words)
+        words = [word for word, override in zip(words, overrides, strict=True) if not override.is_sweep_override()]
     config = tinysweep.compose(*words)
     if config.data.name != "image_folder":
         tinysweep.resolve(config, tinysweep.describe(config.data))
