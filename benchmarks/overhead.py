@@ -98,7 +98,8 @@ def write_record(folder: Path, accuracy: float) -> None:
     metrics = {"validation_accuracy": accuracy, "validation_loss": 1 - accuracy}
     cost = {"params": 1, "macs": 1, "activation_bytes": 1}
     record = {"state": State.complete, "reason": None, "metrics": metrics, "cost": cost}
-    RunFolder(folder).record.write_text(json.dumps(record | {"epochs": 1, "seed": 0, "train_seconds": 0.0}))
+    rest = {"epochs": 1, "seed": 0, "train_seconds": 0.0, "started": None, "finished": None}
+    RunFolder(folder).record.write_text(json.dumps(record | rest))
 
 
 def run_alone(sampler: str, trials: int) -> Clock:

@@ -21,6 +21,7 @@ from tinysweep import data, run, study, trial
 from tinysweep.config import Config
 from tinysweep.device import usable_cores
 from tinysweep.errors import DivergedError
+from tinysweep.proposals import Proposer
 from tinysweep.table import read_trials
 
 TINY = ["data.limit=64", "data.validation=100", "trainer.epochs=2", "trainer.clean_epochs=0", "trainer.threads=1"]
@@ -200,7 +201,7 @@ def test_groups_lists_and_numbers_are_searched_together(sweep: Sweep, place: Pat
     assert ended.status == 0, ended.err
     trials = table(place)
     for _, row in trials[trials.state == "complete"].iterrows():
-        record = json.loads((Path(row.folder) / "record.json").read_text())
+        record = json.loads((place / "outputs/sweeps/s" / row.folder / "record.json").read_text())
         assert record["config"]["model"]["family"] == row.model
         assert record["config"]["model"]["depth"] == json.loads(row["model.depth"])
         assert record["config"]["model"]["width"] == row["model.width"]
@@ -401,7 +402,10 @@ def test_a_trial_that_falls_behind_is_pruned(sweep: Sweep, place: Path) -> None:
     pruned = load_study(place).get_trials()[2]
     assert pruned.state.name == "PRUNED"
     assert sorted(pruned.intermediate_values) == list(range(1, trials.epochs[2] + 1))
-    assert json.loads((Path(trials.folder[2]) / "record.json").read_text())["state"] == "pruned"
+    assert (
+        json.loads((place / "outputs/sweeps/s" / trials.folder[2] / "record.json").read_text())["state"]
+        == "pruned"
+    )
 
 
 @pytest.mark.parametrize("pruner", ["none", "median", "patient", "successive_halving", "hyperband"])
@@ -543,3 +547,20 @@ def test_a_front_weighs_the_objectives_that_are_asked_for(sweep: Sweep, place: P
     sweep("model.width=2,3,6", "hydra.sweeper.study_name=s", "hydra.sweeper.objective=[validation_loss,macs]")
     solutions = OmegaConf.load(place / "outputs/sweeps/s/optimization_results.yaml").solutions
     assert sorted(each.trial for each in solutions) == sorted(t.number for t in load_study(place).best_trials)
+
+
+def test_ctrl_c_while_a_batch_is_being_gathered_leaves_nothing_running(
+    sweep: Sweep, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Proposer.propose
+    asked: list[bool] = []
+
+    def interrupted(self: Proposer) -> Any:
+        asked.append(True)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return real(self)
+
+    monkeypatch.setattr(Proposer, "propose", interrupted)
+    assert sweep("model.width=2,3,4", "hydra.sweeper.study_name=s").status == 130
+    assert list(table(place).state) == ["interrupted"] * 2

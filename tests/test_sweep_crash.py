@@ -107,7 +107,7 @@ def require_whole(place: Path, n_trials: int) -> pd.DataFrame:
     assert len(trained) == n_trials
     assert trained.number.is_unique
     for number, folder in zip(trained.number, trained.folder, strict=True):
-        record = json.loads((Path(folder) / "record.json").read_text())
+        record = json.loads((place / "outputs/sweeps/s" / folder / "record.json").read_text())
         assert record["config"]["trial"] == number
         assert record["state"] == frame.state[number]
         assert record["metrics"]["validation_accuracy"] == frame.validation_accuracy[number]

@@ -15,7 +15,7 @@ from tinysweep.errors import TinysweepError, first_line
 from tinysweep.plugin import METRICS
 from tinysweep.proposals import Proposal
 from tinysweep.record import RunFolder, State
-from tinysweep.study import Standing, Study
+from tinysweep.study import Standing, Study, trial_path
 
 POLL_SECONDS = 0.3
 DIED = "its worker died, killed or out of memory"
@@ -37,7 +37,7 @@ def settle(study: Study, number: int, record: dict[str, Any], objectives: list[s
     trial."""
     if record["state"] == State.running:
         return False
-    notes = figures(record) | {"folder": str(study.trial_folder(number))}
+    notes = figures(record) | {"folder": trial_path(number)}
     became, reason = Standing(record["state"]), record["reason"]
     if became == Standing.interrupted:
         return study.interrupt(study.trial(number), reason, **notes)
@@ -150,14 +150,14 @@ class Batch:
                 self._done(number)
 
     def _fail(self, number: int, reason: str) -> None:
-        self.study.close(number, Standing.failed, reason, folder=str(self.study.trial_folder(number)))
+        self.study.close(number, Standing.failed, reason, folder=trial_path(number))
         self._done(number)
 
     def _interrupt(self) -> None:
         self._look()
         for number in list(self.pending):
             record = read_record(self.study.trial_folder(number))
-            notes = figures(record) | {"folder": str(self.study.trial_folder(number))} if record else {}
+            notes = figures(record) | {"folder": trial_path(number)} if record else {}
             self.study.interrupt(self.study.trial(number), "the sweep was interrupted", **notes)
             self._done(number)
 

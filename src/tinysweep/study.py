@@ -114,6 +114,11 @@ def _open_sqlite(file: Path) -> RDBStorage:
     return RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect, "poolclass": QueuePool})
 
 
+def trial_path(number: int) -> str:
+    """Where a trial lies below its study's folder, the same on every machine."""
+    return f"trials/{number}"
+
+
 class Study:
     """An Optuna study seen by one of the sweepers that may be at work on it."""
 
@@ -129,7 +134,7 @@ class Study:
         return self.optuna._storage.get_trial(self._trial_id(number))
 
     def trial_folder(self, number: int) -> Path:
-        return self.folder / "trials" / str(number)
+        return self.folder / trial_path(number)
 
     def ask(self) -> Trial:
         """A new trial, signed by this sweeper."""
@@ -173,6 +178,12 @@ class Study:
         """Running trials whose sweeper is no longer there."""
         running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
         return [trial for trial in running if not self.is_attended(trial)]
+
+    def release(self, reason: str) -> None:
+        """Close as interrupted what this sweeper has asked for and will not come to train."""
+        for trial in self.trials():
+            if trial.state == TrialState.RUNNING and trial.user_attrs.get("sweeper") == self.lease.token:
+                self.interrupt(trial, reason)
 
     def is_attended(self, trial: FrozenTrial) -> bool:
         """Whether the sweeper that asked for a running trial is alive, or may be about to sign it."""

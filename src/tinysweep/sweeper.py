@@ -19,7 +19,7 @@ from tinysweep.plugin import METRICS
 from tinysweep.proposals import Proposal, Proposer, Refusal
 from tinysweep.samplers import GridOrder, build_sampler
 from tinysweep.screen import Screen, nothing_fits, progress, refused, result
-from tinysweep.study import TRAINED, Standing, Study, count, open_storage, standing, storage_errors
+from tinysweep.study import TRAINED, Standing, Study, count, open_storage, standing, storage_errors, trial_path
 from tinysweep.table import Table
 
 JUDGED_FROM = 10  # finished trials; a failure among fewer says little of a rate
@@ -50,6 +50,7 @@ class Sweep:
             try:
                 self._search(study)
             except KeyboardInterrupt:
+                study.release("the sweep was interrupted")
                 print(
                     f"stopped; {progress(study, self.plan.n_trials)}; the same command goes on from here",
                     flush=True,
@@ -77,6 +78,7 @@ class Sweep:
                 f"{self.plan.folder} holds the trials of another study, which its storage no longer has; move the "
                 "folder away, or begin another study: hydra.sweeper.study_name=NAME"
             )
+        optimized.set_metric_names(self.plan.objectives)  # as dashboards show them
         if self.plan.is_grid and self.plan.points:
             optimized.sampler = GridOrder(self.plan.points)
         else:
@@ -108,7 +110,7 @@ class Sweep:
             folder = study.trial_folder(trial.number)
             record = read_record(folder)
             if not (record and settle(study, trial.number, record, self.plan.objectives)):
-                notes = figures(record) | {"folder": str(folder)} if record else {}
+                notes = figures(record) | {"folder": trial_path(trial.number)} if record else {}
                 if not study.interrupt(trial, "its sweeper died", **notes):
                     continue
             screen.finished(study.trial(trial.number))
