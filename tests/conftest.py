@@ -1,20 +1,28 @@
 """What several test modules share: the real MNIST, small made data that can be learned, and commands in
 process."""
 
+import functools
 import logging
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hydra
+import optuna
 import pytest
 import torch
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
 
 from tinysweep import train
+from tinysweep.composition import CONFIG_FOLDER, register_schema
 from tinysweep.config import DEFAULT_ROOT
 from tinysweep.data import Data, Images
 from tinysweep.fetch import obtain
@@ -108,3 +116,22 @@ def command(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         return Ended(status, printed.out, printed.err)
 
     return call
+
+
+@functools.cache
+def loaded() -> tuple[ConfigLoader, DictConfig]:
+    """Hydra's loader and the configuration that it hands to a sweeper."""
+    register_schema()
+    with hydra.initialize_config_dir(str(CONFIG_FOLDER)):
+        loader = GlobalHydra.instance().config_loader()
+        return loader, loader.load_configuration("config", overrides=[], run_mode=RunMode.MULTIRUN)
+
+
+@pytest.fixture
+def quiet_optuna() -> Iterator[None]:
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    optuna.logging.set_verbosity(verbosity)

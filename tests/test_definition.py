@@ -3,31 +3,18 @@
 import functools
 from typing import Any
 
-import hydra
 import optuna
 import pytest
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from tinysweep.composition import CONFIG_FOLDER, register_schema
+from conftest import loaded
 from tinysweep.definition import define, made_name, require_comparable, require_same, words
 from tinysweep.errors import ConfigError, StudyError
 from tinysweep.space import Space, read_space
 from tinysweep.trial_config import Composer
 
 SEARCHED = ["model.width=4,8", "optimizer.lr=tag(log,interval(0.01,1))"]
-
-
-@functools.cache
-def loaded() -> tuple[ConfigLoader, DictConfig]:
-    """Hydra's loader and the configuration that it hands to a sweeper."""
-    register_schema()
-    with hydra.initialize_config_dir(str(CONFIG_FOLDER)):
-        loader = GlobalHydra.instance().config_loader()
-        return loader, loader.load_configuration("config", overrides=[], run_mode=RunMode.MULTIRUN)
 
 
 @functools.cache

@@ -1,7 +1,6 @@
 """What a study leaves for others: its best as YAML, and the winner as a recipe that composes as it stands."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,10 @@ from typing import Any
 import hydra
 import optuna
 import pytest
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from optuna.study import StudyDirection
 
+from conftest import loaded
 from tinysweep.budget import resolve
 from tinysweep.composition import CONFIG_FOLDER, register_schema, typed
 from tinysweep.config import Config
@@ -25,15 +22,6 @@ from tinysweep.plugin import METRICS
 from tinysweep.space import Value
 from tinysweep.study import Standing, Study
 from tinysweep.trial_config import INCIDENTAL, Composer, identity
-
-
-@functools.cache
-def loaded() -> tuple[ConfigLoader, DictConfig]:
-    """Hydra's loader and the configuration that it hands to a sweeper."""
-    register_schema()
-    with hydra.initialize_config_dir(str(CONFIG_FOLDER)):
-        loader = GlobalHydra.instance().config_loader()
-        return loader, loader.load_configuration("config", overrides=[], run_mode=RunMode.MULTIRUN)
 
 
 def begun(folder: Path, objectives: Sequence[str] = ("validation_accuracy",), name: str = "mine") -> Study:

@@ -3,8 +3,6 @@
 import functools
 import importlib.util
 import random
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import hydra
@@ -35,14 +33,7 @@ CONDITIONAL: list[Point] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    optuna.logging.set_verbosity(verbosity)
+pytestmark = pytest.mark.usefixtures("quiet_optuna")
 
 
 def choices(points: list[Point]) -> dict[str, CategoricalDistribution]:

@@ -1,7 +1,6 @@
 """A trial's configuration: the one that its job composes, at a fraction of the time, and its fingerprint."""
 
 import dataclasses
-import functools
 import json
 import random
 import subprocess
@@ -11,29 +10,16 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-import hydra
 import pytest
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import tinysweep
-from tinysweep.composition import CONFIG_FOLDER, register_schema
+from conftest import loaded
 from tinysweep.config import Config, SchedulerName
 from tinysweep.errors import ConfigError
 from tinysweep.explain import settings
 from tinysweep.space import Value
 from tinysweep.trial_config import INCIDENTAL, Composer, digest, identity, override
-
-
-@functools.cache
-def loaded() -> tuple[ConfigLoader, DictConfig]:
-    """Hydra's loader and the configuration that it hands to a sweeper."""
-    register_schema()
-    with hydra.initialize_config_dir(str(CONFIG_FOLDER)):
-        loader = GlobalHydra.instance().config_loader()
-        return loader, loader.load_configuration("config", overrides=[], run_mode=RunMode.MULTIRUN)
 
 
 class Spy:
