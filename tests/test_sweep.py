@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
@@ -564,3 +565,16 @@ def test_ctrl_c_while_a_batch_is_being_gathered_leaves_nothing_running(
     monkeypatch.setattr(Proposer, "propose", interrupted)
     assert sweep("model.width=2,3,4", "hydra.sweeper.study_name=s").status == 130
     assert list(table(place).state) == ["interrupted"] * 2
+
+
+def test_damaged_data_is_refused_before_the_study_is_made(sweep: Sweep, place: Path, mnist_root: Path) -> None:
+    shutil.copytree(mnist_root, place / "bad")
+    file = next((place / "bad").rglob("train-images-idx3-ubyte"))
+    content = bytearray(file.read_bytes())
+    content[5000] ^= 1
+    file.write_bytes(content)
+    ended = sweep("model.width=2,3", "data.root=bad", "data.download=false")
+    assert ended.status == 1
+    assert ended.err.startswith("error: MNIST is incomplete in bad: ")
+    assert ended.err.count("\n") == 1
+    assert not (place / "outputs").exists()

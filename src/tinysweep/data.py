@@ -55,6 +55,17 @@ def describe(config: DataConfig) -> DataShape:
     return DataShape(channels=1, size=28, classes=10)
 
 
+def prepare(config: DataConfig) -> None:
+    """See to it that a data set is there and undamaged, fetched if need be, without reading an image.
+
+    Raises:
+        DataError: it can't be had, or is damaged.
+    """
+    describe(config)
+    if config.name != DataName.image_folder:
+        obtain(config.name, Path(config.root), config.download)
+
+
 def load(config: DataConfig) -> Data:
     """The training and validation images of a data set, fetched if need be.
 

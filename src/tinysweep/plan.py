@@ -1,13 +1,16 @@
 """Everything that a sweep needs, read and checked before its study is touched."""
 
 from pathlib import Path
+from typing import cast
 
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from optuna.pruners import NopPruner
 
 from tinysweep.batch import Launch
+from tinysweep.config import DataConfig
+from tinysweep.data import prepare
 from tinysweep.definition import define, made_name, require_comparable
 from tinysweep.device import usable_cores
 from tinysweep.errors import ConfigError
@@ -28,6 +31,7 @@ class Plan:
 
     Raises:
         ConfigError: a wrong setting, space or launcher.
+        DataError: the data can't be had, or is damaged.
     """
 
     def __init__(
@@ -47,6 +51,10 @@ class Plan:
         self._require_choices()
         self.pruner = build_pruner(master.hydra.sweeper.pruner)
         require_comparable(self.objectives, base, self.space, not isinstance(self.pruner, NopPruner))
+        if "data" not in self.space.searched:
+            prepare(
+                cast(DataConfig, OmegaConf.to_object(base.data))
+            )  # once, or every trial would fail for what is mended later
         self.is_grid = is_grid(self.sampler)
         self.points = self._points()
         self.n_trials = config.n_trials or (None if self.is_grid else DEFAULT_TRIALS)
