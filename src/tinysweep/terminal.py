@@ -1,0 +1,38 @@
+"""What the commands that read finished work share: arguments, and errors that are one clear line."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from tinysweep.errors import TinysweepError
+
+INTERRUPTED = 130  # the exit status by which shells know a command that Ctrl-C stopped
+
+
+def program(parser: argparse.ArgumentParser, task: Callable[[argparse.Namespace], None]) -> None:
+    """Parse the command line and run `task` on it.
+
+    Exits with status 1 and one line on an error that the user can mend, with 2 on arguments that the parser
+    refuses, with 130 when interrupted or terminated. A reader that goes away, such as `head`, ends it quietly.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    options = parser.parse_args()
+    try:
+        task(options)
+        sys.stdout.flush()
+    except TinysweepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # Python flushes once more at its end; what is left goes nowhere instead of into another error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
