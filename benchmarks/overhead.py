@@ -33,7 +33,7 @@ from tinysweep.plan import Plan
 from tinysweep.proposals import suggest
 from tinysweep.record import RunFolder, State
 from tinysweep.samplers import build_sampler
-from tinysweep.study import open_storage
+from tinysweep.storage import open_storage
 from tinysweep.sweeper import Sweep
 
 RESULT = Path(__file__).parents[1] / "results" / "overhead.csv"

@@ -27,6 +27,7 @@ from tinysweep.config import DEFAULT_ROOT
 from tinysweep.data import Data, Images
 from tinysweep.fetch import obtain
 from tinysweep.model import DataShape
+from tinysweep.study import Study
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +117,12 @@ def command(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         return Ended(status, printed.out, printed.err)
 
     return call
+
+
+def entered(study: Study, **notes: Any) -> int:
+    """The number of a new running trial that has drawn nothing."""
+    study.draft(study.trials())
+    return study.enter(**notes).number
 
 
 @functools.cache

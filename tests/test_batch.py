@@ -13,6 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
+from conftest import entered
 from tinysweep import batch
 from tinysweep.batch import DIED, Batch, figures, read_record, settle
 from tinysweep.config import Config
@@ -85,9 +86,7 @@ class Bench:
     def run_with(self, launch: Callable[[Jobs, int], Sequence[JobReturn]], count: int) -> None:
         proposals = []
         for _ in range(count):
-            trial = self.study.ask()
-            trial.set_user_attr("seed", 3)
-            proposals.append(Proposal(trial.number, [], Config()))
+            proposals.append(Proposal(entered(self.study, seed=3), [], Config()))
 
         def finished(trial: FrozenTrial) -> None:
             assert trial.state.is_finished()
@@ -154,7 +153,7 @@ def test_a_trial_whose_record_lacks_an_objective_has_failed(tmp_path: Path, obje
 
 
 def test_a_record_that_is_not_finished_settles_nothing(bench: Bench) -> None:
-    number = bench.study.ask().number
+    number = entered(bench.study)
     assert not settle(bench.study, number, record("running"), ACCURACY)
     assert bench.standings == ["running"]
     assert settle(bench.study, number, record(), ACCURACY)
@@ -365,14 +364,3 @@ def test_an_interruption_keeps_what_had_finished_and_closes_the_rest(bench: Benc
     assert bench.reason(2) == bench.reason(3) == "the sweep was interrupted"
     assert bench.study.trial(2).user_attrs["validation_accuracy"] == 0.25, "what it had found by then is noted"
     assert sorted(bench.finished) == [0, 1, 2, 3]
-
-
-def test_what_was_interrupted_waits_to_be_proposed_again(bench: Bench) -> None:
-    def job(_number: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        bench.run(2, job)
-    waiting = [trial for trial in bench.study.trials() if not trial.state.is_finished()]
-    assert len(waiting) == 2
-    assert all(trial.datetime_start is None for trial in waiting)

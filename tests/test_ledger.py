@@ -5,7 +5,7 @@ import random
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tinysweep.ledger import Ledger
-from tinysweep.study import STATES, TRAINED, Standing, count, is_going, standing
+from tinysweep.study import STATES, TRAINED, Standing, count, standing
 
 
 def finished(number: int, became: Standing, key: str | None = None) -> FrozenTrial:
@@ -34,25 +34,25 @@ def test_counts_are_those_of_all_trials_however_they_finish() -> None:
         for became in Standing:
             assert ledger.count(trials, became) == count(trials, became)
         assert ledger.count(trials, *TRAINED) == sum(standing(trial) in TRAINED for trial in trials)
-        assert ledger.going(trials) == sum(map(is_going, trials))
+        assert ledger.going(trials) == sum(trial.state == TrialState.RUNNING for trial in trials)
 
 
 def test_a_twin_is_found_whether_it_has_finished_or_is_being_trained() -> None:
     trials = [
         finished(0, Standing.complete, "a"),
         finished(1, Standing.interrupted, "b"),
-        running(2, key="c", seed=0),
+        running(2, key="c"),
         finished(3, Standing.failed, "d"),
-        running(4, key="e"),
+        finished(4, Standing.duplicate, "e"),
     ]
     ledger = Ledger()
-    found = {key: ledger.twin(trials, key, 4) for key in "abcdef"}
+    found = {key: ledger.twin(trials, key) for key in "abcdef"}
     assert {key: twin and twin.number for key, twin in found.items()} == {
         "a": 0, "b": None, "c": 2, "d": 3, "e": None, "f": None
     }  # fmt: skip
 
 
-def test_of_two_that_show_the_same_configuration_at_once_the_later_one_gives_way() -> None:
+def test_of_two_that_begin_with_the_same_configuration_at_once_the_later_one_gives_way() -> None:
     trials = [running(0, key="a"), running(1, key="a")]
     later, earlier = Ledger().twin(trials, "a", 1), Ledger().twin(trials, "a", 0)
     assert later is not None
@@ -60,14 +60,25 @@ def test_of_two_that_show_the_same_configuration_at_once_the_later_one_gives_way
     assert earlier is None
 
 
-def test_one_that_is_already_being_trained_wins_over_an_earlier_number() -> None:
-    trials = [running(0, key="a"), running(1, key="a", seed=0)]  # number 0 lay waiting to be proposed again
-    twin = Ledger().twin(trials, "a", 0)
-    assert twin is not None
-    assert twin.number == 1
-
-
 def test_room_is_asked_for_behind_the_earlier_trials_only() -> None:
     trials = [running(0, key="a"), running(1, key="b"), running(2, key="c")]
     assert [Ledger().going(trials, number) for number in range(3)] == [0, 1, 2]
-    assert Ledger().going(trials) == 0
+    assert Ledger().going(trials) == 3
+
+
+def test_what_was_cut_short_is_told_until_it_is_taken_up_again() -> None:
+    trials = [
+        finished(0, Standing.interrupted, "a"),
+        finished(1, Standing.interrupted),
+        finished(2, Standing.interrupted, "b"),
+        finished(3, Standing.pruned, "b"),
+        finished(4, Standing.interrupted, "c"),
+        running(5, key="c"),
+        finished(6, Standing.interrupted, "d"),
+    ]
+    ledger = Ledger()
+    assert [trial.number for trial in ledger.cut_short(trials)] == [0, 6]
+    trials[5] = finished(5, Standing.interrupted, "c")
+    assert sorted(trial.user_attrs["key"] for trial in ledger.cut_short(trials)) == ["a", "c", "d"]
+    trials.append(finished(7, Standing.complete, "a"))
+    assert sorted(trial.user_attrs["key"] for trial in ledger.cut_short(trials)) == ["c", "d"]

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from optuna.study import StudyDirection
 
-from conftest import loaded
+from conftest import entered, loaded
 from tinysweep.budget import resolve
 from tinysweep.composition import CONFIG_FOLDER, register_schema, typed
 from tinysweep.config import Config
@@ -38,15 +38,13 @@ def add(study: Study, objectives: Sequence[str], values: dict[str, Value] | None
         "params": 100,
         "macs": 10,
     } | figures
-    study.optuna.enqueue_trial(values or {})
-    trial = study.ask()
+    trial = study.draft(study.trials(), values or {})
     for name, value in (values or {}).items():
         if type(value) is int:
             trial.suggest_int(name, 1, 10**6)
         else:
             trial.suggest_categorical(name, [value])
-    study.close(trial.number, Standing.complete, None, [float(found[name]) for name in objectives], **found)
-    return trial.number
+    return study.enter(Standing.complete, None, [float(found[name]) for name in objectives], **found).number
 
 
 def written(study: Study) -> Any:
@@ -64,7 +62,7 @@ def test_the_best_trial_is_written_with_its_number_parameters_and_value(tmp_path
         "optimizer.lr": 1e-05,
         "model.bias": True,
     }
-    study.close(study.ask().number, Standing.failed, "why")
+    study.close(entered(study), Standing.failed, "why")
     add(study, aims, validation_accuracy=0.5)
     add(study, aims, values, validation_accuracy=0.9953)
     best = write_results(study, aims)
@@ -111,8 +109,8 @@ def test_several_objectives_have_several_solutions(tmp_path: Path) -> None:
 
 def test_where_nothing_has_completed_nothing_is_written(tmp_path: Path) -> None:
     study = begun(tmp_path)
-    study.close(study.ask().number, Standing.pruned, "why")
-    study.ask()
+    study.close(entered(study), Standing.pruned, "why")
+    entered(study)
     assert write_results(study, ["validation_accuracy"]) is None
     assert list(tmp_path.iterdir()) == []
 

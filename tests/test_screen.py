@@ -11,6 +11,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from conftest import entered
 from tinysweep.lease import Lease
 from tinysweep.plugin import METRICS
 from tinysweep.proposals import Refusal
@@ -235,8 +236,8 @@ def test_progress_is_one_line_with_every_kind_that_there_is(tmp_path: Path) -> N
     study = Study(optuna.create_study(study_name="mine", direction="maximize"), tmp_path, Lease(tmp_path))
     assert progress(study, 20) == "study mine: 0 of 20 trials trained (none begun)"
     for became in (Standing.complete, Standing.complete, Standing.pruned, Standing.failed, Standing.over_budget):
-        study.close(study.ask().number, became, "why", [0.5] if became == Standing.complete else None)
-    study.ask()
+        study.close(entered(study), became, "why", [0.5] if became == Standing.complete else None)
+    entered(study)
     text = progress(study, 20)
     assert text.startswith("study mine: 4 of 20 trials trained (")
     for words in ("1 running", "2 complete", "1 pruned", "1 failed", "1 over budget"):

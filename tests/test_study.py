@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +16,26 @@ import pytest
 import sqlalchemy.exc
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from conftest import entered
 from tinysweep.composition import CONFIG_FOLDER, register_schema
 from tinysweep.errors import StudyError
 from tinysweep.lease import EXPIRED_SECONDS, LEASE_PREFIX, Lease
 from tinysweep.ledger import Ledger
-from tinysweep.proposals import Proposal, Proposer, Refusal
+from tinysweep.proposals import Proposal, Proposer, Refusal, suggest
 from tinysweep.space import Space
+from tinysweep.storage import open_storage, storage_errors
 from tinysweep.study import (
     STATES,
     TRAINED,
-    UNOWNED_SECONDS,
     Standing,
     Study,
     count,
-    open_storage,
     standing,
-    storage_errors,
 )
 from tinysweep.trial_config import Composer
 
@@ -57,10 +55,10 @@ def join(tmp_path: Path, storage: BaseStorage) -> Iterator[Join]:
     """Makes a sweeper of the same study, alive until the end of the test."""
     leases: list[Lease] = []
 
-    def one_more(repeats: bool = True, maximize: Sequence[bool] = (True,)) -> Study:
+    def one_more(maximize: Sequence[bool] = (True,)) -> Study:
         directions = [StudyDirection.MAXIMIZE if more else StudyDirection.MINIMIZE for more in maximize]
         joined = optuna.create_study(study_name="s", storage=storage, directions=directions, load_if_exists=True)
-        study = Study(joined, tmp_path, Lease(tmp_path), repeats)
+        study = Study(joined, tmp_path, Lease(tmp_path))
         study.lease.begin(study.optuna.set_user_attr)
         leases.append(study.lease)
         return study
@@ -109,7 +107,7 @@ def test_a_trial_stands_as_its_note_says_and_by_its_state_where_that_says_all(
 
 @pytest.mark.parametrize("became", [standing for standing in Standing if standing != Standing.running])
 def test_a_trial_closed_by_a_sweeper_stands_as_it_was_closed(study: Study, became: Standing) -> None:
-    number = study.ask().number
+    number = entered(study)
     assert standing(study.trial(number)) == Standing.running
     assert study.close(number, became, "why", [0.5] if became == Standing.complete else None, params=7)
     assert standing(study.trial(number)) == became
@@ -124,7 +122,7 @@ def test_the_sampler_learns_from_what_is_over_budget_and_forgets_what_failed() -
 
 
 def test_a_repeated_result_counts_for_the_sampler_and_a_repeat_without_one_does_not(study: Study) -> None:
-    first, second = study.ask().number, study.ask().number
+    first, second = entered(study), entered(study)
     study.close(first, Standing.duplicate, "as trial 0", [0.25])
     study.close(second, Standing.duplicate, "as trial 1, running")
     assert (study.trial(first).state, study.trial(first).values) == (TrialState.COMPLETE, [0.25])
@@ -133,10 +131,10 @@ def test_a_repeated_result_counts_for_the_sampler_and_a_repeat_without_one_does_
 
 def test_only_trained_trials_are_counted_as_such_and_no_waiting_one(study: Study) -> None:
     for became in Standing:
-        number = study.ask().number
+        number = entered(study)
         if became != Standing.running:
             study.close(number, became, values=[1.0] if became == Standing.complete else None)
-    study.optuna.enqueue_trial({})
+    study.optuna.enqueue_trial({})  # as Optuna's own tools can
     assert count(study.trials(), *TRAINED) == 3
     assert count(study.trials(), Standing.running) == 1
     assert count(study.trials(), *Standing) == len(Standing)
@@ -150,19 +148,18 @@ def test_only_trained_trials_are_counted_as_such_and_no_waiting_one(study: Study
 def test_a_trial_is_closed_once_and_keeps_what_it_was_closed_with(tmp_path: Path, database: bool) -> None:
     storage = open_storage(None, tmp_path) if database else InMemoryStorage()
     study = Study(optuna.create_study(storage=storage, direction="maximize"), tmp_path, Lease(tmp_path))
-    number = study.ask().number
+    number = entered(study)
     assert study.close(number, Standing.complete, values=[0.5], params=7)
     before = study.trial(number)
     for became, values in [(Standing.failed, None), (Standing.complete, [0.75]), (Standing.interrupted, None)]:
         assert not study.close(number, became, "later", values, params=8)
-        assert not study.interrupt(study.trial(number), "later")
     assert study.trial(number) == before
     assert len(study.trials()) == 1
 
 
 def test_of_sweepers_that_close_a_trial_one_after_the_other_the_first_wins(join: Join) -> None:
     one, other = join(), join()
-    number = one.ask().number
+    number = entered(one)
     assert other.close(number, Standing.interrupted, "its sweeper died")
     assert not one.close(number, Standing.complete, values=[1.0])
     assert standing(one.trial(number)) == standing(other.trial(number)) == Standing.interrupted
@@ -170,62 +167,13 @@ def test_of_sweepers_that_close_a_trial_one_after_the_other_the_first_wins(join:
 
 def test_a_trial_with_several_objectives_keeps_all_of_its_values(join: Join) -> None:
     study = join(maximize=(True, False))
-    number = study.ask().number
+    number = entered(study)
     study.close(number, Standing.complete, values=[0.5, 100.0])
     assert study.trial(number).values == [0.5, 100.0]
     for became in (Standing.pruned, Standing.over_budget, Standing.failed):
-        number = study.ask().number
+        number = entered(study)
         assert study.close(number, became, "why")
         assert standing(study.trial(number)) == became
-
-
-# ---- interrupting
-
-
-SPACE = {
-    "width": IntDistribution(1, 10**6),
-    "lr": FloatDistribution(0, 1),
-    "depth": CategoricalDistribution(("[1]", "[2]")),
-}
-
-
-def test_an_interrupted_trial_is_proposed_again_once(study: Study) -> None:
-    trial = study.optuna.ask(SPACE)
-    trial.set_user_attr("seed", 0)
-    assert study.interrupt(study.trial(trial.number), "stopped", epochs=2)
-    closed = study.trial(trial.number)
-    assert (standing(closed), closed.user_attrs["reason"], closed.user_attrs["epochs"]) == (
-        "interrupted",
-        "stopped",
-        2,
-    )
-    again, next_one = study.optuna.ask(SPACE), study.optuna.ask(SPACE)
-    assert again.number != trial.number
-    assert again.params == trial.params
-    assert next_one.params != trial.params
-
-
-def test_what_had_not_passed_the_gate_is_not_proposed_again(study: Study) -> None:
-    trial = study.optuna.ask(SPACE)
-    assert study.interrupt(study.trial(trial.number), "stopped")
-    assert study.optuna.ask(SPACE).params != trial.params
-
-
-def test_a_sampler_that_comes_back_by_itself_is_not_told_to(join: Join) -> None:
-    study = join(repeats=False)
-    trial = study.optuna.ask(SPACE)
-    trial.set_user_attr("seed", 0)
-    assert study.interrupt(study.trial(trial.number), "stopped")
-    assert len(study.trials()) == 1
-
-
-def test_only_the_sweeper_that_closes_a_trial_proposes_it_again(join: Join) -> None:
-    one, other = join(), join()
-    trial = one.optuna.ask(SPACE)
-    trial.set_user_attr("seed", 0)
-    frozen = one.trial(trial.number)
-    assert [one.interrupt(frozen, "stopped"), other.interrupt(frozen, "its sweeper died")] == [True, False]
-    assert len(one.trials()) == 2
 
 
 # ---- whose trial it is
@@ -237,7 +185,7 @@ def numbers(trials: list[FrozenTrial]) -> list[int]:
 
 def test_the_trials_of_a_living_sweeper_are_attended_and_those_of_a_dead_one_abandoned(join: Join) -> None:
     one, other = join(), join()
-    mine, others = one.ask().number, other.ask().number
+    mine, others = entered(one), entered(other)
     assert [numbers(sweeper.abandoned()) for sweeper in (one, other)] == [[], []]
     other.lease.end()
     assert numbers(one.abandoned()) == [others]
@@ -247,10 +195,11 @@ def test_the_trials_of_a_living_sweeper_are_attended_and_those_of_a_dead_one_aba
 def test_a_killed_sweepers_trial_is_abandoned_at_once(tmp_path: Path) -> None:
     program = (
         "import optuna, sys; from pathlib import Path; from tinysweep.lease import Lease; "
-        "from tinysweep.study import Study, open_storage; folder = Path(sys.argv[1]); "
+        "from tinysweep.storage import open_storage; from tinysweep.study import Study; "
+        "folder = Path(sys.argv[1]); "
         "joined = optuna.create_study(study_name='s', storage=open_storage(None, folder)); "
         "study = Study(joined, folder, Lease(folder)); study.lease.begin(joined.set_user_attr); "
-        "print(study.ask().number, flush=True); sys.stdin.read()"
+        "study.draft([]); print(study.enter().number, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)],
@@ -273,7 +222,7 @@ def test_a_killed_sweepers_trial_is_abandoned_at_once(tmp_path: Path) -> None:
 def test_finished_and_waiting_trials_are_never_abandoned(join: Join) -> None:
     one, other = join(), join()
     for became in (Standing.complete, Standing.pruned, Standing.failed, Standing.interrupted):
-        other.close(other.ask().number, became, values=[1.0] if became == Standing.complete else None)
+        other.close(entered(other), became, values=[1.0] if became == Standing.complete else None)
     other.optuna.enqueue_trial({})
     other.lease.end()
     assert one.abandoned() == []
@@ -288,63 +237,9 @@ def test_a_sweeper_on_another_machine_attends_its_trials_while_its_heart_beats(s
     assert numbers(study.abandoned()) == [trial.number]
 
 
-@pytest.mark.parametrize(
-    ("age", "attended"), [(0, True), (UNOWNED_SECONDS / 2, True), (2 * UNOWNED_SECONDS, False)]
-)
-def test_a_trial_that_nobody_has_signed_is_attended_for_a_moment_only(
-    study: Study, age: float, attended: bool
-) -> None:
-    trial = create_trial(state=TrialState.RUNNING)
-    trial.datetime_start = datetime.now() - timedelta(seconds=age)
-    assert study.is_attended(trial) is attended
-
-
-# ---- waiting for earlier trials to decide
-
-
-def test_a_trial_waits_until_every_earlier_one_of_a_living_sweeper_has_shown_its_configuration(join: Join) -> None:
-    one, other = join(), join()
-    earlier = other.ask()
-    number = one.ask().number
-    other.ask()  # a later one isn't waited for
-    with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(one.wait_for_earlier, number)
-        time.sleep(0.15)
-        assert not waiting.done()
-        earlier.set_user_attr("key", "a configuration")
-        waiting.result(timeout=10)
-
-
-def test_a_trial_waits_for_an_earlier_one_until_that_is_closed(join: Join) -> None:
-    one, other = join(), join()
-    earlier, number = other.ask().number, one.ask().number
-    with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(one.wait_for_earlier, number)
-        time.sleep(0.15)
-        assert not waiting.done()
-        other.close(earlier, Standing.over_budget, "too large")
-        waiting.result(timeout=10)
-
-
-def test_a_trial_does_not_wait_for_the_dead(join: Join) -> None:
-    one, other = join(), join()
-    other.ask()
-    number = one.ask().number
-    other.lease.end()
-    one.wait_for_earlier(number)
-    assert numbers(one.abandoned()) == [0]
-
-
-def test_a_trial_stops_waiting_when_the_other_sweeper_dies(join: Join) -> None:
-    one, other = join(), join()
-    other.ask()
-    number = one.ask().number
-    with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(one.wait_for_earlier, number)
-        time.sleep(0.15)
-        assert not waiting.done()
-        other.lease.end()
-        waiting.result(timeout=10)
+def test_a_trial_that_no_sweeper_has_signed_is_nobodys(study: Study) -> None:
+    trial = study.optuna.ask()
+    assert numbers(study.abandoned()) == [trial.number]
 
 
 # ---- the same configuration at once
@@ -407,6 +302,7 @@ def test_a_configuration_that_was_trained_is_not_trained_again_and_its_result_is
     first = proposer.propose()
     assert isinstance(first, Proposal)
     study.close(first.number, became, "why", values)
+    proposer.refresh()
     second = proposer.propose()
     if became == Standing.interrupted:
         assert isinstance(second, Proposal), "it has no result"
@@ -427,6 +323,81 @@ def test_sweepers_together_take_no_more_trials_than_are_asked_for(join: Join, co
     assert {answer.became for answer in answers if isinstance(answer, Refusal)} == {Standing.withdrawn}
     other.close(1, Standing.interrupted, "stopped")
     assert isinstance(Proposer(other, space, composed, Ledger(), 3).propose(), Proposal), "the place is free again"
+
+
+# ---- what was cut short
+
+
+@pytest.fixture
+def drawn() -> Space:
+    return Space({"trainer.seed": IntDistribution(0, 10**6), "optimizer.lr": FloatDistribution(0.01, 1)})
+
+
+def propose(proposer: Proposer) -> Proposal:
+    proposer.refresh()
+    answer = proposer.propose()
+    assert isinstance(answer, Proposal)
+    return answer
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["same sweeper", "another"])
+def test_an_interrupted_trial_is_proposed_again_once(
+    join: Join, composed: Composer, drawn: Space, same: bool
+) -> None:
+    one, other = join(), join()
+    proposer = Proposer(one, drawn, composed, Ledger(), None)
+    first = propose(proposer)
+    one.close(first.number, Standing.interrupted, "stopped", epochs=2)
+    if not same:
+        proposer = Proposer(other, drawn, composed, Ledger(), None)
+    again, next_one = propose(proposer), propose(proposer)
+    assert again.number != first.number
+    assert again.overrides == first.overrides
+    assert again.config == first.config
+    assert next_one.overrides != first.overrides
+    assert attributes(one, first.number)["epochs"] == 2, "what it had found is kept"
+
+
+def test_what_is_interrupted_twice_is_proposed_a_third_time(join: Join, composed: Composer, drawn: Space) -> None:
+    studies = [join(), join(), join()]
+    proposers = [Proposer(study, drawn, composed, Ledger(), None) for study in studies]
+    answers = []
+    for study, proposer in zip(studies, proposers, strict=True):
+        answers.append(propose(proposer))
+        study.close(answers[-1].number, Standing.interrupted, "stopped")
+    assert answers[0].overrides == answers[1].overrides == answers[2].overrides
+
+
+def test_what_another_sweeper_has_taken_up_again_is_left_to_it(
+    join: Join, composed: Composer, drawn: Space
+) -> None:
+    one, other = (Proposer(join(), drawn, composed, Ledger(), None) for _ in range(2))
+    first = propose(one)
+    one.study.close(first.number, Standing.interrupted, "stopped")
+    again = propose(other)
+    assert again.overrides == first.overrides
+    assert propose(one).overrides != first.overrides
+    other.study.close(again.number, Standing.complete, values=[0.5])
+    assert propose(one).overrides != first.overrides
+
+
+def test_what_had_not_passed_the_gate_is_not_proposed_again(
+    study: Study, composed: Composer, drawn: Space
+) -> None:
+    trial = study.draft(study.trials(), {"trainer.seed": 1, "optimizer.lr": 0.5})
+    for name, distribution in drawn.searched.items():
+        suggest(trial, name, distribution)
+    study.enter(Standing.interrupted, "stopped")
+    assert propose(Proposer(study, drawn, composed, Ledger(), None)).config.trainer.seed != 1
+
+
+def test_a_sampler_that_comes_back_by_itself_is_not_told_to(
+    study: Study, composed: Composer, drawn: Space
+) -> None:
+    proposer = Proposer(study, drawn, composed, Ledger(), None, repeats=False)
+    first = propose(proposer)
+    study.close(first.number, Standing.interrupted, "stopped")
+    assert propose(proposer).overrides != first.overrides
 
 
 # ---- storages
@@ -550,7 +521,7 @@ def test_what_is_not_the_storages_fault_passes_unchanged(error: BaseException) -
     assert caught.value is error
 
 
-def test_a_trial_asked_for_is_signed(study: Study) -> None:
-    trial: Trial = study.ask()
-    assert attributes(study, trial.number)["sweeper"] == study.lease.token
-    assert study.trial_folder(trial.number) == study.folder / "trials" / "0"
+def test_a_trial_is_signed(study: Study) -> None:
+    number = entered(study)
+    assert attributes(study, number)["sweeper"] == study.lease.token
+    assert study.trial_folder(number) == study.folder / "trials" / "0"

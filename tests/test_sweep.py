@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 import tinysweep
 from conftest import Command
-from tinysweep import data, run, study, trial
+from tinysweep import data, run, storage, trial
 from tinysweep.config import Config
 from tinysweep.device import usable_cores
 from tinysweep.errors import DivergedError
@@ -366,7 +366,7 @@ def test_a_locked_database_is_one_line_and_loses_nothing(
     sweep: Sweep, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep("model.width=2,3", "hydra.sweeper.study_name=s", "hydra.sweeper.n_trials=1")
-    monkeypatch.setattr(study, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(storage, "BUSY_SECONDS", 0.2)
     database = sqlite3.connect(place / "outputs/sweeps/s/study.db")
     database.execute("BEGIN EXCLUSIVE")
     ended = sweep("model.width=2,3", "hydra.sweeper.study_name=s")

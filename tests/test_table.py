@@ -13,6 +13,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from conftest import entered
 from tinysweep.lease import Lease
 from tinysweep.plugin import METRICS
 from tinysweep.study import Standing, Study, standing
@@ -232,7 +233,7 @@ def test_a_table_written_again_and_again_is_the_one_that_is_written_at_once(tmp_
 def test_the_row_of_a_running_trial_is_made_anew_until_it_has_finished(tmp_path: Path) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = Study(optuna.create_study(direction="maximize"), tmp_path, Lease(tmp_path))
-    number = study.ask().number
+    number = entered(study)
     living = table()
     assert living.frame(study.trials()).state.tolist() == ["running"]
     study.close(number, Standing.complete, values=[0.5], validation_accuracy=0.5, params=7)
@@ -240,7 +241,7 @@ def test_the_row_of_a_running_trial_is_made_anew_until_it_has_finished(tmp_path:
     assert frame.state.tolist() == ["complete"]
     assert frame.params.tolist() == [7]
     assert frame.finished.notna().all()
-    study.ask()
+    entered(study)
     frame = living.frame(study.trials())
     assert frame.state.tolist() == ["complete", "running"]
     pd.testing.assert_frame_equal(frame, table().frame(study.trials()))

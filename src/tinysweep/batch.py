@@ -39,8 +39,6 @@ def settle(study: Study, number: int, record: dict[str, Any], objectives: list[s
         return False
     notes = figures(record) | {"folder": trial_path(number)}
     became, reason = Standing(record["state"]), record["reason"]
-    if became == Standing.interrupted:
-        return study.interrupt(study.trial(number), reason, **notes)
     values = None
     if became == Standing.complete:
         wrong = [name for name in objectives if notes[name] is None or not math.isfinite(notes[name])]
@@ -158,7 +156,7 @@ class Batch:
         for number in list(self.pending):
             record = read_record(self.study.trial_folder(number))
             notes = figures(record) | {"folder": trial_path(number)} if record else {}
-            self.study.interrupt(self.study.trial(number), "the sweep was interrupted", **notes)
+            self.study.close(number, Standing.interrupted, "the sweep was interrupted", **notes)
             self._done(number)
 
     def _done(self, number: int) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 
 from optuna.trial import FrozenTrial, TrialState
 
-from tinysweep.study import TRAINED, Standing, is_going, standing
+from tinysweep.study import TRAINED, Standing, standing
 
 
 class Ledger:
@@ -16,14 +16,18 @@ class Ledger:
         self.read = 0  # the trials before this number are finished and taken in
         self.counts: Counter[Standing] = Counter()
         self.first: dict[str, int] = {}  # configuration -> the first trial that was trained with it
+        self.stopped: dict[str, FrozenTrial] = {}  # configuration -> a trial with it that was cut short
 
     def _take_in(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         while self.read < len(trials) and trials[self.read].state.is_finished():
             trial = trials[self.read]
             became = standing(trial)
             self.counts[became] += 1
-            if became in TRAINED and (key := trial.user_attrs.get("key")):
-                self.first.setdefault(key, trial.number)
+            if key := trial.user_attrs.get("key"):
+                if became in TRAINED:
+                    self.first.setdefault(key, trial.number)
+                elif became == Standing.interrupted:
+                    self.stopped[key] = trial
             self.read += 1
         return trials[self.read :]
 
@@ -33,25 +37,31 @@ class Ledger:
         began = (standing(trial) for trial in rest if trial.datetime_start is not None)
         return sum(self.counts[became] for became in standings) + sum(became in standings for became in began)
 
-    def going(self, trials: list[FrozenTrial], number: int | None = None) -> int:
-        """How many trials are being trained, or were when their sweepers died; for the trial `number`, which asks
-        whether there is room for it, those before it that are about to be count too."""
-        rest = self._take_in(trials)
-        return sum(is_going(trial) or _decides_before(trial, number) for trial in rest if trial.number != number)
+    def going(self, trials: list[FrozenTrial], before: int | None = None) -> int:
+        """How many trials are being trained, or were when their sweepers died; of those with a number below
+        `before`, if that is given."""
+        return sum(_is_going(trial, before) for trial in self._take_in(trials))
 
-    def twin(self, trials: list[FrozenTrial], key: str, number: int) -> FrozenTrial | None:
-        """A trial other than `number` that has, or is being trained with, the configuration `key`."""
+    def twin(self, trials: list[FrozenTrial], key: str, number: int | None = None) -> FrozenTrial | None:
+        """A trial that has been, or is being, trained with the configuration `key`. Trial `number` asks for one
+        that it must give way to: of two that are begun at once, the one with the lower number is trained."""
         rest = self._take_in(trials)
         if key in self.first:
             return trials[self.first[key]]
-        twins = [trial for trial in rest if trial.number != number and trial.user_attrs.get("key") == key]
-        known = (
-            is_going(trial) or standing(trial) in TRAINED or _decides_before(trial, number) for trial in twins
-        )
-        return next((trial for trial, counts in zip(twins, known, strict=True) if counts), None)
+        twins = (trial for trial in rest if trial.number != number and trial.user_attrs.get("key") == key)
+        return next((each for each in twins if _is_going(each, number) or standing(each) in TRAINED), None)
+
+    def cut_short(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Trials that were interrupted and whose configurations have not been taken up again."""
+        rest = self._take_in(trials)
+        stopped = self.stopped | {
+            trial.user_attrs["key"]: trial
+            for trial in rest
+            if standing(trial) == Standing.interrupted and "key" in trial.user_attrs
+        }
+        taken = {trial.user_attrs.get("key") for trial in rest if _is_going(trial) or standing(trial) in TRAINED}
+        return [trial for key, trial in stopped.items() if key not in self.first and key not in taken]
 
 
-def _decides_before(trial: FrozenTrial, number: int | None) -> bool:
-    """Whether a running trial that has shown its configuration comes first, when two show theirs at once."""
-    running = trial.state == TrialState.RUNNING and "key" in trial.user_attrs
-    return number is not None and trial.number < number and running
+def _is_going(trial: FrozenTrial, before: int | None = None) -> bool:
+    return trial.state == TrialState.RUNNING and (before is None or trial.number < before)

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from tinysweep.budget import resolve
 from tinysweep.composition import typed
+from tinysweep.config import Config
 from tinysweep.data import describe
 from tinysweep.files import write_whole
 from tinysweep.study import Study
@@ -46,18 +47,28 @@ def write_winner(study: Study, best: FrozenTrial, composer: Composer, retrain: l
     return the command that runs it."""
     values = [override(name, value) for name, value in best.params.items()]
     config = typed(composer.compose(*values, *retrain))
-    config = resolve(config, describe(config.data))
+    changes = f", with {' '.join(retrain)}" if retrain else ""
+    origin = f"Trial {best.number} of the study {study.optuna.study_name}{changes}."
+    config = dataclasses.replace(
+        resolve(config, describe(config.data)), name=f"{study.optuna.study_name}-{WINNER}"
+    )
+    return write_experiment(study.folder, WINNER, config, origin)
+
+
+def write_experiment(folder: Path, choice: str, config: Config, origin: str) -> str:
+    """Write a configuration as experiment/<choice>.yaml in a folder, and return the command that runs it.
+
+    `origin` says in a line where it comes from.
+    """
     content = dataclasses.asdict(config)
     for key in INCIDENTAL:  # where data lies and what it runs on is for whoever runs it to say
         section, _, leaf = key.rpartition(".")
         (content[section] if section else content).pop(leaf)
-    content = {"name": f"{study.optuna.study_name}-{WINNER}", **content}
-    changes = f", with {' '.join(retrain)}" if retrain else ""
-    header = f"# @package _global_\n# Trial {best.number} of the study {study.optuna.study_name}{changes}.\n"
-    file = study.folder / "experiment" / f"{WINNER}.yaml"
-    file.parent.mkdir(exist_ok=True)
-    write_whole(file, header + OmegaConf.to_yaml(OmegaConf.create(content)))
-    return f"tinysweep --config-dir {shlex.quote(str(_relative(study.folder)))} experiment={WINNER}"
+    content = {"name": config.name, **content}
+    file = folder / "experiment" / f"{choice}.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, f"# @package _global_\n# {origin}\n{OmegaConf.to_yaml(OmegaConf.create(content))}")
+    return f"tinysweep --config-dir {shlex.quote(str(_relative(folder)))} experiment={choice}"
 
 
 def _relative(folder: Path) -> Path:

@@ -40,14 +40,27 @@ class Proposer:
     """Asks the sampler, and closes at once whatever may not be trained."""
 
     def __init__(
-        self, study: Study, space: Space, composer: Composer, ledger: Ledger, n_trials: int | None
+        self,
+        study: Study,
+        space: Space,
+        composer: Composer,
+        ledger: Ledger,
+        n_trials: int | None,
+        repeats: bool = True,
     ) -> None:
+        """`repeats`: whether trials that were cut short are proposed again, which a grid does by itself."""
         self.study, self.space, self.composer = study, space, composer
-        self.ledger, self.n_trials = ledger, n_trials
+        self.ledger, self.n_trials, self.repeats = ledger, n_trials, repeats
+        self.repeated: set[int] = set()
+        self.trials: list[FrozenTrial] = []  # all of the study, as far as this sweeper knows
+
+    def refresh(self) -> None:
+        """Learn what has become of all trials meanwhile; to be called before a batch is gathered."""
+        self.trials = self.study.trials()
 
     def propose(self) -> Proposal | Refusal:
         """The next trial: a signed, running one, or one that is closed already."""
-        trial = self.study.ask()
+        trial = self.study.draft(self.trials, self._cut_short(self.trials))
         try:
             values = self._draw(trial)
             config = self.composer.config(values)
@@ -56,22 +69,32 @@ class Proposer:
         except BudgetError as error:
             smallest = budget.count_params(with_width(config.model, 1), shape)
             self._constrain(trial, config, {"params": smallest})
-            return self._refuse(trial, Standing.over_budget, str(error).splitlines()[0], smallest)
+            return self._refuse(Standing.over_budget, str(error).splitlines()[0], params=smallest)
         except ConfigError as error:
-            return self._refuse(trial, Standing.invalid, str(error))
+            return self._refuse(Standing.invalid, str(error))
         params = budget.count_params(config.model, shape)
         bounded = config.budget.macs is not None or config.budget.activation_bytes is not None
         if (
             params >= config.budget.params and not bounded
         ):  # a count alone is several times faster than a measurement
             self._constrain(trial, config, {"params": params})
-            return self._refuse(trial, Standing.over_budget, budget.too_many(params, config.budget), params)
+            return self._refuse(Standing.over_budget, budget.too_many(params, config.budget), params=params)
         cost = budget.measure(config.model, shape)
         costs = {"params": params, "macs": cost.macs, "activation_bytes": cost.activation_bytes}
         self._constrain(trial, config, costs)
         if excess := budget.excesses(cost, config.budget):
-            return self._refuse(trial, Standing.over_budget, "; ".join(excess), params, macs=cost.macs)
-        return self._claim(trial, config, values, costs)
+            return self._refuse(Standing.over_budget, "; ".join(excess), params=params, macs=cost.macs)
+        return self._claim(config, values, costs)
+
+    def _cut_short(self, trials: list[FrozenTrial]) -> dict[str, Any] | None:
+        """The parameters of a trial that was interrupted, each proposed once by this sweeper; None for a draw."""
+        if not self.repeats:
+            return None
+        left = (trial for trial in self.ledger.cut_short(trials) if trial.number not in self.repeated)
+        if (trial := next(left, None)) is None:
+            return None
+        self.repeated.add(trial.number)
+        return trial.params
 
     def _draw(self, trial: Trial) -> dict[str, Value]:
         """A value for each parameter that plays a role beside those drawn before it."""
@@ -92,40 +115,53 @@ class Proposer:
             if limit is not None and name in costs:
                 trial.set_constraint(name, (costs[name] - limit) / max(limit, 1))
 
-    def _refuse(
-        self, trial: Trial, became: Standing, reason: str, params: int | None = None, **notes: Any
-    ) -> Refusal:
-        notes |= {} if params is None else {"params": params}
-        self.study.close(trial.number, became, reason, **notes)
-        return Refusal(trial.number, became, reason, params)
+    def _refuse(self, became: Standing, reason: str, values: list[float] | None = None, **notes: Any) -> Refusal:
+        entered = self.study.enter(became, reason, values, **notes)
+        if entered.number == len(self.trials):
+            self.trials.append(entered)
+        else:  # another sweeper has entered some
+            self.refresh()
+        return Refusal(entered.number, became, reason, notes.get("params"))
 
-    def _claim(
-        self, trial: Trial, config: Config, values: dict[str, Value], costs: dict[str, int]
-    ) -> Proposal | Refusal:
-        """Make a configuration this trial's own, unless an earlier trial has it or the study is full."""
+    def _claim(self, config: Config, values: dict[str, Value], costs: dict[str, int]) -> Proposal | Refusal:
+        """Make a configuration this trial's own, unless another trial has it or the study is full.
+
+        Sweepers that come to one configuration at once all enter it, each before it looks for the others, so all
+        but the one with the lowest number find that there is an earlier one.
+        """
         key = digest(identity(config))
-        trial.set_user_attr("key", key)
-        self.study.wait_for_earlier(trial.number)
-        trials = self.study.trials()
-        if twin := self.ledger.twin(trials, key, trial.number):
-            return self._repeat(trial, twin)
+        self.refresh()
+        if twin := self.ledger.twin(self.trials, key):
+            reason, result, known = _repetition(twin)
+            return self._refuse(Standing.duplicate, reason, result, **known)
+        notes: dict[str, Any] = {"key": key, **costs, "seed": config.trainer.seed}
+        number = self.study.enter(**notes).number
+        self.refresh()
+        if twin := self.ledger.twin(self.trials, key, number):
+            reason, result, known = _repetition(twin)
+            return self._withdraw(number, Standing.duplicate, reason, result, **known)
         if self.n_trials is not None:
-            taken = self.ledger.count(trials, *TRAINED) + self.ledger.going(trials, trial.number)
+            taken = self.ledger.count(self.trials, *TRAINED) + self.ledger.going(self.trials, number)
             if taken >= self.n_trials:
                 reason = f"other sweepers make up all {self.n_trials} trials"
-                return self._refuse(trial, Standing.withdrawn, reason)
-        for name, value in {**costs, "seed": config.trainer.seed}.items():
-            trial.set_user_attr(name, value)
-        return Proposal(trial.number, [override(name, value) for name, value in values.items()], config)
+                return self._withdraw(number, Standing.withdrawn, reason)
+        return Proposal(number, [override(name, value) for name, value in values.items()], config)
 
-    def _repeat(self, trial: Trial, rival: FrozenTrial) -> Refusal:
-        """Close a trial by the result that its configuration has already had, so that the sampler moves on."""
-        became = standing(rival)
-        values = rival.values if became == Standing.complete else None
-        reason = f"same configuration as trial {rival.number}, {became.value}"
-        notes = {name: rival.user_attrs[name] for name in ("params", "macs") if name in rival.user_attrs}
-        self.study.close(trial.number, Standing.duplicate, reason, values, **notes)
-        return Refusal(trial.number, Standing.duplicate, reason)
+    def _withdraw(
+        self, number: int, became: Standing, reason: str, values: list[float] | None = None, **notes: Any
+    ) -> Refusal:
+        self.study.close(number, became, reason, values, **notes)
+        self.refresh()
+        return Refusal(number, became, reason)
+
+
+def _repetition(twin: FrozenTrial) -> tuple[str, list[float] | None, dict[str, Any]]:
+    """Why a trial with the configuration of another is closed, that one's result, from which the sampler moves
+    on, and what it cost."""
+    became = standing(twin)
+    notes: dict[str, Any] = {name: twin.user_attrs[name] for name in ("params", "macs") if name in twin.user_attrs}
+    reason = f"same configuration as trial {twin.number}, {became.value}"
+    return reason, twin.values if became == Standing.complete else None, notes
 
 
 def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Value:

@@ -16,7 +16,7 @@ from tinysweep.errors import ConfigError, first_line
 from tinysweep.space import Value
 from tinysweep.study import Standing, standing
 
-NEEDS = {"CmaEsSampler": "cmaes", "GPSampler": "scipy", "QMCSampler": "scipy"}  # what they import when first asked
+NEEDS = {"CmaEsSampler": "cmaes"}  # what they import when first asked
 
 
 def is_grid(node: DictConfig) -> bool:

@@ -19,7 +19,8 @@ from tinysweep.plugin import METRICS
 from tinysweep.proposals import Proposal, Proposer, Refusal
 from tinysweep.samplers import GridOrder, build_sampler
 from tinysweep.screen import Screen, nothing_fits, progress, refused, result
-from tinysweep.study import TRAINED, Standing, Study, count, open_storage, standing, storage_errors, trial_path
+from tinysweep.storage import open_storage, storage_errors
+from tinysweep.study import TRAINED, Standing, Study, count, standing, trial_path
 from tinysweep.table import Table
 
 JUDGED_FROM = 10  # finished trials; a failure among fewer says little of a rate
@@ -79,16 +80,18 @@ class Sweep:
                 "folder away, or begin another study: hydra.sweeper.study_name=NAME"
             )
         optimized.set_metric_names(self.plan.objectives)  # as dashboards show them
+        optimized.set_user_attr("retrain", self.plan.config.retrain)  # for the final, which Hydra doesn't compose
         if self.plan.is_grid and self.plan.points:
             optimized.sampler = GridOrder(self.plan.points)
         else:
             joined = sum(key.startswith(LEASE_PREFIX) for key in optimized.user_attrs)
             optimized.sampler = build_sampler(self.plan.sampler, joined)
-        return Study(optimized, self.plan.folder, Lease(self.plan.folder), repeats=not self.plan.is_grid)
+        return Study(optimized, self.plan.folder, Lease(self.plan.folder))
 
     def _search(self, study: Study) -> None:
         began, limit = time.monotonic(), self.plan.config.max_seconds
-        proposer = Proposer(study, self.plan.space, self.plan.composer, self.ledger, self.plan.n_trials)
+        plan = self.plan
+        proposer = Proposer(study, plan.space, plan.composer, self.ledger, plan.n_trials, repeats=not plan.is_grid)
         with Screen(self.plan.objectives, self.plan.total, study.trials()) as screen:
             batch = Batch(study, self.plan.objectives, self.plan.launch, screen.finished)
             while True:
@@ -111,7 +114,7 @@ class Sweep:
             record = read_record(folder)
             if not (record and settle(study, trial.number, record, self.plan.objectives)):
                 notes = figures(record) | {"folder": trial_path(trial.number)} if record else {}
-                if not study.interrupt(trial, "its sweeper died", **notes):
+                if not study.close(trial.number, Standing.interrupted, "its sweeper died", **notes):
                     continue
             screen.finished(study.trial(trial.number))
 
@@ -126,8 +129,9 @@ class Sweep:
         proposals: list[Proposal] = []
         refusals: list[Refusal] = []
         in_a_row = 0
+        proposer.refresh()
         while len(proposals) < need and in_a_row < most:
-            if points and points.upcoming(study.trials()) is None:
+            if points and points.upcoming(proposer.trials) is None:
                 break
             answer = proposer.propose()
             if isinstance(answer, Proposal):

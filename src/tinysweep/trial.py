@@ -16,7 +16,7 @@ from tinysweep.errors import AbandonedError, ConfigError, PrunedError, first_lin
 from tinysweep.plugin import PRUNABLE
 from tinysweep.record import Record
 from tinysweep.run import run
-from tinysweep.study import open_storage
+from tinysweep.storage import open_storage
 from tinysweep.training import Epoch
 
 log = logging.getLogger(__name__)

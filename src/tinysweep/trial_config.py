@@ -4,17 +4,17 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from tinysweep.composition import COMPOSITION_ERRORS, typed
+from tinysweep.composition import COMPOSITION_ERRORS
 from tinysweep.config import Config
 from tinysweep.errors import ConfigError
-from tinysweep.explain import explain, settings
+from tinysweep.explain import explain, require_schema, settings
 from tinysweep.space import Value, is_setting, parse
 
 # What doesn't decide what a run finds: where data lies, what it runs on, and what it is called.
@@ -28,6 +28,7 @@ class Composer:
     def __init__(self, loader: ConfigLoader, master: DictConfig, fixed: list[str]) -> None:
         self.loader, self.master, self.fixed = loader, master, fixed
         self.composed: dict[tuple[str, ...], DictConfig] = {}
+        self.built: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def base(self, values: Mapping[str, Value]) -> DictConfig:
         """The composition of the fixed overrides and of those values that choose from groups.
@@ -35,10 +36,13 @@ class Composer:
         Raises:
             ConfigError: Hydra refuses them.
         """
-        choices = tuple(override(name, value) for name, value in values.items() if not is_setting(name))
+        choices = self._choices(values)
         if choices not in self.composed:
             self.composed[choices] = self.compose(*choices)
         return self.composed[choices]
+
+    def _choices(self, values: Mapping[str, Value]) -> tuple[str, ...]:
+        return tuple(override(name, value) for name, value in values.items() if not is_setting(name))
 
     def compose(self, *overrides: str) -> DictConfig:
         """What Hydra composes of the fixed overrides and more.
@@ -60,14 +64,30 @@ class Composer:
         Raises:
             ConfigError: the values break a rule, alone or together.
         """
-        composed = copy.deepcopy(self.base(values))
-        for name, value in values.items():
-            if is_setting(name):
-                try:
-                    OmegaConf.update(composed, name, parse(name, value))
-                except OmegaConfBaseException as error:
-                    raise ConfigError(explain(error)) from error
-        return typed(composed)
+        composed = self.base(values)
+        changed: dict[str, DictConfig] = {}
+        try:
+            for name, value in values.items():
+                if is_setting(name):
+                    section, _, leaf = name.partition(".")
+                    if section not in changed:
+                        changed[section] = copy.deepcopy(composed[section])
+                    OmegaConf.update(changed[section], leaf, parse(name, value))
+            parts = {name: OmegaConf.to_object(node) for name, node in changed.items()}
+            return Config(**{**self._unchanged(values, set(changed)), **parts})
+        except OmegaConfBaseException as error:
+            raise ConfigError(explain(error)) from error
+
+    def _unchanged(self, values: Mapping[str, Value], changed: set[str]) -> dict[str, Any]:
+        """The parts of a configuration that no value changes, which are most, so each is built once."""
+        composed, built = self.base(values), self.built.setdefault(self._choices(values), {})
+        if not built:
+            require_schema(composed)
+        for spec in fields(Config):
+            if spec.name not in built and spec.name not in changed:
+                node = composed[spec.name]
+                built[spec.name] = OmegaConf.to_object(node) if isinstance(node, DictConfig) else node
+        return {name: part for name, part in built.items() if name not in changed}
 
     def reads(self, name: str, values: Mapping[str, Value]) -> bool:
         """Whether a parameter plays a role beside the values chosen before it: `scheduler.gamma` is read by the
