@@ -318,7 +318,7 @@ def test_a_choice_has_a_model_within_its_budget(composed: Composed, group: str, 
 
 @pytest.mark.parametrize("group", ["model", "experiment"])
 def test_the_baseline_has_exactly_its_parameters(composed: Composed, group: str) -> None:
-    assert budget.count_params(composed(f"{group}=era_seed").model, MNIST_SHAPE) == 19_349
+    assert budget.measure(composed(f"{group}=era_seed").model, MNIST_SHAPE).params == 19_349
 
 
 def test_the_baseline_recipe_reads_all_training_images_and_the_given_schedule(composed: Composed) -> None:

@@ -67,23 +67,16 @@ class Proposer:
             shape = describe(config.data)
             config = budget.resolve(config, shape)
         except BudgetError as error:
-            smallest = budget.count_params(with_width(config.model, 1), shape)
+            smallest = budget.measure(with_width(config.model, 1), shape).params
             self._constrain(trial, config, {"params": smallest})
             return self._refuse(Standing.over_budget, str(error).splitlines()[0], params=smallest)
         except ConfigError as error:
             return self._refuse(Standing.invalid, str(error))
-        params = budget.count_params(config.model, shape)
-        bounded = config.budget.macs is not None or config.budget.activation_bytes is not None
-        if (
-            params >= config.budget.params and not bounded
-        ):  # a count alone is several times faster than a measurement
-            self._constrain(trial, config, {"params": params})
-            return self._refuse(Standing.over_budget, budget.too_many(params, config.budget), params=params)
         cost = budget.measure(config.model, shape)
-        costs = {"params": params, "macs": cost.macs, "activation_bytes": cost.activation_bytes}
+        costs = {"params": cost.params, "macs": cost.macs, "activation_bytes": cost.activation_bytes}
         self._constrain(trial, config, costs)
         if excess := budget.excesses(cost, config.budget):
-            return self._refuse(Standing.over_budget, "; ".join(excess), params=params, macs=cost.macs)
+            return self._refuse(Standing.over_budget, "; ".join(excess), **costs)
         return self._claim(config, values, costs)
 
     def _cut_short(self, trials: list[FrozenTrial]) -> dict[str, Any] | None:
