@@ -312,7 +312,7 @@ def test_a_run_prints_its_result_and_leaves_its_record(place: Path, mnist_root: 
         out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     folder = only_folder(place, "outputs/runs/*/*-first")
-    files = {"config.yaml", "curves.png", "history.csv", "model.pt", "record.json"}
+    files = {"config.yaml", "curves.png", "history.csv", "model.pt", "record.json", "test_predictions.csv"}
     assert {file.name for file in folder.iterdir()} == files
 
     record = record_of(folder)

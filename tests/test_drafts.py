@@ -97,7 +97,7 @@ def test_a_sampler_draws_drafts_as_it_draws_optunas_own_trials(sampler: BaseSamp
     def objective(trial: FrozenTrial) -> float:
         return float(trial.params["width"] * trial.params["lr"])
 
-    draws = []
+    draws: list[Any] = []
     for drafted in (True, False):
         study = optuna.create_study(storage=InMemoryStorage(), sampler=sampler)
         sampler.reseed_rng()
@@ -113,8 +113,7 @@ def test_a_sampler_draws_drafts_as_it_draws_optunas_own_trials(sampler: BaseSamp
                 number = study.ask(SPACE).number
             study.tell(number, objective(study.trials[number]))
         draws.append([trial.params for trial in study.trials])
-        systems = [set(trial.system_attrs) for trial in study.trials]
-        draws.append(systems)
+        draws.append([set(trial.system_attrs) for trial in study.trials])
     assert draws[0] == draws[2]
     assert draws[1] == draws[3]
 

@@ -89,7 +89,8 @@ def never(*_: object) -> Any:
 def test_a_run_leaves_everything_behind(tmp_path: Path, config: Config) -> None:
     returned = run(config, tmp_path / "out" / "trial", ["model.width=4"])
     folder = tmp_path / "out" / "trial"
-    assert names_in(folder) == ["config.yaml", "curves.png", "history.csv", "model.pt", "record.json"]
+    files = ["config.yaml", "curves.png", "history.csv", "model.pt", "record.json", "test_predictions.csv"]
+    assert names_in(folder) == files
 
     record = record_in(folder)
     assert record == json.loads(json.dumps(returned.as_dict()))

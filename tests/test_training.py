@@ -317,6 +317,7 @@ def test_evaluation_is_plain_cross_entropy_and_accuracy(count: int) -> None:
         logits = model(images.pixels.float())
     assert score.loss == pytest.approx(F.cross_entropy(logits, images.labels).item(), rel=1e-5)
     assert score.accuracy == pytest.approx((logits.argmax(1) == images.labels).double().mean().item(), abs=1e-9)
+    assert score.predicted.tolist() == logits.argmax(1).tolist()
     assert 0 < score.accuracy < 1
 
 

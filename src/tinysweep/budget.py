@@ -79,7 +79,8 @@ def output_shape(layer: nn.Module, inputs: tuple[int, ...]) -> tuple[int, ...]:
         sides = zip(inputs[1:], layer.kernel_size, layer.padding, strict=True)
         return (layer.out_channels, *(side + 2 * padding - kernel + 1 for side, kernel, padding in sides))
     if isinstance(layer, nn.MaxPool2d):
-        return (inputs[0], *(side // int(layer.kernel_size) for side in inputs[1:]))
+        assert isinstance(layer.kernel_size, int)
+        return (inputs[0], *(side // layer.kernel_size for side in inputs[1:]))
     if isinstance(layer, nn.AdaptiveAvgPool2d):
         return (inputs[0], 1, 1)
     if isinstance(layer, SpatialPool):

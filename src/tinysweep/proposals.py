@@ -73,7 +73,11 @@ class Proposer:
         except ConfigError as error:
             return self._refuse(Standing.invalid, str(error))
         cost = budget.measure(config.model, shape)
-        costs = {"params": cost.params, "macs": cost.macs, "activation_bytes": cost.activation_bytes}
+        costs: dict[str, Any] = {
+            "params": cost.params,
+            "macs": cost.macs,
+            "activation_bytes": cost.activation_bytes,
+        }
         self._constrain(trial, config, costs)
         if excess := budget.excesses(cost, config.budget):
             return self._refuse(Standing.over_budget, "; ".join(excess), **costs)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from tinysweep.budget import Cost
 from tinysweep.config import Config
@@ -54,6 +55,10 @@ class RunFolder:
     @property
     def model(self) -> Path:
         return self.path / "model.pt"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "test_predictions.csv"
 
     @property
     def curves(self) -> Path:
@@ -116,6 +121,15 @@ class Record:
         self.history.append(epoch)
         self.train_seconds += epoch.seconds
         self.write()
+
+    def take_test(self, score: Score, labels: Tensor) -> None:
+        """Take in the one reading of the test set, and write what was predicted of each image, labels (N,)."""
+        self.test = score
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("index", "label", "predicted"))
+        writer.writerows(zip(range(len(labels)), labels.tolist(), score.predicted.tolist(), strict=True))
+        write_whole(self.folder.predictions, text.getvalue())
 
     def close(self, state: State, reason: str | None = None) -> None:
         """Write the final state."""

@@ -48,16 +48,18 @@ def run(
             result = fit(config, data, on_epoch)
         saved.save(record.folder.model, result, config.model, shape)
         if config.trainer.test:
-            score = evaluate(result.model, load_test(config.data), machine)
+            images = load_test(config.data)
+            score = evaluate(result.model, images, machine)
             require_finite(score.loss, "the test loss", config)
-            record.test = score
+            record.take_test(score, images.labels)
         if not report:
             curves.draw(record.history, config.name, record.folder.curves)
     except KeyboardInterrupt:
         record.close(
             State.interrupted, f"interrupted after epoch {len(record.history)} of {config.trainer.epochs}"
         )
-        print(f"what was done until then: {record.folder.path}", file=sys.stderr)
+        if not report:
+            print(f"what was done until then: {record.folder.path}", file=sys.stderr)
         raise
     except (PrunedError, AbandonedError) as stop:
         record.close(State.pruned if isinstance(stop, PrunedError) else State.interrupted, str(stop))

@@ -13,7 +13,7 @@ It knows nothing of Hydra, Optuna or files:
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -47,10 +47,11 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Score:
-    """Mean cross-entropy, and accuracy in [0, 1]."""
+    """Mean cross-entropy, accuracy in [0, 1], and the class predicted of each image, int64 (N,) on the CPU."""
 
     loss: float
     accuracy: float
+    predicted: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -116,17 +117,19 @@ def fit(config: Config, data: Data, on_epoch: Callable[[Epoch], None] | None = N
 
 
 def evaluate(model: nn.Module, images: Images, machine: Hardware) -> Score:
-    """Loss and accuracy of a model that takes raw pixels."""
+    """Loss and accuracy of a model that takes raw pixels, and what it says of each image."""
     model.eval()
-    loss, correct = torch.zeros((), device=machine.device), torch.zeros((), device=machine.device)
+    loss = torch.zeros((), device=machine.device)
+    predicted = torch.empty(len(images), dtype=torch.int64, device=machine.device)
     with machine.in_use(), torch.inference_mode(), machine.autocast():
         for start in range(0, len(images), EVALUATED_AT_ONCE):
             part = slice(start, start + EVALUATED_AT_ONCE)
             pixels, labels = images.pixels[part].to(machine.device), images.labels[part].to(machine.device)
             logits = model(pixels.float().contiguous(memory_format=torch.channels_last)).float()  # (B, classes)
             loss += F.cross_entropy(logits, labels, reduction="sum")
-            correct += (logits.argmax(1) == labels).sum()
-    return Score(loss.item() / len(images), correct.item() / len(images))
+            predicted[part] = logits.argmax(1)
+    correct = int((predicted.cpu() == images.labels.cpu()).sum())
+    return Score(loss.item() / len(images), correct / len(images), predicted.cpu())
 
 
 def require_finite(loss: float, name: str, config: Config) -> None:

@@ -1,0 +1,110 @@
+"""Who takes part in a final: the best trials of a study, each with its whole recipe, and the baseline."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from tinysweep import budget
+from tinysweep.budget import Cost
+from tinysweep.composition import compose
+from tinysweep.config import Config, DataConfig
+from tinysweep.data import describe
+from tinysweep.errors import ConfigError, StudyError, TinysweepError
+from tinysweep.report_study import StudyView
+from tinysweep.retrain import retrained
+from tinysweep.storage import open_storage
+from tinysweep.trial_config import digest, identity
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One who takes part: a trial or the baseline. `recipe` trains on all training images; `held_out` is its data
+    with the study's validation images held out; `changed` are the searched parameters."""
+
+    name: str
+    recipe: Config
+    cost: Cost
+    trial: int | None = None
+    held_out: DataConfig | None = None
+    changed: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def slug(self) -> str:
+        """The name as a part of a folder's name."""
+        return self.name.replace(" ", "-").replace("/", "-")
+
+
+def noted_retrain(view: StudyView, storage: str | None) -> list[str] | None:
+    """The overrides with which the winner of a study is retrained, as its sweep noted them; None if it didn't,
+    or if there is no more of the study than trials.csv."""
+    if storage is None and not (view.folder / "study.db").exists():
+        return None
+    opened = open_storage(storage, view.folder)
+    study = optuna.load_study(study_name=view.name, storage=opened, sampler=optuna.samplers.RandomSampler())
+    noted: list[str] | None = study.user_attrs.get("retrain")
+    return noted
+
+
+def best(view: StudyView, wanted: int, excluded: Sequence[int], retrain: Sequence[str]) -> list[Entrant]:
+    """The best completed trials whose recipes differ, at most as many as are wanted.
+
+    Raises:
+        ConfigError: a trial to exclude isn't there, or `retrain` can't be applied.
+        StudyError: no completed trial is left.
+        BudgetError: a recipe costs more than its budget allows.
+        DataError: the record of a trial is missing or damaged.
+    """
+    known = {trial.number for trial in view.trials}
+    if strangers := [number for number in excluded if number not in known]:
+        raise ConfigError(f"exclude names trial {strangers[0]}, which the study {view.name} doesn't have")
+    found: dict[str, Entrant] = {}
+    for trial in view.completed:
+        if trial.number in excluded:
+            continue
+        try:
+            entrant = _entrant(view, trial, retrain)
+        except TinysweepError as error:
+            numbers = ",".join(map(str, [*excluded, trial.number]))
+            advice = "" if isinstance(error, ConfigError) else f"; exclude=[{numbers}] leaves it out"
+            raise type(error)(f"trial {trial.number}: {error}{advice}") from error
+        found.setdefault(digest(identity(entrant.recipe)), entrant)
+        if len(found) == wanted:
+            break
+    if not found:
+        left = " that isn't excluded" if excluded else ""
+        raise StudyError(f"the study {view.name} has no completed trial{left}; go on with its sweep first")
+    return list(found.values())
+
+
+def _entrant(view: StudyView, trial: FrozenTrial, retrain: Sequence[str]) -> Entrant:
+    own = view.config(trial.number)
+    recipe = retrained(own, retrain, view.record(trial.number)["overrides"])
+    held_out = replace(recipe.data, validation=own.data.validation, split_seed=own.data.split_seed)
+    trainer = replace(recipe.trainer, seed=0, threads=0, test=True)
+    recipe = replace(recipe, data=replace(held_out, validation=0.0), trainer=trainer, trial=None)
+    return Entrant(f"trial {trial.number}", *_gated(recipe), trial.number, held_out, trial.params)
+
+
+def baseline(name: str, rival: Entrant) -> Entrant | None:
+    """The experiment of this name as it stands, but on the images that its rival has; None if it is a recipe for
+    another data set.
+
+    Raises:
+        ConfigError: there is no such experiment.
+        BudgetError: it costs more than its own budget allows.
+    """
+    config, data = compose(f"experiment={name}"), rival.recipe.data
+    if config.data.name != data.name:
+        return None
+    trainer = replace(config.trainer, seed=0, threads=0, test=True, device=rival.recipe.trainer.device)
+    return Entrant(name, *_gated(replace(config, data=data, trainer=trainer)))
+
+
+def _gated(config: Config) -> tuple[Config, Cost]:
+    """A configuration with a number for its width, and its cost, which is within the budget."""
+    shape = describe(config.data)
+    config = budget.resolve(config, shape)
+    return config, budget.gate(config, shape)

@@ -1,0 +1,143 @@
+"""The runs of a final: those that are there are found, the others trained; nothing that has finished is lost."""
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tinysweep.batch import read_record
+from tinysweep.config import DataName
+from tinysweep.device import usable_cores
+from tinysweep.errors import StudyError
+from tinysweep.final_plan import Job, Stage
+from tinysweep.record import RunFolder, State
+from tinysweep.trial_config import identity
+from tinysweep.workers import Pool, Task
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run of the final."""
+
+    job: Job
+    folder: RunFolder
+    record: dict[str, Any]
+
+    def metric(self, name: str) -> float:
+        return float(self.record["metrics"][name])
+
+
+class Screen(Protocol):
+    """Who is told of what happens to runs."""
+
+    def begin(self, there: int) -> None:
+        """Some runs need not be trained."""
+
+    def finished(self, run: Run) -> None: ...
+
+    def failed(self, job: Job, reason: str) -> None: ...
+
+
+def complete(jobs: Sequence[Job], pool: Pool, screen: Screen) -> dict[str, list[Run]]:
+    """The finished runs of all jobs, by name, in the order of the jobs; those that aren't there are trained.
+
+    Raises:
+        StudyError: some failed; all that finished are kept.
+        KeyboardInterrupt: passed on, once what was being trained is stopped.
+    """
+    found = [find(job) for job in jobs]
+    todo = [position for position, run in enumerate(found) if run is None]
+    screen.begin(len(jobs) - len(todo))
+    for position in todo:
+        clear(jobs[position])
+    threads = max(1, usable_cores() // max(1, min(pool.size, len(todo))))
+    tasks = [_task(jobs[position], threads) for position in todo]
+    failures: list[str] = []
+
+    def finished(done: int, reason: str | None) -> None:
+        position = todo[done]
+        job, run = jobs[position], find(jobs[position])
+        found[position] = run
+        if run is not None:
+            screen.finished(run)
+            return
+        reason = reason or "it left no finished record"
+        failures.append(f"{job.name} with seed {job.seed}: {reason}")
+        screen.failed(job, reason)
+
+    pool.run(tasks, finished)
+    if failures:
+        raise StudyError(_no_verdict(failures, len(jobs)))
+    runs: dict[str, list[Run]] = {}
+    for run in found:
+        assert run is not None
+        runs.setdefault(run.job.name, []).append(run)
+    return runs
+
+
+def find(job: Job) -> Run | None:
+    """The run of a job, if it has finished: with the very configuration, and if it was tested, with
+    predictions."""
+    for folder in _folders(job.folder):
+        record = _finished(folder)
+        if record is None or not _is_of(record, job):
+            continue
+        if job.stage == Stage.validation or folder.predictions.exists():
+            return Run(job, folder, record)
+    return None
+
+
+def clear(job: Job) -> None:
+    """Remove what runs of a job have left that didn't finish; those that did, with other settings, stay."""
+    for folder in list(_folders(job.folder)):
+        if _finished(folder) is None:
+            shutil.rmtree(folder.path)
+
+
+def tested_otherwise(runs: Sequence[Run]) -> int:
+    """How many models beside these, which lie in one folder, have been tested there: by finals with other
+    settings."""
+    used = {run.folder.path for run in runs}
+    return sum(
+        path not in used and _finished(RunFolder(path)) is not None for path in runs[0].job.folder.parent.iterdir()
+    )
+
+
+def _folders(wanted: Path) -> Iterator[RunFolder]:
+    """The folders in which runs that wanted this one lie: it, and those that `RunFolder.claim` made when it was
+    taken."""
+    for path in sorted(wanted.parent.glob(f"{wanted.name}*")):
+        if re.fullmatch(r"(-\d+)?", path.name.removeprefix(wanted.name)):
+            yield RunFolder(path)
+
+
+def _finished(folder: RunFolder) -> dict[str, Any] | None:
+    record = read_record(folder.path)
+    return record if record is not None and record["state"] == State.complete else None
+
+
+def _is_of(record: dict[str, Any], job: Job) -> bool:
+    held = record["config"]
+    same_place = job.config.data.name != DataName.image_folder or held["data"]["root"] == job.config.data.root
+    wanted = json.loads(json.dumps(dataclasses.asdict(job.config)))
+    return same_place and identity(held) == identity(wanted)
+
+
+def _task(job: Job, threads: int) -> Task:
+    return Task(
+        dataclasses.replace(job.config, trainer=dataclasses.replace(job.config.trainer, threads=threads)),
+        job.folder,
+    )
+
+
+def _no_verdict(failures: list[str], wanted: int) -> str:
+    more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+    return (
+        f"no verdict, because {len(failures)} of {wanted} runs failed: {failures[0]}{more}; what has finished is "
+        "kept: run the same command again, or leave a trial out by exclude=[NUMBER], or change the recipe, such "
+        "as optimizer.lr=0.05"
+    )
