@@ -13,9 +13,9 @@ from tinysweep.composition import compose
 from tinysweep.config import Config, DataConfig
 from tinysweep.data import describe
 from tinysweep.errors import ConfigError, StudyError, TinysweepError
-from tinysweep.report_study import StudyView
 from tinysweep.retrain import retrained
 from tinysweep.storage import open_storage
+from tinysweep.study_view import StudyView
 from tinysweep.trial_config import digest, identity
 
 

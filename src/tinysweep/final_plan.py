@@ -13,7 +13,7 @@ from tinysweep.errors import StudyError
 from tinysweep.final_entrants import Entrant, baseline, best, noted_retrain
 from tinysweep.final_settings import FinalConfig, seeds_in_words
 from tinysweep.plugin import PRUNABLE
-from tinysweep.report_study import open_view
+from tinysweep.study_view import open_view
 
 RUN_BYTES = 2**20  # what a run leaves, its model aside, rounded up
 WEIGHT_BYTES = 4

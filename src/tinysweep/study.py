@@ -10,7 +10,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tinysweep.drafts import Drafter
 from tinysweep.lease import Lease
-from tinysweep.storage import open_storage as open_storage
 
 
 class Standing(StrEnum):
