@@ -13,8 +13,9 @@ from torch import Tensor
 from tinysweep.config import DataConfig, DataName
 from tinysweep.data import describe, load, load_test
 from tinysweep.errors import DataError
-from tinysweep.image_folder import EXTENSIONS, class_names, read
+from tinysweep.image_folder import class_names, read
 from tinysweep.model import DataShape
+from tinysweep.picture_files import EXTENSIONS
 
 
 def settings(root: Path, **others: Any) -> DataConfig:

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from conftest import made_images
-from tinysweep.config import Config, Family, Head, ModelConfig, Precision, TrainerConfig
+from tinysweep.config import Config, DataConfig, DataName, Family, Head, ModelConfig, Precision, TrainerConfig
 from tinysweep.data import Data
 from tinysweep.errors import DataError
 from tinysweep.model import DataShape, build_model
-from tinysweep.saved import load, save
+from tinysweep.saved import load, read, save
 from tinysweep.training import Normalise, Result, fit
 
 SHAPE = DataShape(1, 12, 4)
@@ -120,3 +120,67 @@ def test_a_model_of_settings_that_break_their_rules_is_refused(tmp_path: Path, t
     kept = [old for old in content["model"].splitlines() if not old.startswith(f"{key}:")]
     torch.save({**content, "model": "\n".join([*kept, line])}, path)
     refused(path, rf"is not a model saved by tinysweep .*{key}")
+
+
+# ---- what it was trained on
+
+
+def write_folders(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).mkdir(parents=True, exist_ok=True)
+    return root
+
+
+def test_the_data_and_the_names_of_its_classes_come_back(tmp_path: Path, trained: Result) -> None:
+    root = write_folders(tmp_path / "images", "ant", "bee", "cat", "dog")
+    data = DataConfig(DataName.image_folder, root=str(root), image_size=12, limit=9)
+    save(tmp_path / "model.pt", trained, MODEL, SHAPE, data)
+    write_folders(root, "emu")
+    saved = read(tmp_path)
+    assert (saved.file, saved.shape, saved.data) == (tmp_path / "model.pt", SHAPE, data)
+    assert saved.classes == ("ant", "bee", "cat", "dog"), (
+        "those of the training, whatever has become of the folder"
+    )
+    assert torch.equal(logits(saved.model), logits(load(tmp_path)))
+
+
+@pytest.mark.parametrize("left", [(), ("ant", "bee")])
+def test_a_model_is_saved_even_if_its_images_are_gone(
+    tmp_path: Path, trained: Result, left: tuple[str, ...]
+) -> None:
+    root = write_folders(tmp_path / "images", *left)
+    save(tmp_path / "model.pt", trained, MODEL, SHAPE, DataConfig(DataName.image_folder, root=str(root)))
+    assert read(tmp_path).classes == ("0", "1", "2", "3")
+
+
+RECORDS = {
+    "record.json": '{"config": {"data": {"name": "kmnist", "limit": 7}}}',
+    "config.yaml": "data: {name: kmnist, limit: 7}",
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_file_that_holds_no_data_is_told_by_the_record_beside_it(
+    tmp_path: Path, trained: Result, name: str
+) -> None:
+    save(tmp_path / "model.pt", trained, MODEL, SHAPE)
+    assert (read(tmp_path).data, read(tmp_path).classes) == (None, None)
+    (tmp_path / name).write_text(RECORDS[name])
+    assert read(tmp_path).data == DataConfig(DataName.kmnist, limit=7)
+    for empty in ("", "{}"):
+        (tmp_path / name).write_text(empty)
+        assert read(tmp_path).data is None
+
+
+@pytest.mark.parametrize(
+    "content", ["[", '{"config": {"data": {"name": "imagenet"}}}', '{"config": {"data": {"limit": 0}}}']
+)
+def test_a_damaged_record_doesnt_keep_the_model_from_loading(
+    tmp_path: Path, trained: Result, content: str
+) -> None:
+    save(tmp_path / "model.pt", trained, MODEL, SHAPE)
+    (tmp_path / "record.json").write_text(content)
+    torch.testing.assert_close(logits(load(tmp_path)), logits(trained.model), rtol=1e-4, atol=1e-4)
+    with pytest.raises(DataError, match=r"model\.pt: what it was trained on can't be read") as caught:
+        read(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -4,16 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from tinysweep.config import DataConfig
 from tinysweep.errors import DataError
+from tinysweep.picture_files import EXTENSIONS, files_in, fitted, opened
 
 PARTS = {"train", "test", "val", "valid", "validation"}
 LAYOUT = "give class subfolders, or train/ and test/ that hold them (data.validation splits training images off)"
-EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 def class_names(config: DataConfig) -> list[str]:
@@ -55,7 +53,9 @@ def read(config: DataConfig, part: str) -> tuple[Tensor, Tensor]:
     pixels, labels = [], []
     for label, name in enumerate(class_names(config)):
         files = _parts(config, name)[part]
-        pixels += [_pixels(file, config) for file in files]
+        for file in files:
+            with opened(file) as image:
+                pixels.append(fitted(image, 3 if config.colour else 1, config.image_size))
         labels += [label] * len(files)
     return torch.from_numpy(np.stack(pixels)), torch.tensor(labels)
 
@@ -87,34 +87,7 @@ def _parts(config: DataConfig, name: str) -> dict[str, list[Path]]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Images in a folder and its subfolders, but for hidden ones, which other programs leave behind."""
-    found = [file for file in folder.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file()]
-    files = sorted(file for file in found if not any(name[0] == "." for name in file.relative_to(folder).parts))
+    files = files_in(folder)
     if not files:
         raise DataError(f"class folder {folder} holds no images of the kinds {' '.join(sorted(EXTENSIONS))}")
     return files
-
-
-def _pixels(file: Path, config: DataConfig) -> NDArray[np.uint8]:
-    """One image, upright and on white where it is transparent, as uint8 (C, size, size)."""
-    try:
-        with Image.open(file) as image:
-            upright = _eight_bits(ImageOps.exif_transpose(image), image.format)
-            if upright.has_transparency_data:
-                white = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(white, upright.convert("RGBA"))
-            converted = upright.convert("RGB" if config.colour else "L")
-            resized = converted.resize((config.image_size, config.image_size), Image.Resampling.BILINEAR)
-    except Exception as error:  # decoders raise anything from OSError to SyntaxError
-        raise DataError(f"{file} is not a readable image ({error}); mend or remove it") from error
-    array = np.asarray(resized, dtype=np.uint8)
-    return array.transpose(2, 0, 1) if config.colour else array[None]
-
-
-def _eight_bits(image: Image.Image, file_format: str | None) -> Image.Image:
-    """Grey images of 16 bits, which Pillow would clip at 255, brought to 8; others as they are."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PPM"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError("the range of 32-bit pixels is not known")
-    return image

@@ -46,7 +46,7 @@ def run(
                 show(epoch)
 
             result = fit(config, data, on_epoch)
-        saved.save(record.folder.model, result, config.model, shape)
+        saved.save(record.folder.model, result, config.model, shape, config.data)
         if config.trainer.test:
             images = load_test(config.data)
             score = evaluate(result.model, images, machine)
