@@ -119,7 +119,7 @@ def _card(predictions: Predictions, index: int, pixels: Tensor, names: list[str]
         said += [", "] if position else []
         said.append(tag("b", names[each]) if each != true else names[each])
     alt = f"test image {index}: {names[true]}, predicted {', '.join(names[each] for each in given)}"
-    picture = void("img", src=data_uri(pixels), alt=alt, width=56, height=56, loading="lazy")
+    picture = void("img", src=data_uri(pixels), alt=alt, width=56, height=56)
     return tag("figure", picture, tag("figcaption", f"{names[true]} → ", *said, tag("small", f"#{index}")))
 
 
