@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 import hydra
@@ -18,8 +17,7 @@ from tinysweep.composition import COMPOSITION_ERRORS, CONFIG_FOLDER, register_sc
 from tinysweep.config import Config
 from tinysweep.errors import TinysweepError
 from tinysweep.explain import explain
-
-INTERRUPTED = 130  # the exit status by which shells know a command that Ctrl-C stopped
+from tinysweep.terminal import INTERRUPTED, interrupt
 
 
 def command(task: Callable[[Config], object]) -> None:
@@ -31,7 +29,7 @@ def command(task: Callable[[Config], object]) -> None:
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra prints composition errors over many lines and exits, unless it is told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
 
     def checked(composed: DictConfig) -> object:
         hydra_config = HydraConfig.get()
@@ -83,7 +81,3 @@ def _drop_if_empty(folder: Path, start: Path) -> None:
 def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(1)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -58,14 +58,8 @@ class DraftStorage:
         self.draft.params[name] = distribution.to_external_repr(internal)
         self.draft.distributions[name] = distribution
 
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        assert trial_id == DRAFT
-        self.draft.user_attrs[key] = value
-
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        if trial_id != DRAFT:  # a genetic sampler's note of a parent
-            self.storage.set_trial_system_attr(trial_id, key, value)
-            return
+        assert trial_id == DRAFT
         self.draft.system_attrs[key] = value
 
 

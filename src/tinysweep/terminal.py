@@ -1,4 +1,5 @@
-"""What the commands that read finished work share: arguments, and errors that are one clear line."""
+"""What commands share at the terminal: how they are interrupted, and, for those that read finished work, their
+arguments and errors that are one clear line."""
 
 import argparse
 import os
@@ -18,7 +19,7 @@ def program(parser: argparse.ArgumentParser, task: Callable[[argparse.Namespace]
     Exits with status 1 and one line on an error that the user can mend, with 2 on arguments that the parser
     refuses, with 130 when interrupted or terminated. A reader that goes away, such as `head`, ends it quietly.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     options = parser.parse_args()
     try:
         task(options)
@@ -34,5 +35,6 @@ def program(parser: argparse.ArgumentParser, task: Callable[[argparse.Namespace]
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+def interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """A signal handler that ends a command as Ctrl-C does."""
     raise KeyboardInterrupt

@@ -12,11 +12,11 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
 
 from tinysweep.config import Config
 from tinysweep.errors import AbandonedError, TinysweepError
 from tinysweep.run import run
+from tinysweep.terminal import interrupt
 from tinysweep.training import Epoch
 
 STOP_SECONDS = 10.0  # for a worker to close its record
@@ -55,15 +55,11 @@ def _require_parent(_epoch: Epoch) -> None:
 
 def _serve(tasks: Connection) -> None:
     """A worker: trains what it is sent, until it is terminated or nobody is there to send."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     with contextlib.suppress(*CLOSED, KeyboardInterrupt):
         while True:
             tasks.send(train(tasks.recv()))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to be closed
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 class Worker:
