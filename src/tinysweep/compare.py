@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from tinysweep.compare_found import TABLE, find
-from tinysweep.compare_layout import clean
 from tinysweep.errors import ConfigError
 from tinysweep.terminal import program
+from tinysweep.text_table import clean
 
 DEFAULT_CSV = Path("outputs/compare.csv")
 DESCRIPTION = """\

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinysweep.compare_layout import Value, clean
+from tinysweep.compare_layout import Value
 from tinysweep.compare_merged import TESTED, read_record
 from tinysweep.compare_ranking import Trial, read_value
 from tinysweep.compare_where import written
 from tinysweep.errors import DataError
 from tinysweep.sources import DATA_SETS
+from tinysweep.text_table import clean
 from tinysweep.trial_config import identity
 
 JUDGED = ("validation_accuracy", TESTED)  # what chance changes from image to image

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 
 from tinysweep.compare_found import RECORD, TABLE, WANTED, Found
-from tinysweep.compare_layout import clean, some
 from tinysweep.compare_where import written
 from tinysweep.errors import DataError, first_line
 from tinysweep.study import trial_path
 from tinysweep.table import COLUMNS
+from tinysweep.text_table import clean, some
 from tinysweep.trial_config import identity
 
 RUNS = "runs"  # what stands for the study in the rows of single runs

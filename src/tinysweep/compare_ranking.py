@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinysweep.compare_layout import Value, clean
+from tinysweep.compare_layout import Value
 from tinysweep.compare_merged import FIGURES, Merged
 from tinysweep.study import Standing
+from tinysweep.text_table import clean
 
 BUDGETS = (1_000, 2_000, 5_000, 10_000, 20_000)  # trainable parameters, of which a model has fewer
 

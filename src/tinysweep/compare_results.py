@@ -12,13 +12,13 @@ from pathlib import Path
 from tinysweep import compare_screen as screen
 from tinysweep.compare_contrast import held_out
 from tinysweep.compare_found import Found
-from tinysweep.compare_layout import clean, some
 from tinysweep.compare_merged import RUNS, Merged, merge
 from tinysweep.compare_ranking import Trial, judged, ranked, rows
 from tinysweep.compare_where import Condition, every, named, unknown
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.files import write_whole
 from tinysweep.plugin import METRICS
+from tinysweep.text_table import clean, some
 
 PROBED = 100  # trials of a study in which a record is looked for; on another machine none has one
 

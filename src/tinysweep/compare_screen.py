@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 
 from tinysweep.compare_contrast import JUDGED, Chance, chance, differences
 from tinysweep.compare_found import TABLE, Found
-from tinysweep.compare_layout import COUNTS, GAP, LEFT, Value, clean, header, shown, some, table, that_fit
+from tinysweep.compare_layout import COUNTS, LEFT, Value, header, shown
 from tinysweep.compare_merged import RUNS, TESTED, Merged
 from tinysweep.compare_ranking import Trial, best_under
 from tinysweep.study import Standing
+from tinysweep.text_table import GAP, clean, some, table, that_fit
 
 FIGURES = ["validation_accuracy", "validation_loss", "params", TESTED, "macs", "seconds"]
 UNLIMITED = 1_000_000  # characters a line, where no terminal cuts it

@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tinysweep.compare_layout import HEADERS, Value, clean
+from tinysweep.compare_layout import HEADERS, Value
 from tinysweep.errors import ConfigError
+from tinysweep.text_table import clean
 
 GRAMMAR = (
     "compare columns by <, <=, ==, !=, >=, > or in [a, b]; join by and, or, not; text needs quotes, and odd names "

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from tinysweep import text_table
 from tinysweep.config import DataConfig
 from tinysweep.data import Images, describe, load, load_test
 from tinysweep.device import Hardware
@@ -152,14 +153,8 @@ def report(table: list[Measured]) -> str:
         )
         for each in table
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column in (0, 5) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    left = [True, False, False, False, False, True]
+    lines = text_table.table(list(zip(*rows, strict=True)), left).splitlines()
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 

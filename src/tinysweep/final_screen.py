@@ -2,10 +2,12 @@
 
 import sys
 from collections.abc import Sequence
+from textwrap import indent
 from types import TracebackType
 
 from tqdm import tqdm
 
+from tinysweep import text_table
 from tinysweep.final_plan import Job, Stage
 from tinysweep.final_results import Results
 from tinysweep.final_runs import Run
@@ -138,8 +140,4 @@ def _loss(summary: Summary) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return indent(text_table.table(list(zip(*rows, strict=True)), [True] * len(rows[0])), text_table.GAP)

@@ -1,7 +1,8 @@
 """The command `tinysweep-inspect`: the layer table of a model, for people who learn by counting."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from tinysweep import text_table
 from tinysweep.cli import command
 from tinysweep.config import Config
 
@@ -28,20 +29,14 @@ def show(config: Config) -> None:
 def table(cost: "Cost") -> str:
     """The layers as a text table with totals."""
     header = ("layer", "kind", "output", "params", "MACs", "live bytes")
-    rows: list[tuple[Any, ...]] = [header]
+    rows = [header]
     rows += [
         (layer.name, layer.kind, "x".join(map(str, layer.output)), f"{layer.params:,}", f"{layer.macs:,}",
          f"{layer.activation_bytes:,}") for layer in cost.layers
     ]  # fmt: skip
     rows.append(("total", "", "", f"{cost.params:,}", f"{cost.macs:,}", f"{cost.activation_bytes:,} peak"))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column < 3 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    left = [True, True, True, False, False, False]
+    lines = text_table.table(list(zip(*rows, strict=True)), left).splitlines()
     rule = "-" * max(len(line) for line in lines)
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 

@@ -3,11 +3,13 @@
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from textwrap import indent
 from types import TracebackType
 
 from optuna.trial import FrozenTrial
 from tqdm import tqdm
 
+from tinysweep import text_table
 from tinysweep.errors import first_line
 from tinysweep.plugin import METRICS
 from tinysweep.proposals import Refusal
@@ -98,10 +100,7 @@ def table(trials: list[FrozenTrial], searched: list[str]) -> str:
         cells += [figure(trial, name) for name in ("validation_accuracy", "validation_loss", "params", "macs")]
         cells.append(f"{metric(trial, 'seconds'):.1f}")
         rows.append(cells + [_short(trial.params.get(name)) for name in searched])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    return "\n".join(
-        "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
-    )
+    return indent(text_table.table(list(zip(*rows, strict=True)), [False] * len(header)), text_table.GAP)
 
 
 def _short(value: object) -> str:
