@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tinysweep.config import Family, Head, ModelConfig, OptimizerConfig, OptimizerName
 from tinysweep.model import DataShape, SpatialPool, build_model
-from tinysweep.optim import build_optimizer
+from tinysweep.optim import Optimizer, build_optimizer
 
 SHAPE = DataShape(channels=1, size=12, classes=3)
 WEIGHT_LAYERS = (nn.Conv2d, nn.Linear, SpatialPool)
@@ -37,7 +37,7 @@ def others(model: nn.Module) -> list[Tensor]:
     return [parameter for parameter in model.parameters() if id(parameter) not in chosen]
 
 
-def take_steps(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+def take_steps(model: nn.Module, optimizer: Optimizer | torch.optim.Optimizer, steps: int) -> None:
     """Steps along made gradients, the same for every model of one architecture."""
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
@@ -67,9 +67,9 @@ def test_weights_decay_and_biases_and_norms_do_not(name: OptimizerName, family: 
 def test_every_parameter_is_optimized_once(name: OptimizerName) -> None:
     model = network()
     optimizer = build_optimizer(OptimizerConfig(name), model)
-    chosen = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    chosen = [id(parameter) for group in optimizer.groups for parameter in group.params]
     assert sorted(chosen) == sorted(id(parameter) for parameter in model.parameters())
-    assert {group["lr"] for group in optimizer.param_groups} == {OptimizerConfig().lr}
+    assert optimizer.lr == OptimizerConfig().lr
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,7 @@ def test_a_learning_rate_set_later_is_used() -> None:
     model = network()
     optimizer = build_optimizer(OptimizerConfig(lr=0.5), model)
     before = copy.deepcopy(model)
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
+    optimizer.lr = 0.0
     take_steps(model, optimizer, 2)
     for new, old in zip(model.parameters(), before.parameters(), strict=True):
         assert torch.equal(new, old)

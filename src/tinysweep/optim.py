@@ -1,35 +1,95 @@
-"""Optimizers, built so that only weights decay."""
+"""Optimizers, built so that only weights decay.
 
-from typing import Any
+The arithmetic is that of PyTorch's fused kernels, called as functions: its optimizer classes import PyTorch's
+compiler, which takes more than a second at every start, and nothing here compiles.
+"""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 from tinysweep.config import OptimizerConfig, OptimizerName
 
+EPSILON = 1e-8  # as in torch.optim.AdamW
 
-def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+
+class Group:
+    """Parameters with one weight decay, and what the optimizer remembers of each."""
+
+    def __init__(self, params: list[Tensor], weight_decay: float, adaptive: bool) -> None:
+        self.params, self.weight_decay = params, weight_decay
+        self.momenta = [torch.zeros_like(parameter) for parameter in params]
+        self.squares = [torch.zeros_like(parameter) for parameter in params] if adaptive else []
+        self.steps = [torch.zeros((), device=parameter.device) for parameter in params] if adaptive else []
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        return [parameter.grad for parameter in self.params if parameter.grad is not None]
+
+
+class Optimizer:
+    """Moves parameters along their gradients, all of which must be there; `lr` is read at every step."""
+
+    def __init__(self, config: OptimizerConfig, decayed: list[Tensor], spared: list[Tensor]) -> None:
+        self.config, self.lr = config, config.lr
+        adaptive = config.name == OptimizerName.adamw
+        self.advance = _adamw if adaptive else _sgd
+        self.groups = [Group(decayed, config.weight_decay, adaptive), Group(spared, 0.0, adaptive)]
+
+    def zero_grad(self) -> None:
+        for group in self.groups:
+            for parameter in group.params:
+                parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.groups:
+            self.advance(group, self.config, self.lr)
+
+
+def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
     """The optimizer of `config` over the model's parameters.
 
     Vectors are biases and the scales and shifts of norms: they don't decay, as is the convention (see Goyal et
     al., 2017, arXiv:1706.02677, section 5.3).
     """
-    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    spared = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
-    if config.name == OptimizerName.adamw:
-        return torch.optim.AdamW(
-            groups,
-            lr=config.lr,
-            betas=(config.momentum, config.beta2),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-    return torch.optim.SGD(
-        groups,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
+    decayed: list[Tensor] = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    spared: list[Tensor] = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    return Optimizer(config, decayed, spared)
+
+
+def _sgd(group: Group, config: OptimizerConfig, lr: float) -> None:
+    """With momentum, plain or Nesterov's (Sutskever et al., 2013)."""
+    sgd(
+        group.params,
+        group.gradients,
+        group.momenta,  # type: ignore[arg-type]  # a list of tensors that may be None
         fused=True,
+        weight_decay=group.weight_decay,
+        momentum=config.momentum,
+        lr=lr,
+        dampening=0.0,
+        nesterov=config.nesterov,
+        maximize=False,
+    )
+
+
+def _adamw(group: Group, config: OptimizerConfig, lr: float) -> None:
+    """Adam whose decay stands apart from the gradient (Loshchilov & Hutter, 2017, arXiv:1711.05101)."""
+    adamw(
+        group.params,
+        group.gradients,
+        group.momenta,
+        group.squares,
+        [],
+        group.steps,
+        fused=True,
+        amsgrad=False,
+        beta1=config.momentum,
+        beta2=config.beta2,
+        lr=lr,
+        weight_decay=group.weight_decay,
+        eps=EPSILON,
+        maximize=False,
     )

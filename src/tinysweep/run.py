@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tinysweep import budget, curves, saved
+from tinysweep import budget, saved
 from tinysweep.config import Config, DataConfig
 from tinysweep.data import Data, describe, load, load_test
 from tinysweep.device import hardware
@@ -53,6 +53,8 @@ def run(
             require_finite(score.loss, "the test loss", config)
             record.take_test(score, images.labels)
         if not report:
+            from tinysweep import curves  # noqa: PLC0415 training must not wait for matplotlib to be imported
+
             curves.draw(record.history, config.name, record.folder.curves)
     except KeyboardInterrupt:
         record.close(

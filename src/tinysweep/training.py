@@ -200,6 +200,4 @@ class _Training:
     def _set_lr(self) -> None:
         steps = self.config.trainer.epochs * self.steps_per_epoch
         scale = factor(self.config.scheduler, self.step, steps, self.steps_per_epoch)
-        self.lr = self.config.optimizer.lr * scale
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+        self.lr = self.optimizer.lr = self.config.optimizer.lr * scale
