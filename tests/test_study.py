@@ -27,7 +27,7 @@ from tinysweep.errors import StudyError
 from tinysweep.lease import EXPIRED_SECONDS, LEASE_PREFIX, Lease
 from tinysweep.ledger import Ledger
 from tinysweep.proposals import Proposal, Proposer, Refusal, suggest
-from tinysweep.space import Space
+from tinysweep.space import Space, Value
 from tinysweep.storage import open_storage, storage_errors
 from tinysweep.study import (
     STATES,
@@ -389,6 +389,30 @@ def test_what_had_not_passed_the_gate_is_not_proposed_again(
         suggest(trial, name, distribution)
     study.enter(Standing.interrupted, "stopped")
     assert propose(Proposer(study, drawn, composed, Ledger(), None)).config.trainer.seed != 1
+
+
+def test_start_points_come_first_once_in_a_study_with_the_rest_drawn(
+    join: Join, composed: Composer, drawn: Space
+) -> None:
+    start: list[dict[str, Value]] = [{"trainer.seed": 3, "optimizer.lr": 0.5}, {"trainer.seed": 4}]
+    one, other = (Proposer(join(), drawn, composed, Ledger(), None, start=start) for _ in range(2))
+    first, second = propose(one), propose(other)
+    assert first.overrides == ["trainer.seed=3", "optimizer.lr=0.5"]
+    assert second.config.trainer.seed == 4
+    assert 0.01 <= second.config.optimizer.lr <= 1
+    drawn_later = {propose(proposer).config.trainer.seed for proposer in (one, other)}
+    assert not drawn_later & {3, 4}
+
+
+def test_an_interrupted_start_point_is_taken_up_again_and_not_started_again(
+    join: Join, composed: Composer, drawn: Space
+) -> None:
+    start: list[dict[str, Value]] = [{"trainer.seed": 3, "optimizer.lr": 0.5}]
+    one, other = (Proposer(join(), drawn, composed, Ledger(), None, start=start) for _ in range(2))
+    first = propose(one)
+    one.study.close(first.number, Standing.interrupted, "stopped")
+    assert propose(other).overrides == first.overrides
+    assert propose(other).overrides != first.overrides
 
 
 def test_a_sampler_that_comes_back_by_itself_is_not_told_to(

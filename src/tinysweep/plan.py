@@ -18,6 +18,7 @@ from tinysweep.plugin import SweeperConfig
 from tinysweep.proposals import Proposal
 from tinysweep.samplers import Points, is_grid
 from tinysweep.space import Value, extremes, grid, is_setting, read_space
+from tinysweep.start_points import read_start
 from tinysweep.trial import build_pruner
 from tinysweep.trial_config import Composer
 
@@ -57,6 +58,11 @@ class Plan:
             )  # once, or every trial would fail for what is mended later
         self.is_grid = is_grid(self.sampler)
         self.points = self._points()
+        self.start = read_start(config.start_with or [], self.space)
+        if self.is_grid and self.start:
+            raise ConfigError(
+                "hydra.sweeper.start_with has no meaning for a grid, which tries every point; leave it out"
+            )
         self.n_trials = config.n_trials or (None if self.is_grid else DEFAULT_TRIALS)
         self.definition = define(self.space, self.objectives, base)
         self.name = config.study_name or made_name(self.space, self.definition)

@@ -35,6 +35,9 @@ class SweeperConfig(Section):
     pruner: Any = setting(None, "Optuna pruner: hydra/sweeper/pruner=none, median, hyperband, …")
     objective: Any = setting("validation_accuracy", "a metric or a list of them: " + ", ".join(METRICS))
     params: Any = setting(None, "what is searched: a sweep such as range(4,16) for each override")
+    start_with: Any = setting(
+        None, "points to try first: a list of mappings of searched overrides to values; the rest is drawn"
+    )
     n_trials: int | None = setting(
         None,
         "trials to train in total, over every call; null is the whole grid, or 20 with another sampler",
@@ -62,6 +65,9 @@ class SweeperConfig(Section):
             self.refuse("study_name", "must be usable as a folder name: no / \\ : and no leading dot")
         if not isinstance(self.params or {}, dict):
             self.refuse("params", "must be a mapping of overrides to sweeps")
+        start = self.start_with or []
+        if not isinstance(start, list) or not all(isinstance(point, dict) for point in start):
+            self.refuse("start_with", "must be a list of mappings, such as [{model.width:8}]")
 
     @property
     def objectives(self) -> list[str]:

@@ -1,5 +1,6 @@
 """What is tried next: draws from the sampler, each composed and held to the budget before it may be launched."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from tinysweep.errors import BudgetError, ConfigError
 from tinysweep.ledger import Ledger
 from tinysweep.model import with_width
 from tinysweep.space import Space, Value
+from tinysweep.start_points import untried
 from tinysweep.study import TRAINED, Standing, Study, standing
 from tinysweep.trial_config import Composer, digest, identity, override
 
@@ -46,12 +48,16 @@ class Proposer:
         composer: Composer,
         ledger: Ledger,
         n_trials: int | None,
+        *,
         repeats: bool = True,
+        start: Sequence[dict[str, Value]] = (),
     ) -> None:
-        """`repeats`: whether trials that were cut short are proposed again, which a grid does by itself."""
+        """`repeats`: whether trials that were cut short are proposed again, which a grid does by itself; `start`:
+        points that come before everything drawn."""
         self.study, self.space, self.composer = study, space, composer
         self.ledger, self.n_trials, self.repeats = ledger, n_trials, repeats
         self.repeated: set[int] = set()
+        self.start = list(start)
         self.trials: list[FrozenTrial] = []  # all of the study, as far as this sweeper knows
 
     def refresh(self) -> None:
@@ -60,7 +66,8 @@ class Proposer:
 
     def propose(self) -> Proposal | Refusal:
         """The next trial: a signed, running one, or one that is closed already."""
-        trial = self.study.draft(self.trials, self._cut_short(self.trials))
+        given = self._cut_short(self.trials)
+        trial = self.study.draft(self.trials, self._start() if given is None else given)
         try:
             values = self._draw(trial)
             config = self.composer.config(values)
@@ -92,6 +99,11 @@ class Proposer:
             return None
         self.repeated.add(trial.number)
         return trial.params
+
+    def _start(self) -> dict[str, Any] | None:
+        """The next point to start with that no trial has, each proposed once by this sweeper; None for a draw."""
+        self.start = untried(self.start, self.trials)
+        return self.start.pop(0) if self.start else None
 
     def _draw(self, trial: Trial) -> dict[str, Value]:
         """A value for each parameter that plays a role beside those drawn before it."""

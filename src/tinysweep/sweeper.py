@@ -91,7 +91,15 @@ class Sweep:
     def _search(self, study: Study) -> None:
         began, limit = time.monotonic(), self.plan.config.max_seconds
         plan = self.plan
-        proposer = Proposer(study, plan.space, plan.composer, self.ledger, plan.n_trials, repeats=not plan.is_grid)
+        proposer = Proposer(
+            study,
+            plan.space,
+            plan.composer,
+            self.ledger,
+            plan.n_trials,
+            repeats=not plan.is_grid,
+            start=plan.start,
+        )
         with Screen(self.plan.objectives, self.plan.total, study.trials()) as screen:
             batch = Batch(study, self.plan.objectives, self.plan.launch, screen.finished)
             while True:
