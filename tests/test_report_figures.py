@@ -91,6 +91,13 @@ def test_an_axis_of_odd_figures_has_ends_and_ticks(name: str, figures: list[floa
     assert not axis.log or axis.low > 0
 
 
+@pytest.mark.parametrize("low", [1, 100, 9_000, 11_000, 17_290, 19_990])
+def test_figures_take_up_most_of_a_linear_axis(low: int) -> None:
+    axis = scale("params", [low, 20_000])
+    if not axis.log:
+        assert 20_000 - low >= 0.49 * (axis.high - axis.low)
+
+
 def test_figures_are_written_as_people_read_them() -> None:
     assert [shown(name, 0.99361) for name in ("test_accuracy", "validation_loss")] == ["99.36%", "0.9936"]
     assert [shown(name, 12345.678) for name in ("params", "macs", "seconds")] == ["12,346", "12,346", "12,345.7 s"]

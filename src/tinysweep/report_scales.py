@@ -96,9 +96,18 @@ def scale(name: str, figures: Iterable[float]) -> Scale:
         low, high = _padded(min(positive), max(positive))
         ticks = _log_ticks(low, high)
         return Scale(title, False, True, low, high, ticks, [f"{tick:,.6g}" for tick in ticks])
-    high = 1.08 * max(values) or 1.0
-    ticks = [float(tick) for tick in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(0, high) if tick <= high]
-    return Scale(title, False, False, 0.0, high, ticks, [f"{tick:,.6g}" for tick in ticks])
+    low, high = _linear_ends(min(values), max(values))
+    inside = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high)
+    ticks = [float(tick) for tick in inside if low <= tick <= high]
+    return Scale(title, False, False, low, high, ticks, [f"{tick:,.6g}" for tick in ticks])
+
+
+def _linear_ends(low: float, high: float) -> tuple[float, float]:
+    """Ends of a linear axis: from 0, unless that would press all figures into the far half of it."""
+    if 0 < high < 2 * low:
+        room = 0.08 * (high - low) or 0.08 * high
+        return low - room, high + room
+    return 0.0, 1.08 * high or 1.0
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
