@@ -25,7 +25,7 @@ from tinysweep.compare_merged import Merged, merge
 from tinysweep.compare_ranking import Trial, judged, ranked, read_value, rows
 from tinysweep.compare_ranking import best_under as best_under_budgets
 from tinysweep.compare_where import Condition
-from tinysweep.config import Config, DataConfig, DataName, ModelConfig, TrainerConfig
+from tinysweep.config import Config, DataConfig, DataName, Family, ModelConfig, TrainerConfig
 from tinysweep.device import Hardware
 from tinysweep.errors import ConfigError
 from tinysweep.record import Record, RunFolder, State
@@ -226,6 +226,14 @@ def test_a_single_run_is_a_row_and_joins_the_searched_parameters(place: Path, ru
     assert pd.isna(a["odd"])
     assert (b["seed"], b["trainer.seed"]) == (7, 7)
     assert all(pd.isna(b[name]) for name in ("validation_accuracy", "validation_loss", "test_accuracy"))
+
+
+def test_a_run_whose_groups_were_left_alone_stands_under_what_its_configuration_calls_them(place: Path) -> None:
+    study(place / "sweeps", [trial(0, 0.9, 0.3, 100, model="plain", scheduler="step", optimizer="sgd")])
+    recorded(place / "runs/a", model=ModelConfig(family=Family.separable, width=4))
+    run = merged_from(Path("sweeps"), Path("runs")).frame.iloc[1]
+    assert (run["optimizer"], run["scheduler"]) == ("sgd", "cosine")
+    assert run["model"] == "residual", "an override says it better"
 
 
 def test_runs_alone_have_the_settings_in_which_they_differ_and_no_others(place: Path) -> None:

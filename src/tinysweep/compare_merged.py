@@ -19,6 +19,7 @@ from tinysweep.trial_config import identity
 
 RUNS = "runs"  # what stands for the study in the rows of single runs
 TESTED = "test_accuracy"
+CHOSEN = {"data": "name", "model": "family", "optimizer": "name", "scheduler": "name"}  # what stands for a choice
 FIGURES = COLUMNS | {TESTED: "Float64"}
 
 
@@ -132,7 +133,11 @@ def run_row(folder: Path) -> dict[str, Any]:
             "started": record["started"],
             "finished": record["finished"],
             "folder": str(folder),
-            "settings": {**_overridden(record["overrides"]), **identity(record["config"])},
+            "settings": {
+                **{group: record["config"][group][key] for group, key in CHOSEN.items()},
+                **_overridden(record["overrides"]),
+                **identity(record["config"]),
+            },
         }
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         what = f"{type(error).__name__}: {first_line(error)}"
@@ -155,7 +160,7 @@ def _float(value: Any) -> float | None:
 
 
 def _overridden(overrides: list[str]) -> dict[str, str]:
-    """Choices of groups, such as model=plain, which stand in no configuration."""
+    """Choices of groups, such as model=plain, of which a configuration holds at most the kind."""
     pairs = (override.partition("=") for override in overrides)
     return {name: value for name, _, value in pairs if "." not in name}
 
