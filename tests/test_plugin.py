@@ -45,6 +45,11 @@ def composed(*overrides: str) -> DictConfig:
         (lambda: SweeperConfig(study_name=""), ["study_name=", "folder name"]),
         (lambda: SweeperConfig(params=[1]), ["params=[1]", "mapping"]),
         (lambda: SweeperConfig(params="model.width"), ["params=model.width", "mapping"]),
+        (
+            lambda: SweeperConfig(start_with={"model.width": 8}),
+            ["start_with={'model.width': 8}", "list of mappings"],
+        ),
+        (lambda: SweeperConfig(start_with=[8]), ["start_with=[8]", "list of mappings"]),
         (lambda: SweeperConfig(n_trials=0), ["n_trials=0", "[1, 1e7]"]),
         (lambda: SweeperConfig(batch_size=0), ["batch_size=0", "[1, 1e5]"]),
         (lambda: SweeperConfig(max_seconds=0), ["max_seconds=0", "(0, 1e9]"]),
