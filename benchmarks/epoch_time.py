@@ -139,21 +139,30 @@ def cpu_model() -> str:
     return named[1] if named else platform.processor() or platform.machine()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="epochs of each loop, taken in turn (default 3)")
+def read_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options that both comparisons of the loops have, beside those that the parser has already."""
+    parser.add_argument("--rounds", type=int, default=5, help="epochs of each loop, taken in turn (default 5)")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_STEPS} steps an epoch: only a smoke test")
     parser.add_argument("--data", type=Path, default=Path(DEFAULT_ROOT), help="folder of MNIST", metavar="ROOT")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error(f"--rounds={options.rounds} must be at least 1")
     options.data = options.data.expanduser()
-    table = measure(options)
-    print(table[SHOWN].to_string(index=False))
-    if options.quick:
+    return options
+
+
+def publish(table: pd.DataFrame, shown: list[str], result: Path, quick: bool) -> None:
+    """Print a table, and write it unless its times mean nothing."""
+    print(table[shown].to_string(index=False))
+    if quick:
         print(f"a smoke test of {QUICK_STEPS} steps an epoch: these times mean nothing, and none is written")
     else:
-        write_whole(RESULT, table.to_csv(index=False))
+        write_whole(result, table.to_csv(index=False))
+
+
+def main() -> None:
+    options = read_options(argparse.ArgumentParser(description=__doc__))
+    publish(measure(options), SHOWN, RESULT, options.quick)
 
 
 if __name__ == "__main__":

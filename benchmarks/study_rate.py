@@ -7,6 +7,7 @@ processes begin an epoch of the same loop at the same moment, and the round last
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import statistics
 import sys
@@ -23,16 +24,17 @@ from epoch_time import (
     QUICK_STEPS,
     WARM_UP_STEPS,
     cpu_model,
+    publish,
+    read_options,
     recipe,
     straightforward,
     straightforward_pictures,
     tinysweep_loop,
 )
-from tinysweep.config import DEFAULT_ROOT, Precision
+from tinysweep.config import Precision
 from tinysweep.data import load
 from tinysweep.device import usable_cores
 from tinysweep.fetch import obtain
-from tinysweep.files import write_whole
 
 RESULT = Path(__file__).with_suffix(".csv")
 WORKER_COUNTS = (0, 1)  # of a DataLoader whose process already has a core to itself
@@ -93,7 +95,8 @@ class Jobs:
 
     def stop(self) -> None:
         for end in self.ends:
-            end.send(None)
+            with contextlib.suppress(BrokenPipeError):  # the others must still hear of it
+                end.send(None)
 
     def _answers(self) -> list[float]:
         return [end.recv() for end in self.ends]
@@ -139,14 +142,10 @@ def tabulate(sides: list[Side], jobs: int, images: int) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="epochs of each loop, taken in turn (default 5)")
     parser.add_argument("--jobs", type=int, default=usable_cores(), help="processes (default: one a core)")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_STEPS} steps an epoch: only a smoke test")
-    parser.add_argument("--data", type=Path, default=Path(DEFAULT_ROOT), help="folder of MNIST", metavar="ROOT")
-    options = parser.parse_args()
-    if min(options.rounds, options.jobs) < 1:
-        parser.error("--rounds and --jobs must be at least 1")
-    options.data = options.data.expanduser()
+    options = read_options(parser)
+    if options.jobs < 1:
+        parser.error(f"--jobs={options.jobs} must be at least 1")
     obtain("mnist", options.data)
     jobs = Jobs(options.jobs, options.data)
     try:
@@ -154,11 +153,7 @@ def main() -> None:
     finally:
         jobs.stop()
     table = tabulate(sides, options.jobs, sides[0].job.steps * recipe(options.data).trainer.batch_size)
-    print(table[SHOWN].to_string(index=False))
-    if options.quick:
-        print(f"a smoke test of {QUICK_STEPS} steps an epoch: these times mean nothing, and none is written")
-    else:
-        write_whole(RESULT, table.to_csv(index=False))
+    publish(table, SHOWN, RESULT, options.quick)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ KEY = "hydra.sweeper.start_with"
 
 
 def read_start(start: list[dict[str, Any]], space: Space) -> list[dict[str, Value]]:
-    """The points of `hydra.sweeper.start_with`, with values as Optuna holds them; what it leaves out is drawn.
+    """The points of `hydra.sweeper.start_with`, with values as Optuna holds them; what one leaves out is drawn.
 
     Raises:
         ConfigError: a point names what isn't searched, or a value that the space doesn't hold.
