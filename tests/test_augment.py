@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tinysweep.augment import affine_grid, augment, bicubic, draw_affine, elastic_field, erased
+from tinysweep import augment as module
+from tinysweep.augment import augment, bicubic, draw_affine, draw_elastic, erased, sampling_grid
 from tinysweep.config import AugmentationConfig, Interpolation
 
 STRONG = AugmentationConfig(
@@ -247,11 +248,33 @@ def test_a_flip_has_its_probability() -> None:
 # ---- against torch and torchvision
 
 
-@pytest.mark.parametrize(("height", "width"), [(28, 28), (1, 1), (7, 12), (32, 5)])
-def test_affine_grid_is_that_of_torch(height: int, width: int, generator: torch.Generator) -> None:
+SHAPES = pytest.mark.parametrize(("height", "width"), [(28, 28), (1, 1), (7, 12), (32, 5), (90, 100)])
+
+
+@SHAPES
+def test_the_sampling_grid_without_elastic_displacement_is_torchs_affine_grid(
+    height: int, width: int, generator: torch.Generator
+) -> None:
     matrices = torch.randn(6, 2, 3, generator=generator)
     expected = F.affine_grid(matrices, [6, 1, height, width], align_corners=False)
-    torch.testing.assert_close(affine_grid(matrices, height, width).permute(0, 2, 3, 1), expected)
+    torch.testing.assert_close(sampling_grid(matrices, None, height, width).permute(0, 2, 3, 1), expected)
+
+
+@SHAPES
+@pytest.mark.parametrize("largest", [0, 2**20], ids=["axis by axis", "in one product"])
+def test_elastic_displacement_is_added_by_torchs_bicubic_interpolation(
+    height: int, width: int, largest: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LARGEST_KRONECKER", largest)
+    matrices, coarse = torch.randn(6, 2, 3, generator=generator), torch.randn(6, 2, 7, 4, generator=generator)
+    affine = F.affine_grid(matrices, [6, 1, height, width], align_corners=False).permute(0, 3, 1, 2)
+    expected = affine + F.interpolate(coarse, (height, width), mode="bicubic")
+    torch.testing.assert_close(sampling_grid(matrices, coarse, height, width), expected, atol=2e-5, rtol=0)
+
+
+def test_a_large_image_needs_no_larger_matrix_than_that(generator: torch.Generator) -> None:
+    field = elastic_field(torch.zeros(1, 1, 1024, 1024), AugmentationConfig(elastic_pixels=1), generator)
+    assert field.shape == (1, 2, 1024, 1024)
 
 
 @pytest.mark.parametrize(
@@ -303,6 +326,12 @@ def test_nearest_interpolation_makes_no_new_values(generator: torch.Generator) -
 
 
 # ---- elastic displacement
+
+
+def elastic_field(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
+    """Displacements (B, 2, H, W) alone, x before y, in coordinates of [-1, 1]."""
+    coarse = draw_elastic(images, config, generator)
+    return sampling_grid(torch.zeros(len(images), 2, 3), coarse, images.shape[-2], images.shape[-1])
 
 
 def test_elastic_displacement_has_a_root_mean_square_up_to_the_bound() -> None:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from tinysweep.config import AugmentationConfig
 
+LARGEST_KRONECKER = 2**20  # values of a matrix from coarse to fine grids: 28x28 pixels need 63,504
+
 
 def augment(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
     """Randomly transformed copies of square `images`, (B, C, H, W) float with background 0, same shape and range.
@@ -18,10 +20,9 @@ def augment(images: Tensor, config: AugmentationConfig, generator: torch.Generat
     device of `images`.
     """
     if _moves(config):
-        grid = affine_grid(draw_affine(images, config, generator), images.shape[-2], images.shape[-1])
-        if config.elastic_pixels:
-            grid += elastic_field(images, config, generator)
-        places = grid.permute(0, 2, 3, 1)  # (B, H, W, 2), as a view
+        affine = draw_affine(images, config, generator)
+        elastic = draw_elastic(images, config, generator) if config.elastic_pixels else None
+        places = sampling_grid(affine, elastic, images.shape[-2], images.shape[-1]).permute(0, 2, 3, 1)
         images = F.grid_sample(images, places, mode=str(config.interpolation), align_corners=False)
     if config.erase_probability:
         images = images.masked_fill(erased(images, config, generator), 0.0)
@@ -62,36 +63,57 @@ def draw_affine(images: Tensor, config: AugmentationConfig, generator: torch.Gen
     return torch.stack(rows, dim=1).view(-1, 2, 3)
 
 
-def affine_grid(matrices: Tensor, height: int, width: int) -> Tensor:
-    """Where each output pixel samples the input, (B, 2, H, W) with x before y, from matrices (B, 2, 3).
+def draw_elastic(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
+    """Noise (B, 2, rows, columns), x before y, on a coarse grid whose pitch is the smoothness.
 
-    The same as `torch.nn.functional.affine_grid(..., align_corners=False)` by broadcasting. With x and y in planes
-    of their own a CPU adds whole rows at a time, which is several times faster. Coordinates run over [-1, 1] along
-    both axes whatever the shape, so a matrix that turns or shears a square image distorts one that isn't square.
-    """
-    x = (torch.arange(width, device=matrices.device) * 2 + 1) / width - 1  # (W,)
-    y = (torch.arange(height, device=matrices.device) * 2 + 1) / height - 1  # (H,)
-    by_column = matrices[:, :, 0, None] * x  # (B, 2, W)
-    by_row = matrices[:, :, 1, None] * y + matrices[:, :, 2, None]  # (B, 2, H)
-    return by_column[:, :, None, :] + by_row[:, :, :, None]
-
-
-def elastic_field(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
-    """Smooth random displacements (B, 2, H, W), x before y, in coordinates of [-1, 1]; the root mean square of an
-    image's displacements along an axis is drawn up to `elastic_pixels`.
-
-    Noise on a coarse grid whose pitch is the smoothness, brought to full size by bicubic interpolation, which
-    two small matrix products do an order of magnitude faster than `torch.nn.functional.interpolate`.
+    Brought to full size by bicubic interpolation, it is a smooth field of displacements in coordinates of [-1, 1].
+    The root mean square of an image's displacements along an axis is drawn up to `elastic_pixels`.
     """
     height, width = images.shape[-2:]
-    coarse = [max(2, math.ceil(side / config.elastic_sigma_pixels)) for side in (height, width)]
-    noise = torch.randn(len(images), 2, *coarse, generator=generator, device=images.device)
-    by_row, by_column = bicubic(coarse[0], height, images.device), bicubic(coarse[1], width, images.device)
-    smooth = by_row @ noise @ by_column.T  # (B, 2, H, W)
-    rms = smooth.square().mean((1, 2, 3), keepdim=True).sqrt()
+    rows, columns = (max(2, math.ceil(side / config.elastic_sigma_pixels)) for side in (height, width))
+    noise = torch.randn(len(images), 2, rows, columns, generator=generator, device=images.device)
     strength = config.elastic_pixels * torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
-    pixel = torch.tensor([2 / width, 2 / height], device=images.device).view(2, 1, 1)
-    return smooth.mul_(strength / rms).mul_(pixel)
+    by_row, by_column = bicubic(rows, height, images.device), bicubic(columns, width, images.device)
+    # The sum of squares over all pixels, without computing them: a quadratic form of the noise.
+    squares = noise * (by_row.T @ by_row @ noise @ (by_column.T @ by_column))
+    rms = (squares.sum((1, 2, 3), keepdim=True) / (2 * height * width)).sqrt()
+    noise *= strength / rms
+    noise[:, 0] *= 2 / width  # from pixels
+    noise[:, 1] *= 2 / height
+    return noise
+
+
+def sampling_grid(affine: Tensor, elastic: Tensor | None, height: int, width: int) -> Tensor:
+    """Where each output pixel samples the input: (B, 2, height, width), x before y, in coordinates of [-1, 1].
+
+    `affine`, (B, 2, 3), says it as `torch.nn.functional.affine_grid(..., align_corners=False)` does; `elastic`,
+    (B, 2, rows, columns), is added by bicubic interpolation. Both are sums of products of a function of the row
+    and one of the column, so the whole grid is a matrix product. A matrix that turns or shears a square image
+    distorts one that isn't square, as coordinates run over [-1, 1] along both axes whatever the shape.
+    """
+    rows, columns = elastic.shape[2:] if elastic is not None else (0, 0)
+    weights = affine.new_zeros(len(affine), 2, 2 + rows, 2 + columns)
+    weights[:, :, 0, 0], weights[:, :, 0, 1], weights[:, :, 1, 0] = (
+        affine[:, :, 2],
+        affine[:, :, 0],
+        affine[:, :, 1],
+    )
+    if elastic is not None:
+        weights[:, :, 2:, 2:] = elastic
+    by_row, by_column = axis_functions(height, rows, affine), axis_functions(width, columns, affine)
+    if by_row.numel() * by_column.numel() > LARGEST_KRONECKER:
+        return by_row @ (weights @ by_column.T)
+    # On small images one large product is several times faster than many small ones.
+    product = weights.flatten(2) @ torch.kron(by_row, by_column).T
+    return product.view(len(affine), 2, height, width)
+
+
+def axis_functions(size: int, coarse: int, like: Tensor) -> Tensor:
+    """Functions of the position along an axis, a column each (size, 2 + coarse): 1, the coordinate in [-1, 1], and
+    what each of `coarse` values contributes by bicubic interpolation."""
+    places = (torch.arange(size, device=like.device, dtype=like.dtype) * 2 + 1) / size - 1
+    affine = torch.stack((torch.ones_like(places), places), dim=1)
+    return torch.cat((affine, bicubic(coarse, size, like.device)), dim=1) if coarse else affine
 
 
 def bicubic(coarse: int, size: int, device: torch.device) -> Tensor:
