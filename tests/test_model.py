@@ -207,6 +207,19 @@ def test_padding_keeps_the_image_size(padding: bool, stem_padding: bool, sides: 
     assert found == sides
 
 
+def test_a_cropped_image_is_seen_as_its_middle() -> None:
+    whole, middle = build_model(small(crop=2), MNIST).eval(), build_model(small(), DataShape(1, 24, 10)).eval()
+    middle.load_state_dict({_without_crop(name): weights for name, weights in whole.state_dict().items()})
+    pixels = images(MNIST)
+    torch.testing.assert_close(whole(pixels), middle(pixels[:, :, 2:-2, 2:-2]))
+
+
+def _without_crop(name: str) -> str:
+    """What a weight is called in the network that has no crop before its first layer."""
+    layer, rest = name.split(".", 1)
+    return f"{int(layer) - 1}.{rest}"
+
+
 @pytest.mark.parametrize(
     ("size", "changes", "where"),
     [
@@ -216,6 +229,8 @@ def test_padding_keeps_the_image_size(padding: bool, stem_padding: bool, sides: 
         (1, {"stem_kernel": 1, "depth": [1], "head": Head.linear}, "after the last pooling"),
         (8, {"depth": [1, 1, 1, 1]}, "in stage 4"),
         (8, {"depth": [1, 2], "padding": False}, "in stage 2"),
+        (4, {"crop": 2}, "after model.crop"),
+        (8, {"crop": 3, "stem_kernel": 3}, "in stage 1"),
         (8, {"depth": [1, 1, 1], "head": Head.linear, "stem_padding": True, "padding": False}, "in stage 3"),
     ],
 )
@@ -225,7 +240,7 @@ def test_an_image_that_shrinks_to_nothing_is_refused(size: int, changes: dict[st
     message = str(caught.value)
     assert message.startswith("model.depth: ")
     assert f"a {size}x{size} image has no pixels left {where}; use fewer stages or blocks" in message
-    advised = {"depth": [1], "stem_kernel": 1, "kernel": 1, "head": Head.gap}
+    advised = {"depth": [1], "crop": 0, "stem_kernel": 1, "kernel": 1, "head": Head.gap}
     model = build_model(small(**changes | advised), DataShape(1, size, 10))
     assert model.eval()(torch.zeros(1, 1, size, size)).shape == (1, 10), "the advice doesn't help"
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from tinysweep.config import AUTO, BudgetConfig, Config, ModelConfig
 from tinysweep.errors import BudgetError
-from tinysweep.model import DataShape, SpatialPool, build_model, with_width
+from tinysweep.model import Crop, DataShape, SpatialPool, build_model, with_width
 
 LARGEST_WIDTH = 100_000  # where the range of model.width ends
 
@@ -78,6 +78,8 @@ def output_shape(layer: nn.Module, inputs: tuple[int, ...]) -> tuple[int, ...]:
         assert isinstance(layer.padding, tuple)
         sides = zip(inputs[1:], layer.kernel_size, layer.padding, strict=True)
         return (layer.out_channels, *(side + 2 * padding - kernel + 1 for side, kernel, padding in sides))
+    if isinstance(layer, Crop):
+        return (inputs[0], *(side - 2 * layer.pixels for side in inputs[1:]))
     if isinstance(layer, nn.MaxPool2d):
         assert isinstance(layer.kernel_size, int)
         return (inputs[0], *(side // layer.kernel_size for side in inputs[1:]))

@@ -181,6 +181,7 @@ class ModelConfig(Section):
     growth: float = setting(1.5, "factor on the channels", "[0.1, 10]")
     growth_by: GrowthBy = setting(GrowthBy.stage, "whether channels grow with each stage or each block")
     channel_multiple: int = setting(1, "channels are rounded to a multiple of this, at least one", "[1, 1000]")
+    crop: int = setting(0, "pixels cut off each side of the image before the first convolution", "[0, 500]")
     stem_kernel: int = setting(5, "kernel size of the first convolution", "[1, 15]")
     stem_padding: bool = setting(False, "pad the first convolution so that it keeps the image size")
     kernel: int = setting(3, "kernel size of the other convolutions", "[1, 15]")

@@ -50,6 +50,19 @@ class SpatialPool(nn.Module):
         return (x * self.weight).sum((2, 3))  # (B, C, H, W) -> (B, C)
 
 
+class Crop(nn.Module):
+    """The middle of an image, so many pixels less on each side."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.pixels = pixels
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = slice(self.pixels, -self.pixels)
+        # A copy of its own: a convolution of a view onto the larger image is slower.
+        return x[:, :, inside, inside].contiguous(memory_format=torch.channels_last)
+
+
 Block = Callable[[ModelConfig, int, int], nn.Module]
 
 
@@ -130,7 +143,7 @@ def _require_pixels(size: int, where: str, shape: DataShape) -> None:
         raise ConfigError(
             f"model.depth: a {shape.size}x{shape.size} image has no pixels left {where}; "
             "use fewer stages or blocks, smaller kernels, padding (model.stem_padding, model.padding), "
-            "or a head that doesn't pool (model.head=gap or spatial)"
+            "a smaller model.crop, or a head that doesn't pool (model.head=gap or spatial)"
         )
 
 
@@ -143,7 +156,10 @@ def build_model(config: ModelConfig, shape: DataShape) -> nn.Sequential:
     if isinstance(config.width, str):
         raise ConfigError(f"model.width={config.width} must be resolved to a number first (see budget.resolve)")
     layers: list[nn.Module] = []
-    channels, size = shape.channels, shape.size
+    channels, size = shape.channels, shape.size - 2 * config.crop
+    if config.crop:
+        _require_pixels(size, "after model.crop", shape)
+        layers.append(Crop(config.crop))
     for stage, widths in enumerate(channel_plan(config)):
         if stage > 0:
             layers.append(nn.MaxPool2d(2))
