@@ -81,6 +81,14 @@ def straightforward(config: Config, shape: DataShape, pictures: Pictures, worker
         return time.perf_counter() - began
 
 
+def fastest_workers(plain: Callable[[int, int], float], steps: int) -> int:
+    """The number of workers with which the straightforward loop takes so many steps in the least time."""
+    probes = {workers: plain(workers, steps) for workers in WORKER_COUNTS}
+    for workers, seconds in probes.items():
+        print(f"straightforward, {steps} steps, {workers} workers: {seconds:.1f} s", file=sys.stderr)
+    return min(probes, key=lambda workers: probes[workers])
+
+
 def tinysweep_loop(config: Config, data: Data, precision: Precision) -> Loop:
     """The loop whose seconds are those that tinysweep itself records for an epoch."""
     config = replace(config, trainer=replace(config.trainer, precision=precision))
@@ -104,10 +112,7 @@ def measure(options: argparse.Namespace) -> pd.DataFrame:
         warm_up = probe = steps = QUICK_STEPS
     plain = partial(straightforward, config, data.shape, pictures)
     plain(0, warm_up)
-    probes = {workers: plain(workers, probe) for workers in WORKER_COUNTS}
-    for workers, seconds in probes.items():
-        print(f"straightforward, {probe} steps, {workers} workers: {seconds:.1f} s", file=sys.stderr)
-    best = min(probes, key=lambda workers: probes[workers])
+    best = fastest_workers(plain, probe)
     loops = [Loop("straightforward, fp32", best, partial(plain, best))]
     loops += [tinysweep_loop(config, data, precision) for precision in (Precision.auto, Precision.fp32)]
     for loop in loops[1:]:
