@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tinysweep
 from conftest import made_images
@@ -292,6 +293,40 @@ def test_a_batch_larger_than_the_data_set_is_the_data_set(batch_size: int) -> No
     assert same_bits(
         fit(small_config(batch_size=batch_size), data), fit(small_config(batch_size=len(data.train)), data)
     )
+
+
+# ---- a device that isn't waited for
+
+
+class ReadBack(TorchDispatchMode):
+    """Counts what makes a host wait for its device: numbers read from tensors, shapes that depend on values, and
+    values brought there one by one."""
+
+    WAITING = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "unique", "lift_fresh")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.times = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.times += func._schema.name.removeprefix("aten::") in self.WAITING
+        return func(*args, **kwargs or {})
+
+
+def times_read_back(config: Config, images: int) -> int:
+    data, counted = small_data(train=images, validation=0), ReadBack()
+    with counted:
+        fit(config, data)
+    return counted.times
+
+
+@pytest.mark.parametrize("optimizer", OptimizerName)
+def test_a_step_never_waits_for_the_device(optimizer: OptimizerName) -> None:
+    config = dataclasses.replace(busy_config(epochs=2), optimizer=OptimizerConfig(optimizer))
+    few, many = times_read_back(config, 32), times_read_back(config, 320)
+    assert few == many > 0
+    longer = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, epochs=5))
+    assert times_read_back(longer, 32) - few == 3, "an epoch reads its loss, and nothing else"
 
 
 # ---- losses

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tinysweep.augment import augment
+from tinysweep.average import AveragedModel
 from tinysweep.config import AugmentationConfig, Config
 from tinysweep.data import Data, Images
 from tinysweep.device import Hardware, hardware
@@ -158,8 +158,7 @@ class _Training:
         self.averaged: nn.Module = self.model
         self.average: AveragedModel | None = None
         if config.trainer.ema_decay:
-            averaging = get_ema_multi_avg_fn(config.trainer.ema_decay)
-            self.average = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
+            self.average = AveragedModel(self.model, config.trainer.ema_decay)
             self.averaged = self.average.module
         self.optimizer = build_optimizer(config.optimizer, self.model)
         self.generator = torch.Generator(machine.device).manual_seed(config.trainer.seed)
@@ -181,7 +180,7 @@ class _Training:
             loss.backward()
             self.optimizer.step()
             if self.average:
-                self.average.update_parameters(self.model)
+                self.average.update()
             total += loss.detach()
             self.step += 1
         return total.item() / self.steps_per_epoch
