@@ -1,8 +1,9 @@
 # `make sweep`, `make train` and `make test` each set up what they need on a fresh machine.
 PYTHON ?= python3
 BIN := .venv/bin
+BENCHMARKS := epoch_time study_rate time_to_accuracy limit start growth
 
-.PHONY: sweep train test check lint types format clean
+.PHONY: sweep train test check lint types bench format clean
 
 sweep: .venv/installed
 	$(BIN)/tinysweep -m sweeps=quick
@@ -22,6 +23,9 @@ types: .venv/installed
 
 test: .venv/installed
 	$(BIN)/pytest
+
+bench: .venv/installed
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -W ignore benchmarks/$$name.py || exit 1; done
 
 format: .venv/installed
 	$(BIN)/ruff format .

@@ -144,9 +144,11 @@ def cpu_model() -> str:
     return named[1] if named else platform.processor() or platform.machine()
 
 
-def read_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options that both comparisons of the loops have, beside those that the parser has already."""
-    parser.add_argument("--rounds", type=int, default=5, help="epochs of each loop, taken in turn (default 5)")
+def read_options(parser: argparse.ArgumentParser, rounds: int = 5) -> argparse.Namespace:
+    """The options that the comparisons of the loops have, beside those that the parser has already."""
+    parser.add_argument(
+        "--rounds", type=int, default=rounds, help="epochs of each loop, taken in turn (default %(default)s)"
+    )
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_STEPS} steps an epoch: only a smoke test")
     parser.add_argument("--data", type=Path, default=Path(DEFAULT_ROOT), help="folder of MNIST", metavar="ROOT")
     options = parser.parse_args()

@@ -101,7 +101,8 @@ def tabulate(
 
 
 def main() -> None:
-    options = read_options(argparse.ArgumentParser(description=__doc__))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = read_options(parser, rounds=10)
     publish(measure(options), SHOWN, RESULT, options.quick)
 
 

@@ -1,4 +1,4 @@
-"""The first real result: what README.md and conf/experiment/best_20k.yaml say is what results/ holds."""
+"""The first real results: what README.md and conf/experiment/best_20k.yaml say is what results/ holds."""
 
 import json
 import re
@@ -15,16 +15,19 @@ from tinysweep.table import read_trials
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 STUDY = ROOT / "results/budget20k"
+each_study = pytest.mark.parametrize(
+    "study", [STUDY, ROOT / "results/budget20k-random"], ids=lambda path: path.name
+)
 
 
-def final() -> dict[str, Any]:
-    content = json.loads((STUDY / "final.json").read_text())
+def final(study: Path) -> dict[str, Any]:
+    content = json.loads((study / "final.json").read_text())
     assert isinstance(content, dict)
     return content
 
 
-def winner() -> dict[str, Any]:
-    return next(tested for tested in final()["tested"] if tested["role"] == "winner")
+def winner(study: Path) -> dict[str, Any]:
+    return next(tested for tested in final(study)["tested"] if tested["role"] == "winner")
 
 
 def accuracies(tested: dict[str, Any]) -> list[float]:
@@ -38,34 +41,37 @@ def in_words(tested: dict[str, Any]) -> str:
 
 
 def test_the_winner_keeps_the_budget_and_reaches_what_is_claimed_of_it() -> None:
-    found = winner()
+    found = winner(STUDY)
     assert found["params"] < 20_000
     assert len(found["runs"]) == 5
     assert statistics.mean(accuracies(found)) >= 0.9960
 
 
-def test_each_accuracy_is_that_of_its_errors() -> None:
-    for tested in final()["tested"]:
+@each_study
+def test_each_accuracy_is_that_of_its_errors(study: Path) -> None:
+    for tested in final(study)["tested"]:
         for run in tested["runs"]:
             assert run["test_accuracy"] == pytest.approx(1 - len(run["errors"]) / 10_000)
         assert tested["test_accuracy"]["mean"] == pytest.approx(statistics.mean(accuracies(tested)))
 
 
-def test_the_winner_is_among_the_best_of_its_study() -> None:
-    trials = read_trials(STUDY / "trials.csv")
+@each_study
+def test_the_winner_is_among_the_best_of_its_study(study: Path) -> None:
+    trials = read_trials(study / "trials.csv")
     complete = trials[trials["state"] == "complete"].sort_values("validation_loss")
-    candidates = len(final()["candidates"]) or 1
-    assert winner()["trial"] in set(complete["number"].head(candidates))
+    candidates = len(final(study)["candidates"]) or 1
+    assert winner(study)["trial"] in set(complete["number"].head(candidates))
 
 
-def test_no_trial_broke_the_budget() -> None:
-    trials = read_trials(STUDY / "trials.csv")
+@each_study
+def test_no_trial_broke_the_budget(study: Path) -> None:
+    trials = read_trials(study / "trials.csv")
     assert trials["state"].isin(["complete", "pruned"]).sum() == 44
     assert trials["params"].max() < 20_000
 
 
 def test_best_20k_is_the_recipe_of_the_winning_trial() -> None:
-    found = winner()
+    found = winner(STUDY)
     config = tinysweep.compose("experiment=best_20k")
     resolved = tinysweep.resolve(config, tinysweep.describe(config.data))
     assert tinysweep.measure(resolved.model, tinysweep.describe(config.data)).params == found["params"]
@@ -82,11 +88,12 @@ def test_best_20k_is_the_recipe_of_the_winning_trial() -> None:
     assert config.model.family == trial["model"]
 
 
-def test_the_readme_gives_these_means() -> None:
-    for tested in final()["tested"]:
+@each_study
+def test_the_readme_gives_these_means(study: Path) -> None:
+    for tested in final(study)["tested"]:
         assert in_words(tested) in README
 
 
 def test_the_readme_gives_each_seed_of_the_winner() -> None:
-    seeds = ", ".join(f"{100 * accuracy:.2f}" for accuracy in accuracies(winner()))
+    seeds = ", ".join(f"{100 * accuracy:.2f}" for accuracy in accuracies(winner(STUDY)))
     assert re.sub(r"\s+", " ", README).count(seeds) == 1
