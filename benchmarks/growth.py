@@ -22,6 +22,7 @@ import torch
 
 import tinysweep
 from epoch_time import cpu_model
+from peak import peak_mib
 from tinysweep.data import load
 from tinysweep.device import usable_cores
 from tinysweep.files import write_whole
@@ -30,12 +31,7 @@ from tinysweep.training import fit
 RESULT = Path(__file__).with_suffix(".csv")
 IMAGES = (60_000, 240_000, 1_000_000)
 ROWS = (1_000, 10_000, 100_000)
-COMPARE = """
-from pathlib import Path
-from tinysweep.compare import main
-main()
-print(0, float(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024)
-"""
+COMPARE = Path(__file__).with_name("peak.py")
 
 
 def one_run(images: int) -> float:
@@ -54,24 +50,20 @@ def made_table(rows: int) -> pd.DataFrame:
     return made.assign(number=range(rows))
 
 
-def measured(what: str, size: int) -> tuple[float, float]:
-    """Seconds and peak memory, MiB, of one size in a process of its own."""
-    command = [sys.executable, __file__, "--run", str(size)]
+def measured_run(images: int) -> tuple[float, float]:
+    """Seconds of the epoch and peak memory, MiB, in a process of its own."""
+    command = [sys.executable, __file__, "--run", str(images)]
+    seconds, memory = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return float(seconds), float(memory)
+
+
+def measured_comparison(rows: int) -> tuple[float, float]:
+    """Seconds of the whole command and its peak memory, MiB."""
     with tempfile.TemporaryDirectory() as folder:
-        if what == "compare":
-            made_table(size).to_csv(Path(folder) / "trials.csv", index=False)
-            command = [sys.executable, "-c", COMPARE, "trials.csv"]
-        began = time.perf_counter()
+        made_table(rows).to_csv(Path(folder) / "trials.csv", index=False)
+        command, began = [sys.executable, str(COMPARE), "trials.csv"], time.perf_counter()
         ended = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-        whole = time.perf_counter() - began
-    *_, seconds, memory = ended.stdout.split()
-    return whole if what == "compare" else float(seconds), float(memory)
-
-
-def peak_memory() -> float:
-    """MiB that this process has needed at most; what getrusage tells would be its parent's at least."""
-    status = Path("/proc/self/status").read_text()
-    return float(status.split("VmHWM:")[1].split()[0]) / 1024
+        return time.perf_counter() - began, float(ended.stdout.split()[-1])
 
 
 def main() -> None:
@@ -79,13 +71,13 @@ def main() -> None:
     parser.add_argument("--run", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
-        print(one_run(options.run), peak_memory())
+        print(one_run(options.run), peak_mib())
         return
     rows = []
-    for what, sizes in (("run", IMAGES), ("compare", ROWS)):
+    for what, measured, sizes in (("run", measured_run, IMAGES), ("compare", measured_comparison, ROWS)):
         before: tuple[int, float, float] | None = None
         for size in sizes:
-            seconds, memory = measured(what, size)
+            seconds, memory = measured(size)
             row = {"what": what, "size": size, "seconds": seconds, "peak_mib": memory}
             if before:
                 step = math.log(size / before[0])

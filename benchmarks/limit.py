@@ -52,12 +52,14 @@ def limit_rate(machine: Hardware) -> float:
     """Floating-point operations a second in training one large convolution."""
     images, inputs, outputs, side = LARGE
     layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
-    x = torch.randn(images, inputs, side, side).contiguous(memory_format=torch.channels_last).requires_grad_()
     dtype = torch.bfloat16 if machine.bf16 else torch.float32
-    upstream = torch.randn(images, outputs, side, side, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    x, upstream = (
+        torch.randn(images, channels, side, side, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        for channels in (inputs, outputs)
+    )
+    x.requires_grad_()
     times = []
     with machine.in_use():
-        x = x.detach().to(dtype).requires_grad_()
         for _ in range(12):
             began = time.perf_counter()
             with machine.autocast():
@@ -72,22 +74,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="times each is taken, in turn (default 5)")
     options = parser.parse_args()
     configs = {name: tinysweep.compose(f"experiment={name}", "trainer.device=cpu") for name in RECIPES}
+    shapes = {name: tinysweep.describe(config.data) for name, config in configs.items()}
+    configs = {name: tinysweep.resolve(config, shapes[name]) for name, config in configs.items()}
     machine = hardware(configs[RECIPES[0]].trainer)
     rates, seconds = [], {name: list[float]() for name in RECIPES}
     for number in range(options.rounds + 1):
         rates.append(limit_rate(machine))
         for name, config in configs.items():
-            resolved = tinysweep.resolve(config, tinysweep.describe(config.data))
-            seconds[name].append(step_seconds(resolved))
-            configs[name] = resolved
+            seconds[name].append(step_seconds(config))
         print(f"round {number} of {options.rounds}", flush=True)
     limit = statistics.median(rates[1:])  # the first of each finds cold caches
     rows = []
     for name, config in configs.items():
-        flops, step = (
-            convolution_flops(config, tinysweep.describe(config.data)),
-            statistics.median(seconds[name][1:]),
-        )
+        flops, step = convolution_flops(config, shapes[name]), statistics.median(seconds[name][1:])
         rows.append({"recipe": name, "batch": config.trainer.batch_size, "mflop_a_step": flops / 1e6,
                      "ms_a_step": 1000 * step, "gflop_a_second": flops / step / 1e9,
                      "limit_gflop_a_second": limit / 1e9, "share": flops / step / limit})  # fmt: skip

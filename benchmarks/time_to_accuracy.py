@@ -16,20 +16,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+import epoch_time as loops
 import tinysweep
-from epoch_time import (
-    PROBE_STEPS,
-    QUICK_STEPS,
-    WARM_UP_STEPS,
-    cpu_model,
-    fastest_workers,
-    publish,
-    read_options,
-    recipe,
-    straightforward,
-    straightforward_pictures,
-    tinysweep_loop,
-)
 from tinysweep.config import Config, Precision
 from tinysweep.data import Data, load, load_test
 from tinysweep.device import hardware, usable_cores
@@ -43,10 +31,9 @@ SHOWN = ["what", "epochs", "median_seconds", "times_faster", "test_accuracy", "s
 
 def fast(root: Path, quick: bool) -> tuple[Config, Data]:
     """The recipe and its data; only some images of it for a smoke test."""
-    config = tinysweep.compose("experiment=fast", f"data.root={root}")
-    if quick:
-        batch = config.trainer.batch_size
-        config = replace(config, data=replace(config.data, limit=QUICK_STEPS * batch))
+    config = tinysweep.compose("experiment=fast", "trainer.device=cpu")
+    limit = loops.QUICK_STEPS * config.trainer.batch_size if quick else None
+    config = replace(config, data=replace(config.data, root=str(root), limit=limit))
     return config, load(config.data)
 
 
@@ -60,13 +47,15 @@ def trained(config: Config, data: Data, seed: int) -> tuple[float, float]:
 def measure(options: argparse.Namespace) -> pd.DataFrame:
     """A row for each recipe and loop."""
     obtain("mnist", options.data)
-    baseline, (config, data) = recipe(options.data), fast(options.data, options.quick)
+    baseline, (config, data) = loops.recipe(options.data), fast(options.data, options.quick)
     images = load(baseline.data)
-    steps = QUICK_STEPS if options.quick else len(images.train) // baseline.trainer.batch_size
-    probe, warm_up = (QUICK_STEPS, QUICK_STEPS) if options.quick else (PROBE_STEPS, WARM_UP_STEPS)
-    plain = partial(straightforward, baseline, images.shape, straightforward_pictures(options.data))
+    steps = loops.QUICK_STEPS if options.quick else len(images.train) // baseline.trainer.batch_size
+    probe, warm_up = (
+        (loops.QUICK_STEPS, loops.QUICK_STEPS) if options.quick else (loops.PROBE_STEPS, loops.WARM_UP_STEPS)
+    )
+    plain = partial(loops.straightforward, baseline, images.shape, loops.straightforward_pictures(options.data))
     plain(0, warm_up)
-    workers, ours = fastest_workers(plain, probe), tinysweep_loop(baseline, images, Precision.auto)
+    workers, ours = loops.fastest_workers(plain, probe), loops.tinysweep_loop(baseline, images, Precision.auto)
     ours.seconds(warm_up)
     epochs = tinysweep.compose("experiment=era_seed").trainer.epochs
     seconds: dict[str, list[float]] = {f"baseline, straightforward loop, {workers} workers": [], "baseline": []}
@@ -96,14 +85,14 @@ def tabulate(
     table["reach_99.4"] = ["", "", f"{sum(one >= WANTED for one in accuracies)} of {len(accuracies)}"]
     table["test_accuracies"] = ["", "", " ".join(f"{100 * one:.2f}" for one in accuracies)]
     table["seconds_of_rounds"] = [" ".join(f"{one:.1f}" for one in taken) for taken in seconds.values()]
-    table["cores"], table["cpu"], table["torch"] = usable_cores(), cpu_model(), torch.__version__
+    table["cores"], table["cpu"], table["torch"] = usable_cores(), loops.cpu_model(), torch.__version__
     return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options = read_options(parser, rounds=10)
-    publish(measure(options), SHOWN, RESULT, options.quick)
+    options = loops.read_options(parser, rounds=10)
+    loops.publish(measure(options), SHOWN, RESULT, options.quick)
 
 
 if __name__ == "__main__":

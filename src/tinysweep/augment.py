@@ -93,11 +93,9 @@ def sampling_grid(affine: Tensor, elastic: Tensor | None, height: int, width: in
     """
     rows, columns = elastic.shape[2:] if elastic is not None else (0, 0)
     weights = affine.new_zeros(len(affine), 2, 2 + rows, 2 + columns)
-    weights[:, :, 0, 0], weights[:, :, 0, 1], weights[:, :, 1, 0] = (
-        affine[:, :, 2],
-        affine[:, :, 0],
-        affine[:, :, 1],
-    )
+    weights[:, :, 0, 0] = affine[:, :, 2]
+    weights[:, :, 0, 1] = affine[:, :, 0]  # of x, which runs along a row
+    weights[:, :, 1, 0] = affine[:, :, 1]
     if elastic is not None:
         weights[:, :, 2:, 2:] = elastic
     by_row, by_column = axis_functions(height, rows, affine), axis_functions(width, columns, affine)
