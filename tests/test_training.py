@@ -235,12 +235,12 @@ def test_the_rate_told_is_that_of_the_last_step_of_the_epoch(name: SchedulerName
 
 
 def test_the_rate_is_that_of_the_schedule_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[float] = []
+    used: list[float | Tensor] = []
     original = Optimizer.step
 
-    def step(self: Optimizer) -> None:
-        used.append(self.lr)
-        original(self)
+    def step(self: Optimizer, lr: float | Tensor) -> None:
+        used.append(lr)
+        original(self, lr)
 
     monkeypatch.setattr(Optimizer, "step", step)
     config = small_config(epochs=2)

@@ -267,6 +267,7 @@ class TrainerConfig(Section):
     precision: Precision = setting(Precision.auto, "auto is bf16 where the hardware has it")
     threads: int = setting(0, "CPU threads; 0 uses every core", "[0, 1024]")
     device: Device = setting(Device.auto, "auto prefers cuda, then mps, then cpu")
+    cuda_graphs: bool = setting(True, "on cuda, launch a step's kernels together, not one by one")
     seed: int = setting(0, "seed of weights, order, augmentation and dropout", "[0, 4294967295]")
     test: bool = setting(True, "read the test set once, after the last epoch")
 

@@ -13,11 +13,13 @@ from tinysweep.errors import ConfigError
 
 @dataclass(frozen=True)
 class Hardware:
-    """The device, whether convolutions run in bfloat16, and the number of CPU threads."""
+    """The device, whether convolutions run in bfloat16, how many CPU threads there are, and whether the kernels of
+    a step are launched together."""
 
     device: torch.device
     bf16: bool
     threads: int
+    graphs: bool = False
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -56,7 +58,8 @@ def hardware(config: TrainerConfig) -> Hardware:
         found = ", ".join(device for device, there in available.items() if there)
         raise ConfigError(f"trainer.device={name} is not available on this machine; use auto or one of: {found}")
     bf16 = config.precision == Precision.bf16 or (config.precision == Precision.auto and _has_fast_bf16(name))
-    return Hardware(torch.device(name), bf16, config.threads or usable_cores())
+    graphs = name == Device.cuda and config.cuda_graphs
+    return Hardware(torch.device(name), bf16, config.threads or usable_cores(), graphs)
 
 
 def usable_cores() -> int:

@@ -29,10 +29,10 @@ class Group:
 
 
 class Optimizer:
-    """Moves parameters along their gradients, all of which must be there; `lr` is read at every step."""
+    """Moves parameters along their gradients, all of which must be there."""
 
     def __init__(self, config: OptimizerConfig, decayed: list[Tensor], spared: list[Tensor]) -> None:
-        self.config, self.lr = config, config.lr
+        self.config = config
         adaptive = config.name == OptimizerName.adamw
         self.advance = _adamw if adaptive else _sgd
         self.groups = [Group(decayed, config.weight_decay, adaptive), Group(spared, 0.0, adaptive)]
@@ -43,9 +43,10 @@ class Optimizer:
                 parameter.grad = None
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, lr: float | Tensor) -> None:
+        """Move at this learning rate, a number or a scalar on the device of the parameters."""
         for group in self.groups:
-            self.advance(group, self.config, self.lr)
+            self.advance(group, self.config, lr)
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
@@ -59,7 +60,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
     return Optimizer(config, decayed, spared)
 
 
-def _sgd(group: Group, config: OptimizerConfig, lr: float) -> None:
+def _sgd(group: Group, config: OptimizerConfig, lr: float | Tensor) -> None:
     """With momentum, plain or Nesterov's (Sutskever et al., 2013)."""
     sgd(
         group.params,
@@ -75,7 +76,7 @@ def _sgd(group: Group, config: OptimizerConfig, lr: float) -> None:
     )
 
 
-def _adamw(group: Group, config: OptimizerConfig, lr: float) -> None:
+def _adamw(group: Group, config: OptimizerConfig, lr: float | Tensor) -> None:
     """Adam whose decay stands apart from the gradient (Loshchilov & Hutter, 2017, arXiv:1711.05101)."""
     adamw(
         group.params,

@@ -18,7 +18,16 @@ from tinysweep.explain import explain, require_schema, settings
 from tinysweep.space import Value, is_setting, parse
 
 # What doesn't decide what a run finds: where data lies, what it runs on, and what it is called.
-INCIDENTAL = ("name", "trial", "data.root", "data.download", "trainer.device", "trainer.threads", "trainer.test")
+INCIDENTAL = (
+    "name",
+    "trial",
+    "data.root",
+    "data.download",
+    "trainer.device",
+    "trainer.threads",
+    "trainer.cuda_graphs",
+    "trainer.test",
+)
 
 
 class Composer:
