@@ -2,12 +2,14 @@
 
     python benchmarks/gpu.py
 
-For each recipe: images a second (median of the epochs after the first), how much of that time the GPU computes,
-and the seconds of the whole training with the test accuracy of its last epoch's model. Needs MNIST and a GPU.
+For each recipe, on all training images: images a second (median of the epochs after the first), the share of that
+time that the GPU needs to compute the steps, and with graphs the seconds of the whole training and the test accuracy
+of its last epoch's model.
 """
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,11 +24,15 @@ from tinysweep.config import DEFAULT_ROOT, Config
 from tinysweep.data import load, load_test
 from tinysweep.device import hardware
 from tinysweep.files import write_whole
-from tinysweep.training import Epoch, evaluate, fit
+from tinysweep.model import DataShape, build_model
+from tinysweep.optim import build_optimizer
+from tinysweep.step import EAGER_STEPS, RecordedStep, Step
+from tinysweep.training import evaluate, fit
 
 RESULT = Path(__file__).with_suffix(".csv")
 RECIPES = ("default", "era_seed", "best_20k", "fast")
-TIMED_EPOCHS = 6  # the first of which isn't counted
+TIMED_EPOCHS = 4  # the first of which isn't counted
+REPLAYED = 500  # steps
 
 
 def epoch_seconds(config: Config, epochs: int) -> float:
@@ -35,18 +41,22 @@ def epoch_seconds(config: Config, epochs: int) -> float:
     return statistics.median(epoch.seconds for epoch in fit(short, load(short.data)).history[1:])
 
 
-def computing_seconds(config: Config) -> float:
-    """Seconds in which the GPU computes during an epoch: the sum of its kernels."""
-    short = replace(config, trainer=replace(config.trainer, epochs=2, clean_epochs=0))
-    data, activities = load(short.data), [torch.profiler.ProfilerActivity.CUDA]
-    profiler = torch.profiler.profile(activities=activities)
-
-    def second_epoch_only(epoch: Epoch) -> None:
-        torch.cuda.synchronize()
-        profiler.start() if epoch.epoch == 1 else profiler.stop()
-
-    fit(short, data, second_epoch_only)
-    return 1e-6 * sum(float(event.self_device_time_total) for event in profiler.key_averages())
+def computing_seconds(config: Config, shape: DataShape) -> float:
+    """Seconds that the GPU computes in a step: those of graphs launched one after the other."""
+    machine, batch = hardware(config.trainer), config.trainer.batch_size
+    model = build_model(config.model, shape).to(machine.device).to(memory_format=torch.channels_last)
+    step = RecordedStep(Step(model.train(), build_optimizer(config.optimizer, model), None, machine, 0.0))
+    pixels = torch.randn(batch, shape.channels, shape.size, shape.size, device=machine.device)
+    labels = torch.randint(shape.classes, (batch,), device=machine.device)
+    for _ in range(EAGER_STEPS + 1):
+        step(pixels.contiguous(memory_format=torch.channels_last), labels, 0.0)
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    began.record()
+    for _ in range(REPLAYED):
+        step.replay()
+    ended.record()
+    torch.cuda.synchronize()
+    return 1e-3 * float(began.elapsed_time(ended)) / REPLAYED
 
 
 def whole_run(config: Config) -> dict[str, Any]:
@@ -62,20 +72,23 @@ def whole_run(config: Config) -> dict[str, Any]:
 def measure(name: str, root: str) -> Iterator[dict[str, Any]]:
     words = [] if name == "default" else [f"experiment={name}"]
     config = tinysweep.compose(*words, "trainer.device=cuda", f"data.root={root}", "data.validation=0")
-    config = tinysweep.resolve(config, tinysweep.describe(config.data))
-    images = len(load(config.data).train)
+    shape = tinysweep.describe(config.data)
+    config = tinysweep.resolve(config, shape)
+    images, computing = len(load(config.data).train), computing_seconds(config, shape)
     for together in (False, True):
         config = replace(config, trainer=replace(config.trainer, cuda_graphs=together))
         epoch = epoch_seconds(config, TIMED_EPOCHS)
+        step = epoch * config.trainer.batch_size / images
         yield {
             "recipe": name,
             "launched": "together" if together else "one by one",
             "batch": config.trainer.batch_size,
             "images_a_second": round(images / epoch),
-            "ms_a_step": 1000 * epoch * config.trainer.batch_size / images,
-            "computing": computing_seconds(config) / epoch,
-            **whole_run(config),
+            "ms_a_step": 1000 * step,
+            "computing": computing / step,
+            **(whole_run(config) if together else {}),
         }
+        print(f"{name}, {'together' if together else 'one by one'}: {epoch:.3f} s an epoch", file=sys.stderr)
 
 
 def main() -> None:
@@ -87,7 +100,7 @@ def main() -> None:
         parser.error("there is no CUDA device here")
     table = pd.DataFrame([row for name in options.recipes for row in measure(name, options.data)])
     table = table.round({"ms_a_step": 3, "computing": 3, "run_seconds": 2})
-    print(table.to_string(index=False))
+    print(table.to_string(index=False, na_rep=""))
     table["device"], table["torch"] = torch.cuda.get_device_name(), torch.__version__
     write_whole(RESULT, table.to_csv(index=False))
 

@@ -47,7 +47,9 @@ class SpatialPool(nn.Module):
         self.weight = nn.Parameter(torch.full((channels, size, size), 1 / size**2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x * self.weight).sum((2, 3))  # (B, C, H, W) -> (B, C)
+        # Without the layout of x, the gradient's would be the other one, and every kernel before this slower.
+        weight = self.weight[None].contiguous(memory_format=torch.channels_last)
+        return (x * weight).sum((2, 3))  # (B, C, H, W) -> (B, C)
 
 
 class Crop(nn.Module):
