@@ -61,24 +61,34 @@ def straightforward_pictures(root: Path) -> Pictures:
     return pictures
 
 
+class Straightforward:
+    """The loop that every tutorial has, over the first `images` pictures, the last incomplete batch left out."""
+
+    def __init__(self, config: Config, shape: DataShape, pictures: Pictures, workers: int, images: int) -> None:
+        self.threads = hardware(config.trainer)
+        torch.manual_seed(config.trainer.seed)
+        self.network = build_model(config.model, shape).train()
+        self.optimizer = torch.optim.SGD(self.network.parameters(), config.optimizer.lr, config.optimizer.momentum)
+        step = config.scheduler
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, step.step_epochs, step.gamma)
+        part, batch_size = Subset(pictures, range(images)), config.trainer.batch_size
+        self.loader = DataLoader(part, batch_size, shuffle=True, num_workers=workers, drop_last=True)
+
+    def epoch(self) -> float:
+        """Train for an epoch; its seconds, the start of the workers included."""
+        with self.threads.in_use():
+            began = time.perf_counter()
+            for pixels, labels in self.loader:
+                self.optimizer.zero_grad()
+                F.cross_entropy(self.network(pixels), labels).backward()
+                self.optimizer.step()
+            self.scheduler.step()
+            return time.perf_counter() - began
+
+
 def straightforward(config: Config, shape: DataShape, pictures: Pictures, workers: int, steps: int) -> float:
-    """Seconds of the loop that every tutorial has, the start of its workers included."""
-    batch_size = config.trainer.batch_size
-    torch.manual_seed(config.trainer.seed)
-    network = build_model(config.model, shape).train()
-    optimizer = torch.optim.SGD(network.parameters(), config.optimizer.lr, config.optimizer.momentum)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, config.scheduler.step_epochs, config.scheduler.gamma)
-    # Without the last incomplete batch, as in tinysweep, so that both take the same steps.
-    part = Subset(pictures, range(steps * batch_size))
-    loader = DataLoader(part, batch_size, shuffle=True, num_workers=workers, drop_last=True)
-    with hardware(config.trainer).in_use():
-        began = time.perf_counter()
-        for pixels, labels in loader:
-            optimizer.zero_grad()
-            F.cross_entropy(network(pixels), labels).backward()
-            optimizer.step()
-        scheduler.step()
-        return time.perf_counter() - began
+    """Seconds of an epoch of so many steps of the straightforward loop."""
+    return Straightforward(config, shape, pictures, workers, steps * config.trainer.batch_size).epoch()
 
 
 def fastest_workers(plain: Callable[[int, int], float], steps: int) -> int:

@@ -2,9 +2,9 @@
 
     python benchmarks/gpu.py
 
-For each recipe, on all training images: images a second (median of the epochs after the first), the share of that
-time that the GPU needs to compute the steps, and with graphs the seconds of the whole training and the test accuracy
-of its last epoch's model.
+For each recipe, on all training images: images a second (median of the epochs after the first), the share of
+that time that the GPU needs to compute the steps, and with graphs the seconds of the whole training and the test
+accuracy of its last epoch's model.
 """
 
 import argparse

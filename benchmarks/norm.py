@@ -9,7 +9,14 @@ from torch import nn
 
 from tinysweep.norm import BatchNorm2d
 
-SHAPES = [(128, 4, 26), (128, 8, 24), (64, 12, 12), (64, 12, 24)]  # batch, channels, side
+SHAPES = [
+    (128, 4, 26),
+    (128, 8, 24),
+    (64, 12, 12),
+    (64, 12, 24),
+    (256, 20, 10),
+    (256, 28, 10),
+]  # batch, channels, side
 ROUNDS, STEPS = 9, 20
 
 

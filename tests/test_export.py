@@ -114,6 +114,7 @@ CASES = [
     ModelConfig(family=Family.plain, head=Head.linear, dropout=0.3),
     ModelConfig(family=Family.plain, head=Head.gap, activation=Activation.silu, hidden=9, bias=True),
     ModelConfig(family=Family.plain, head=Head.spatial, padding=False, stem_padding=True, dropout=0.3),
+    ModelConfig(family=Family.plain, head=Head.linear, hidden=9, pool_before_norm=True),
     ModelConfig(family=Family.residual, head=Head.linear, activation=Activation.silu, hidden=9, crop=2),
     ModelConfig(family=Family.residual, head=Head.gap, dropout=0.3, dropout_at=DropoutAt.block),
     ModelConfig(family=Family.residual, head=Head.spatial, activation=Activation.silu, bias=True),
@@ -150,6 +151,21 @@ def test_folding_changes_neither_the_model_given_nor_its_answers(digits: torch.T
     np.testing.assert_allclose(torch_logits(slim, digits), before, rtol=1e-4, atol=1e-4)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in slim.modules())
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+
+
+def test_a_norm_after_pooling_is_folded_unless_it_turns_the_order_of_a_channel_round(digits: torch.Tensor) -> None:
+    config = ModelConfig(family=Family.plain, width=6, depth=[1, 1], head=Head.gap, pool_before_norm=True)
+    model = untrained(config)
+    turned = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    with torch.no_grad():
+        turned.weight[2] = -0.7
+    expected, content = torch_logits(model, digits), convert(folded(model), TASK)
+    found = OnnxModel(content, Path("model.onnx")).logits(digits.numpy())
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    kept = [module for module in folded(model).modules() if isinstance(module, nn.BatchNorm2d)]
+    assert [norm.num_features for norm in kept] == [6]
+    small = OnnxModel(quantise(content, digits.numpy(), TASK), Path("model.int8.onnx")).logits(digits.numpy())
+    assert np.corrcoef(small.ravel(), expected.ravel())[0, 1] > 0.98
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.int8.onnx"])

@@ -214,6 +214,45 @@ def test_a_cropped_image_is_seen_as_its_middle() -> None:
     torch.testing.assert_close(whole(pixels), middle(pixels[:, :, 2:-2, 2:-2]))
 
 
+def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize("family", Family)
+@pytest.mark.parametrize("head", Head)
+def test_pooling_before_a_norm_that_keeps_the_order_is_pooling_after_it(family: Family, head: Head) -> None:
+    config = small(family=family, head=head, growth=2, depth=[1, 2, 1], dropout=0.5, dropout_at=DropoutAt.stage)
+    after, before = (build_model(replace(config, pool_before_norm=early), MNIST).eval() for early in (False, True))
+    for model in (after, before):  # layers have other names in the two, but the same order
+        torch.manual_seed(1)
+        for parameter in model.parameters():
+            nn.init.uniform_(parameter, 0.1, 0.4) if parameter.ndim == 1 else nn.init.normal_(parameter, std=0.4)
+    with torch.no_grad():
+        expected, found = after(images(MNIST)), before(images(MNIST))
+        assert expected.std() > 0.01
+        torch.testing.assert_close(found, expected)
+        for model in (after, before):
+            norms(model)[0].weight.neg_()
+        assert not torch.allclose(before(images(MNIST)), after(images(MNIST)))
+
+
+def test_pooling_before_norms_leaves_them_a_quarter_of_the_pixels_except_behind_a_shortcut() -> None:
+    def pixels(early: bool) -> list[int]:
+        found: list[int] = []
+        model = build_model(
+            ModelConfig(Family.residual, width=4, depth=[1, 2, 1], growth=2, pool_before_norm=early), MNIST
+        )
+        for norm in norms(model):
+            norm.register_forward_hook(lambda _layer, inputs, _output: found.append(inputs[0].shape[-1] ** 2))
+        model(images(MNIST))
+        return found
+
+    assert pixels(False) == [24**2, 12**2, 12**2, 6**2]
+    assert pixels(True) == [12**2, 12**2, 12**2, 6**2], (
+        "the second stage ends with a sum, which is pooled as it is"
+    )
+
+
 def _without_crop(name: str) -> str:
     """What a weight is called in the network that has no crop before its first layer."""
     layer, rest = name.split(".", 1)

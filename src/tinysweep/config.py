@@ -186,6 +186,9 @@ class ModelConfig(Section):
     stem_padding: bool = setting(False, "pad the first convolution so that it keeps the image size")
     kernel: int = setting(3, "kernel size of the other convolutions", "[1, 15]")
     padding: bool = setting(True, "pad the other convolutions so that they keep the image size")
+    pool_before_norm: bool = setting(
+        False, "pool right after a stage's last convolution, unless a shortcut ends there: norms see fewer pixels"
+    )
     bias: bool = setting(False, "biases in convolutions, which batch norm makes redundant")
     activation: Activation = setting(Activation.relu, "nonlinearity after each norm and in the head")
     head: Head = setting(Head.spatial, "how features become classes")

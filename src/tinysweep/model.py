@@ -158,18 +158,19 @@ def build_model(config: ModelConfig, shape: DataShape) -> nn.Sequential:
     if isinstance(config.width, str):
         raise ConfigError(f"model.width={config.width} must be resolved to a number first (see budget.resolve)")
     layers: list[nn.Module] = []
+    block = nn.Module()  # the last one
     channels, size = shape.channels, shape.size - 2 * config.crop
     if config.crop:
         _require_pixels(size, "after model.crop", shape)
         layers.append(Crop(config.crop))
     for stage, widths in enumerate(channel_plan(config)):
         if stage > 0:
-            layers.append(nn.MaxPool2d(2))
+            _pool(config, block, layers)
             size //= 2
         for position, width in enumerate(widths):
             if stage == position == 0:
                 size = _shrunk(size, config.stem_kernel, config.stem_padding)
-                block: nn.Module = nn.Sequential(
+                block = nn.Sequential(
                     *convolution(config, channels, width, config.stem_kernel, config.stem_padding)
                 )
             else:
@@ -182,7 +183,19 @@ def build_model(config: ModelConfig, shape: DataShape) -> nn.Sequential:
                 layers += _dropout(config)
         if config.dropout_at == DropoutAt.stage:
             layers += _dropout(config)
+    if config.head == Head.linear:
+        _pool(config, block, layers)
+        size //= 2
+        _require_pixels(size, "after the last pooling", shape)
     return nn.Sequential(*layers, *_head(config, channels, size, shape))
+
+
+def _pool(config: ModelConfig, block: nn.Module, layers: list[nn.Module]) -> None:
+    """Halve what the last block gives: behind it, or within it, between its last convolution and that's norm."""
+    if config.pool_before_norm and isinstance(block, nn.Sequential):
+        block.insert(len(block) - 2, nn.MaxPool2d(2))
+    else:
+        layers.append(nn.MaxPool2d(2))
 
 
 def _dropout(config: ModelConfig) -> list[nn.Module]:
@@ -192,9 +205,7 @@ def _dropout(config: ModelConfig) -> list[nn.Module]:
 def _head(config: ModelConfig, channels: int, size: int, shape: DataShape) -> list[nn.Module]:
     layers: list[nn.Module]
     if config.head == Head.linear:
-        size //= 2
-        _require_pixels(size, "after the last pooling", shape)
-        layers, features = [nn.MaxPool2d(2), nn.Flatten()], channels * size**2
+        layers, features = [nn.Flatten()], channels * size**2
     elif config.head == Head.gap:
         layers, features = [nn.AdaptiveAvgPool2d(1), nn.Flatten()], channels
     else:

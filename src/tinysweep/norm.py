@@ -1,7 +1,7 @@
 """Batch norm that is fast for narrow layers on a CPU.
 
-PyTorch's kernel for channels-last tensors works along the channels of a pixel, so with fewer of them than a
-vector register holds it falls back to one value at a time: measured 1.3 to 4 times slower than the code below by
+PyTorch's kernel for channels-last tensors works along the channels of a pixel, so it falls back to one value at
+a time for those that don't fill a vector register: measured up to 4 times slower than the code below by
 benchmarks/norm.py. Here a row is as many pixels as fill some registers, and every operation runs along rows.
 """
 

@@ -37,7 +37,10 @@ class FromBytes(nn.Module):
 
 
 def folded(model: nn.Module) -> nn.Module:
-    """A copy, to predict with, in which each batch norm has become part of the convolution before it."""
+    """A copy, to predict with, in which each batch norm has become part of the convolution before it.
+
+    One that comes after max pooling can only if it turns no channel's order round; else it stays.
+    """
     return _fold(copy.deepcopy(model).eval())
 
 
@@ -45,10 +48,12 @@ def _fold(module: nn.Module) -> nn.Module:
     for child in module.children():
         _fold(child)
     if isinstance(module, nn.Sequential):
-        for index in range(len(module) - 1):
-            layer, norm = module[index], module[index + 1]
-            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                module[index], module[index + 1] = fuse_conv_bn_eval(layer, norm), nn.Identity()
+        places = {index: layer for index, layer in enumerate(module) if isinstance(layer, nn.Conv2d)}
+        for index, layer in places.items():
+            pooled = isinstance(module[index + 1], nn.MaxPool2d)
+            norm = module[index + 1 + pooled]
+            if isinstance(norm, nn.BatchNorm2d) and not (pooled and bool((norm.weight < 0).any())):
+                module[index], module[index + 1 + pooled] = fuse_conv_bn_eval(layer, norm), nn.Identity()
     return module
 
 
