@@ -81,5 +81,5 @@ def test_evaluation_is_that_of_torch_to_the_bit(generator: torch.Generator) -> N
 
 
 def test_one_value_a_channel_is_refused_in_training() -> None:
-    with pytest.raises(ValueError, match="more than one value"):
+    with pytest.raises(ValueError, match="more than 1 value"):
         BatchNorm2d(4)(torch.zeros(1, 4, 1, 1).contiguous(memory_format=torch.channels_last))

@@ -1,8 +1,9 @@
 """Batch norm that is fast for narrow layers on a CPU.
 
-PyTorch's kernel for channels-last tensors works along the channels of a pixel, so it falls back to one value at
-a time for those that don't fill a vector register: measured up to 4 times slower than the code below by
-benchmarks/norm.py. Here a row is as many pixels as fill some registers, and every operation runs along rows.
+PyTorch's kernel for channels-last tensors works along the channels of a pixel, so it takes one value at a time of
+those that don't fill a vector register: most where channels are few, up to 5 times slower by benchmarks/norm.py.
+Here several pixels make a row, whose values are as many channels to that kernel; the statistics
+of a channel are put together from those of its places in the row.
 """
 
 from typing import Any, cast
@@ -10,7 +11,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-NARROW, EVEN = 32, (16, 24)  # PyTorch's own kernel is faster from so many channels on, and with those
+FEW, EVEN, WIDE = (
+    16,
+    8,
+    64,
+)  # channels: PyTorch's own kernel is fast with multiples of 8, from 16 on, and with many
+MANY = 2**18  # values; with fewer, the small operations here cost more than they save
 ROW_LENGTH = 128  # values, at least, if the number of pixels divides so
 
 
@@ -19,12 +25,8 @@ class BatchNorm2d(nn.BatchNorm2d):
     arXiv:1502.03167)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        narrow = x.shape[1] < NARROW and x.shape[1] not in EVEN
-        suits = narrow and x.is_contiguous(memory_format=torch.channels_last)
-        if not (self.training and suits and x.device.type == "cpu" and x.is_floating_point()):
+        if not (self.training and _suits(x)):
             return super().forward(x)
-        if x.numel() == x.shape[1]:
-            raise ValueError(f"batch norm needs more than one value a channel to train, got {tuple(x.shape)}")
         y, mean, variance = cast(
             tuple[Tensor, Tensor, Tensor], _Normalise.apply(x, self.weight, self.bias, self.eps)
         )
@@ -42,38 +44,62 @@ class BatchNorm2d(nn.BatchNorm2d):
         self.num_batches_tracked += 1
 
 
+def _suits(x: Tensor) -> bool:
+    """Whether this module's way is the faster one."""
+    channels = x.shape[1]
+    narrow = channels < FEW or (channels < WIDE and channels % EVEN > 0)
+    plain = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
+    return narrow and x.numel() >= MANY and plain and x.is_contiguous(memory_format=torch.channels_last)
+
+
 class _Normalise(torch.autograd.Function):
     """(x, weight, bias, eps) -> (y, mean, biased variance), with the statistics in float32 whatever x is."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        channels, count = x.shape[1], x.numel() // x.shape[1]
-        pixels = _pixels_in_a_row(channels, count)
-        rows = x.permute(0, 2, 3, 1).reshape(-1, pixels * channels).float()
-        mean = _channel_sums(rows, channels) / count
-        square = _channel_sums(rows * rows, channels) / count
-        variance = (square - mean * mean).clamp(min=0)
-        inverse = (variance + eps).rsqrt()
-        scale = weight * inverse
-        y = torch.addcmul((bias - mean * scale).repeat(pixels), rows, scale.repeat(pixels))
-        ctx.save_for_backward(rows, weight, mean, inverse)
+        channels, pixels = x.shape[1], _pixels_in_a_row(x.shape[1], x.numel() // x.shape[1])
+        rows = x.permute(0, 2, 3, 1).view(-1, pixels * channels)
+        # Statistics have the dtype of the running ones that are passed, which otherwise are of no use here.
+        typed = torch.zeros(rows.shape[1])
+        partial, around = torch.batch_norm_update_stats(rows, typed, typed.clone(), 0.0)
+        mean = partial.view(pixels, channels).mean(0)
+        between = (partial.view(pixels, channels) - mean).square_()
+        variance = between.add_(around.view(pixels, channels)).mean(0)
+        weights, biases, means, variances = torch.stack((weight, bias, mean, variance)).repeat(1, pixels)
+        y = torch.empty_like(x)  # no view, so that what follows may be in place
+        _affine(rows, weights, biases, means, variances, eps, y.permute(0, 2, 3, 1).view(rows.shape))
+        ctx.eps = eps
+        ctx.save_for_backward(rows, weight, mean, variance, weights, means, variances)
         ctx.mark_non_differentiable(mean, variance)
-        return _like(y, x), mean, variance
+        return y, mean, variance
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        rows, weight, mean, inverse = ctx.saved_tensors
+        rows, weight, mean, variance, weights, means, variances = ctx.saved_tensors
         channels, of_y = len(weight), gradients[0]
         pixels, count = rows.shape[1] // channels, rows.numel() // channels
-        upstream = of_y.permute(0, 2, 3, 1).reshape(rows.shape).float()
-        of_bias = _channel_sums(upstream, channels)
-        of_weight = (_channel_sums(upstream * rows, channels) - mean * of_bias) * inverse
-        scale = weight * inverse
-        slope = -scale * of_weight * inverse / count
-        offset = -scale * of_bias / count - slope * mean
-        of_x = torch.addcmul(offset.repeat(pixels), rows, slope.repeat(pixels))
-        of_x.addcmul_(upstream, scale.repeat(pixels))
-        return _like(of_x, of_y), of_weight, of_bias, None
+        upstream = of_y.permute(0, 2, 3, 1).reshape(rows.shape)
+        # As if mean and variance were constants: PyTorch's derivative in evaluation.
+        of_x, *sums = torch.ops.aten.native_batch_norm_backward(
+            upstream, rows, weights, means, variances, None, None, False, ctx.eps, [True, True, True]
+        )
+        of_weight, of_bias = (part.view(pixels, channels).sum(0) for part in sums)
+        # And what comes by way of them: a linear function of x.
+        inverse = (variance + ctx.eps).rsqrt()
+        offset = of_bias * weight * inverse / -count
+        slope = of_weight * weight * inverse.square() / -count
+        slopes, offsets, ones = torch.stack((slope, offset, torch.ones_like(mean))).repeat(1, pixels)
+        of_x += _affine(rows, slopes, offsets, means, ones, 0.0, torch.empty_like(rows))
+        return _as_images(of_x, of_y), of_weight, of_bias, None
+
+
+def _affine(
+    rows: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float, out: Tensor
+) -> Tensor:
+    """(rows - mean) / sqrt(variance + eps) * weight + bias in one pass, into `out`, of the dtype of the rows."""
+    unused = weight.new_empty(0), weight.new_empty(0)
+    torch.native_batch_norm(rows, weight, bias, mean, variance, False, 0.0, eps, out=(out, *unused))
+    return out
 
 
 def _pixels_in_a_row(channels: int, count: int) -> int:
@@ -84,13 +110,7 @@ def _pixels_in_a_row(channels: int, count: int) -> int:
     return pixels
 
 
-def _channel_sums(rows: Tensor, channels: int) -> Tensor:
-    """(N, pixels * channels) -> (channels,)."""
-    return rows.sum(0).view(-1, channels).sum(0)
-
-
-def _like(rows: Tensor, x: Tensor) -> Tensor:
-    """Rows as a tensor of the shape and dtype of x, channels last, and no view, so that ReLU may be in place."""
-    result = torch.empty_like(x, memory_format=torch.channels_last)
-    result.permute(0, 2, 3, 1).view(rows.shape).copy_(rows)
-    return result
+def _as_images(rows: Tensor, like: Tensor) -> Tensor:
+    """Rows of pixels as images of the shape (B, C, H, W) of another tensor, channels last."""
+    batch, channels, height, width = like.shape
+    return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
