@@ -1,7 +1,7 @@
 # `make sweep`, `make train` and `make test` each set up what they need on a fresh machine.
 PYTHON ?= python3
 BIN := .venv/bin
-BENCHMARKS := epoch_time study_rate time_to_accuracy limit start growth
+BENCHMARKS := epoch_time study_rate time_to_accuracy limit start growth summary
 
 .PHONY: sweep train test check lint types bench format clean
 

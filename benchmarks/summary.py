@@ -12,6 +12,7 @@ import pandas as pd
 from tinysweep.files import write_whole
 
 HERE = Path(__file__).parent
+RESULTS = HERE.parent / "results"
 RESULT = Path(__file__).with_suffix(".csv")
 
 Row = tuple[str, str]  # what, and the figure with its unit
@@ -61,6 +62,21 @@ def growth() -> Iterator[Row]:
             yield (f"{what}, {before.size:,} to {after.size:,}: exponent", exponents)
 
 
+def studies() -> Iterator[Row]:
+    """What a job costs beside its training, one worker at a time, and a trial's CPU time as studies grow."""
+    one = pd.read_csv(RESULTS / "parallel.csv").set_index("workers").loc[1]
+    yield ("a sweep's job in a warm worker, beside training", f"{jobs_overhead(one):.2f} s")
+    for sampler, rows in pd.read_csv(RESULTS / "overhead.csv").groupby("sampler", sort=False):
+        last = rows.iloc[-1]
+        figures = f"{last['tinysweep_exponent']:.2f}, Optuna's alone {last['alone_exponent']:.2f}"
+        yield (f"{sampler}, {rows.iloc[-2]['trials']:,} to {last['trials']:,} trials: exponent", figures)
+
+
+def jobs_overhead(row: pd.Series) -> float:
+    """Seconds a trial from the first trial to the last that weren't training, of a single worker."""
+    return float((row["trials_seconds"] - row["train_seconds"]) / row["trials"])
+
+
 def gpu() -> Iterator[Row]:
     table = read("gpu")
     for recipe, rows in table.groupby("recipe", sort=False):
@@ -74,7 +90,7 @@ def gpu() -> Iterator[Row]:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    parts = (loops, time_to_accuracy, same_accuracy, limit, start, growth, gpu)
+    parts = (loops, time_to_accuracy, same_accuracy, limit, start, growth, studies, gpu)
     table = pd.DataFrame([row for part in parts for row in part()], columns=["what", "figure"])
     machine = read("epoch_time").iloc[0]
     print(f"{machine['cores']} cores of {machine['cpu']}, torch {machine['torch']}")
