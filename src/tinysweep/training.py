@@ -31,7 +31,7 @@ from tinysweep.schedule import factor
 from tinysweep.step import Step, fastest_step
 
 # Images; several batches share the fixed cost of an augmentation. On a GPU that cost is all there is to it.
-AUGMENTED_AT_ONCE = {"cpu": 1024, "cuda": 16384}
+AUGMENTED_AT_ONCE = {"cpu": 1024, "mps": 1024, "cuda": 16384}
 EVALUATED_AT_ONCE = 1000  # images
 
 
@@ -185,7 +185,7 @@ class _Training:
         """Shuffled batches of augmented raw pixels (B, C, H, W) float and labels (B,)."""
         order = torch.randperm(len(self.train), generator=self.generator, device=self.machine.device)
         order = order[: self.steps_per_epoch * self.batch_size]
-        batches = max(1, AUGMENTED_AT_ONCE.get(self.machine.device.type, 1024) // self.batch_size)
+        batches = max(1, AUGMENTED_AT_ONCE[self.machine.device.type] // self.batch_size)
         for indices in order.split(batches * self.batch_size):
             chunk = self.train.pick(indices)
             pixels = augment(chunk.pixels.float(), strength, self.generator)
