@@ -64,17 +64,14 @@ def growth() -> Iterator[Row]:
 
 def studies() -> Iterator[Row]:
     """What a job costs beside its training, one worker at a time, and a trial's CPU time as studies grow."""
-    one = pd.read_csv(RESULTS / "parallel.csv").set_index("workers").loc[1]
-    yield ("a sweep's job in a warm worker, beside training", f"{jobs_overhead(one):.2f} s")
+    table = pd.read_csv(RESULTS / "parallel.csv")
+    one = table[table["workers"] == 1].iloc[0]
+    beside = (one["trials_seconds"] - one["train_seconds"]) / one["trials"]
+    yield ("a sweep's job in a warm worker, beside training", f"{beside:.2f} s")
     for sampler, rows in pd.read_csv(RESULTS / "overhead.csv").groupby("sampler", sort=False):
         last = rows.iloc[-1]
         figures = f"{last['tinysweep_exponent']:.2f}, Optuna's alone {last['alone_exponent']:.2f}"
         yield (f"{sampler}, {rows.iloc[-2]['trials']:,} to {last['trials']:,} trials: exponent", figures)
-
-
-def jobs_overhead(row: pd.Series) -> float:
-    """Seconds a trial from the first trial to the last that weren't training, of a single worker."""
-    return float((row["trials_seconds"] - row["train_seconds"]) / row["trials"])
 
 
 def gpu() -> Iterator[Row]:
