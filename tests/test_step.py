@@ -78,12 +78,13 @@ def test_a_step_is_recorded_once_after_the_first() -> None:
     assert recorded == [EAGER_STEPS]
 
 
-def test_a_batch_of_another_shape_is_refused_rather_than_misread() -> None:
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_batch_of_another_shape_is_refused_rather_than_misread(size: int) -> None:
     step = RecordedStep(made_step(OptimizerName.sgd, CPU), replay_on_the_host)
     (pixels, labels), *_ = made_batches(1, CPU.device)
     step(pixels, labels, 0.1)
-    with pytest.raises(RuntimeError, match="size"):
-        step(pixels[:7], labels[:7], 0.1)
+    with pytest.raises(ValueError, match=r"shape of the first, \(16, 1, 12, 12\)"):
+        step(pixels[:size], labels[:size], 0.1)
 
 
 def test_on_a_cpu_steps_are_taken_as_they_are() -> None:

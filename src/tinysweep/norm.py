@@ -1,9 +1,9 @@
 """Batch norm that is fast for narrow layers on a CPU.
 
-PyTorch's kernel for channels-last tensors works along the channels of a pixel, so it takes one value at a time of
-those that don't fill a vector register: most where channels are few, up to 5 times slower by benchmarks/norm.py.
-Here several pixels make a row, whose values are as many channels to that kernel; the statistics
-of a channel are put together from those of its places in the row.
+PyTorch's kernel for channels-last tensors works along the channels of a pixel, and takes one value at a time of
+those that don't fill a vector register: most where channels are few, 2 to 6 times slower by benchmarks/norm.py.
+Here several pixels make a row, whose values are as many channels to that kernel; the statistics of a channel are
+put together from those of its places in the row.
 """
 
 from typing import Any, cast
@@ -11,11 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-FEW, EVEN, WIDE = (
-    16,
-    8,
-    64,
-)  # channels: PyTorch's own kernel is fast with multiples of 8, from 16 on, and with many
+# PyTorch's own way is the faster one with so many channels, and from 16 on with multiples of 8.
+WIDE, FEW, EVEN = 64, 16, 8
 MANY = 2**18  # values; with fewer, the small operations here cost more than they save
 ROW_LENGTH = 128  # values, at least, if the number of pixels divides so
 

@@ -51,7 +51,7 @@ class RecordedStep:
     The kernels of a small network take a GPU less time than a host needs to launch them one by one. The first
     steps are taken as they come, the next is recorded; every call is one step of training. A recording reads and
     writes fixed places in memory: every batch, which must have the shape of the first, and the learning rate are
-    copied to theirs, and the optimizer gets the latter as a tensor.
+    copied to theirs, and the optimizer gets the latter as a tensor. A batch of another shape is a ValueError.
 
     `record` takes a function, which it may call or not as long as that has no effect, and returns one that does
     the same work.
@@ -66,6 +66,8 @@ class RecordedStep:
     def __call__(self, pixels: Tensor, labels: Tensor, lr: float) -> None:
         if self.places is None:
             self.places = torch.empty_like(pixels), torch.empty_like(labels)
+        if pixels.shape != self.places[0].shape:
+            raise ValueError(f"every batch must have the shape of the first, {tuple(self.places[0].shape)}")
         self.places[0].copy_(pixels)
         self.places[1].copy_(labels)
         self.lr.fill_(lr)
