@@ -1,5 +1,7 @@
 """A batch of trials under launchers that do what they are told, fail, die or are interrupted."""
 
+import functools
+import itertools
 import json
 import threading
 import time
@@ -11,7 +13,7 @@ import optuna
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, Trial
 
 from conftest import entered
 from tinysweep import batch
@@ -22,6 +24,8 @@ from tinysweep.lease import Lease
 from tinysweep.plugin import METRICS
 from tinysweep.proposals import Proposal
 from tinysweep.study import Standing, Study, standing
+from tinysweep.training import Epoch
+from tinysweep.trial import Reporter
 
 Jobs = Sequence[Sequence[str]]
 ACCURACY = ["validation_accuracy"]
@@ -136,6 +140,25 @@ def test_a_trial_ends_as_its_record_says_with_its_reason_and_figures(bench: Benc
     assert bench.standings == [state]
     assert bench.reason(0) == "because of this"
     assert bench.study.trial(0).user_attrs["validation_accuracy"] == 0.9
+
+
+@pytest.mark.parametrize("number", [1, 2, len(METRICS)])
+def test_every_metric_can_be_aimed_for_alone_and_with_any_others(tmp_path: Path, number: int) -> None:
+    for objectives in map(list, itertools.combinations(METRICS, number)):
+        bench = Bench(tmp_path / "-".join(objectives), objectives)
+        report_and_leave = functools.partial(_train_an_epoch, bench)
+        bench.run(1, report_and_leave)
+        assert bench.standings == ["complete"], bench.reason(0)
+        notes = bench.study.trial(0).user_attrs
+        assert bench.study.trial(0).values == [notes[name] for name in objectives]
+
+
+def _train_an_epoch(bench: Bench, number: int) -> None:
+    """As a trial's job: report an epoch to the study, then leave the record."""
+    study = bench.study.optuna
+    trial = Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
+    Reporter(trial, bench.objectives[0], epochs=4)(Epoch(1, 0.1, 0.25, 0.9, lr=0.1, seconds=1.0))
+    bench.leave(number, record())
 
 
 def test_several_objectives_are_told_in_their_order(tmp_path: Path) -> None:

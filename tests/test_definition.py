@@ -1,6 +1,7 @@
 """What makes two calls one study, and what no sweep can do."""
 
 import functools
+import itertools
 from typing import Any
 
 import optuna
@@ -11,6 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from conftest import loaded
 from tinysweep.definition import define, made_name, require_comparable, require_same, words
 from tinysweep.errors import ConfigError, StudyError
+from tinysweep.plugin import METRICS
 from tinysweep.space import Space, read_space
 from tinysweep.trial_config import Composer
 
@@ -212,6 +214,17 @@ def test_what_no_sweep_can_do_is_refused_in_one_line(
         require_comparable(objectives, _base(tuple(space.fixed)), space, prunes)
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [1, 2, len(METRICS)])
+def test_only_what_every_epoch_shows_can_be_pruned_by_and_only_alone(number: int) -> None:
+    for objectives in map(list, itertools.combinations(METRICS, number)):
+        require_comparable(objectives, _base(()), Space(), prunes=False)
+        if objectives in (["validation_accuracy"], ["validation_loss"]):
+            require_comparable(objectives, _base(()), Space(), prunes=True)
+            continue
+        with pytest.raises(ConfigError, match=f"objective={','.join(objectives)} can't be pruned, .*pruner=none"):
+            require_comparable(objectives, _base(()), Space(), prunes=True)
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,17 @@ def test_the_winner_is_the_best_by_the_objective(
     assert load_study(place).best_trial.value == pytest.approx(trials[column][number])
 
 
+@pytest.mark.parametrize("aim", ["params", "[macs,activation_bytes]"])
+def test_a_study_may_aim_for_what_no_epoch_tells(sweep: Sweep, place: Path, aim: str) -> None:
+    ended = sweep("model.width=4,3", "trainer.epochs=1", "hydra.sweeper.study_name=s",
+                  f"hydra.sweeper.objective={aim}")  # fmt: skip
+    assert ended.status == 0, ended.err
+    trials, first = table(place), aim.strip("[]").split(",")[0]
+    assert list(trials.state) == ["complete", "complete"], trials.reason[0]
+    ranks = re.findall(r"(?m)^ +([01]) ", ended.out)[:2]
+    assert [int(number) for number in ranks] == list(trials.sort_values(first).number), "fewer is better"
+
+
 def test_several_objectives_give_a_pareto_front(sweep: Sweep, place: Path) -> None:
     ended = sweep("model.width=range(2,12)", *sampler("nsgaii"), "hydra.sweeper.n_trials=6",
                   "hydra.sweeper.objective=[validation_accuracy,params]")  # fmt: skip

@@ -99,8 +99,8 @@ class Reporter:
 
     def _report(self, epoch: Epoch) -> bool:
         self.require_open()
-        value = getattr(epoch, self.metric)
-        if not self.compares or value is None:
+        value = getattr(epoch, self.metric) if self.compares else None
+        if value is None:
             return False
         try:
             self.trial.report(value, epoch.epoch)
