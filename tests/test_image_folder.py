@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tinysweep.config import DataConfig, DataName
 from tinysweep.data import describe, load, load_test
-from tinysweep.errors import DataError
+from tinysweep.errors import ConfigError, DataError
 from tinysweep.image_folder import class_names, read
 from tinysweep.model import DataShape
 from tinysweep.picture_files import EXTENSIONS
@@ -66,6 +66,58 @@ def test_train_and_test_folders_are_the_parts(tmp_path: Path) -> None:
     assert (values(pixels), labels.tolist()) == ([0, 1, 2, 100, 101], [0, 0, 0, 1, 1])
     pixels, labels = read(config, "test")
     assert (values(pixels), labels.tolist()) == ([0, 100], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("training", None, "testing"),
+        ("Train", None, "Test"),
+        ("TRAINING", "VAL", "TEST"),
+        ("train", "valid", "test"),
+        ("train", "Validation", "testing"),
+        ("Train", "dev", None),
+        ("train", None, None),
+    ],
+)
+def test_parts_are_known_by_their_usual_names_whatever_the_case(
+    tmp_path: Path, train: str, val: str | None, test: str | None
+) -> None:
+    names = {"train": train, "validation": val, "test": test}
+    for start, name in enumerate(names.values()):
+        for label in range(2):
+            for number in range(5 if name else 0):
+                write_image(
+                    tmp_path / str(name) / "ab"[label] / f"{number}.png", 20 * start + 100 * label + number
+                )
+    config = settings(tmp_path, validation=2, test_fraction=0.2)
+    loaded = load(config)
+    assert loaded.validation is not None
+    held_out = set(values(loaded.validation.pixels))
+    trained, tested = set(values(loaded.train.pixels)), set(values(load_test(config).pixels))
+    expected = {
+        part: {20 * start + 100 * label + number for label in range(2) for number in range(5)}
+        for start, part in enumerate(names)
+    }
+    assert held_out == expected["validation"] if val else len(held_out) == 2
+    assert tested == expected["test"] if test else len(tested) == 2
+    own = expected["train"] - (set() if val else held_out) - (set() if test else tested)
+    assert trained == own
+    assert not trained & held_out
+    assert not trained & tested
+    assert describe(config).classes == 2
+
+
+def test_given_validation_images_are_all_used_and_trained_on_only_if_nothing_is_held_out(tmp_path: Path) -> None:
+    for part, count in {"train": 6, "val": 3, "test": 2}.items():
+        write_classes(tmp_path / part, cat=count, dog=count)
+    for held_out, counts in {0.5: (12, 6), 4: (12, 6), 0: (18, 0)}.items():
+        loaded = load(settings(tmp_path, validation=held_out))
+        assert (len(loaded.train), len(loaded.validation or ())) == counts
+        assert torch.bincount(loaded.train.labels).tolist() == [counts[0] // 2] * 2
+    assert len(load(settings(tmp_path, limit=12)).train) == 12
+    with pytest.raises(ConfigError, match=r"data\.limit=13 must not exceed the 12 images"):
+        load(settings(tmp_path, limit=13))
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.3, 0.99])
@@ -244,16 +296,42 @@ def test_one_class_is_too_few(tmp_path: Path) -> None:
         describe(settings(tmp_path))
 
 
-@pytest.mark.parametrize("parts", [("train",), ("train", "val")])
-def test_parts_are_not_taken_for_classes(tmp_path: Path, parts: tuple[str, ...]) -> None:
-    for part in parts:
-        write_classes(tmp_path / part, cat=3, dog=3)
-    with pytest.raises(DataError, match=f"{' and '.join(parts)}, which are parts and not classes"):
-        class_names(settings(tmp_path))
+BOTH = "train/cat train/dog test/cat test/dog"
+REFUSED = {
+    "two for training": ("train/cat train/dog Training/cat", "holds Training/ and train/, but one"),
+    "two for validation": ("train/cat train/dog dev/cat val/cat", "holds dev/ and val/, but one .* validation"),
+    "test alone": ("test/cat test/dog", "holds test/ but no train/"),
+    "validation alone": ("val/cat val/dog", "holds val/ but no train/"),
+    "no training": ("val/cat val/dog test/cat test/dog", "holds test/ and val/ but no train/"),
+    "train beside classes": ("train/cat train/dog cat dog", "holds train/, which is a part, beside cat/"),
+    "test beside classes": ("test/cat test/dog cat dog", "holds test/ but no train/"),
+    "test images without classes": ("cat dog test", "holds test/ but no train/"),
+    "parts without classes": ("train test", "at least two class subfolders"),
+    "other names": ("training_set/cat training_set/dog test_set/cat test_set/dog", "rename it"),
+    "a further part": (f"{BOTH} holdout/cat", "holdout looks like a part"),
+    "parts within classes": ("cat/train cat/test dog/train dog/test", "parts come before classes"),
+    "a class missing from val": (f"{BOTH} val/cat", "but val/ lacks dog"),
+    "a class in val alone": (f"{BOTH} val/cat val/dog val/emu", "but train/ lacks emu"),
+}
 
 
-def test_a_class_may_bear_the_name_of_a_part(tmp_path: Path) -> None:
-    assert class_names(settings(write_classes(tmp_path, train=3, tram=3))) == ["train", "tram"]
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_looks_like_parts_and_is_not_is_refused_in_one_line(tmp_path: Path, case: str) -> None:
+    folders, words = REFUSED[case]
+    for folder in folders.split():
+        write_classes(tmp_path / folder, **{".": 3})
+    with pytest.raises(DataError, match=words) as caught:
+        load(settings(tmp_path))
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train", "tram"), ("invalid", "valid"), ("dev_board", "test_tube"), ("Train", "car", "training_car")],
+)
+def test_a_class_may_bear_the_name_of_a_part(tmp_path: Path, names: tuple[str, ...]) -> None:
+    assert class_names(settings(write_classes(tmp_path, **dict.fromkeys(names, 3)))) == list(names)
 
 
 def test_a_class_with_one_image_cannot_stand_in_both_parts(tmp_path: Path) -> None:

@@ -149,7 +149,9 @@ class DataConfig(Section):
     name: DataName = setting(DataName.mnist, "which data set")
     root: str = setting(DEFAULT_ROOT, "folder that holds the data; fetched into it if missing")
     validation: float = setting(
-        5000, "images split off for validation: a count, a fraction below 1, or 0 for none", "[0, 1e9]"
+        5000,
+        "images held out for validation: a count, a fraction below 1, or 0 for none; or a folder's own val/",
+        "[0, 1e9]",
     )
     split_seed: int = setting(0, "which validation split; kept apart from trainer.seed", "[0, 4294967295]")
     limit: int | None = setting(None, "train on this many images only, drawn by split_seed", "[1, 1e9]")

@@ -67,7 +67,8 @@ def prepare(config: DataConfig) -> None:
 
 
 def load(config: DataConfig) -> Data:
-    """The training and validation images of a data set, fetched if need be.
+    """The training and validation images of a data set, fetched if need be. Those that an image folder gives for
+    validation are all taken, unless `validation` is 0; otherwise some training images are held out.
 
     Raises:
         ConfigError: `validation` or `limit` asks for more images than there are.
@@ -75,22 +76,29 @@ def load(config: DataConfig) -> Data:
     """
     shape = describe(config)
     everything = _read(config, "train")
-    held_out, rest = split(everything.labels, config.validation, config.split_seed)
+    given = _read(config, "validation") if _gives_validation(config) else None
+    held_out, rest = split(everything.labels, 0 if given else config.validation, config.split_seed)
+    validation = given or everything.pick(held_out)
     if config.limit is not None:
         if config.limit > len(rest):
             raise ConfigError(
                 f"data.limit={config.limit} must not exceed the {len(rest)} images there are to train on, "
-                f"{len(held_out)} being held out for validation"
+                f"{len(validation)} being held out for validation"
             )
         rest = rest[: config.limit]
     train = everything.pick(rest)
     mean, std = pixel_statistics(train.pixels)
-    return Data(shape, train, everything.pick(held_out) if len(held_out) else None, mean, std)
+    return Data(shape, train, validation if len(validation) else None, mean, std)
 
 
 def load_test(config: DataConfig) -> Images:
     """The test images; a run calls this once, when its training is over."""
     return _read(config, "test")
+
+
+def _gives_validation(config: DataConfig) -> bool:
+    folder = config.name == DataName.image_folder
+    return folder and config.validation > 0 and image_folder.has_validation(config)
 
 
 def _read(config: DataConfig, part: str) -> Images:

@@ -1,5 +1,8 @@
 """The user's own images: a folder with one subfolder a class, resized to one square size."""
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,79 +13,172 @@ from tinysweep.config import DataConfig
 from tinysweep.errors import DataError
 from tinysweep.picture_files import EXTENSIONS, files_in, fitted, opened
 
-PARTS = {"train", "test", "val", "valid", "validation"}
-LAYOUT = "give class subfolders, or train/ and test/ that hold them (data.validation splits training images off)"
+TRAIN, VALIDATION, TEST = PARTS = ("train", "validation", "test")
+# What the folder of a part may be called, whatever its case.
+PART_NAMES = {
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION),
+    **dict.fromkeys(("test", "testing"), TEST),
+}
+LAYOUT = "give class subfolders, or train/ with val/, test/ or both, which hold them"
 
 
-def class_names(config: DataConfig) -> list[str]:
-    """Names of the class subfolders, sorted; their order is the order of the labels.
+@dataclass(frozen=True)
+class Layout:
+    """Where the images of a folder lie: `parts` are the folders of train, validation and test that it has, all of
+    them with the same class subfolders; empty where these lie in `root` itself."""
 
+    root: Path
+    parts: dict[str, Path]
+    classes: list[str]
+
+    def files(self, name: str, test_fraction: float) -> dict[str, list[Path]]:
+        """The images of one class by part.
+
+        Raises:
+            DataError: the class has too few images in any part, or holds parts itself.
+        """
+        given = {part: _files(folder / name) for part, folder in self.parts.items() if part != TRAIN}
+        folder = self.parts.get(TRAIN, self.root) / name
+        return given | ({TRAIN: _files(folder)} if TEST in given else _divided(folder, test_fraction))
+
+
+def layout(config: DataConfig) -> Layout:
+    """
     Raises:
-        DataError: no such folder, fewer than two classes in it, parts in place of classes, or different ones in
-            train/ and test/.
+        DataError: no such folder, fewer than two classes in it, different ones in its parts, or folders that may
+            be parts as well as classes.
     """
     root = Path(config.root).expanduser()
     if not root.is_dir():
         raise DataError(
             f"data.root={config.root} must be a folder of class subfolders, but there is no such folder"
         )
-    folder = root / "train" if _has_parts(root) else root
-    names = _subfolders(folder)
-    if _has_parts(root) and (odd := sorted(set(names) ^ set(_subfolders(root / "test")))):
-        raise DataError(f"train/ and test/ in {root} must hold the same class subfolders, but one lacks {odd[0]}")
-    if names and PARTS.issuperset(names):
-        raise DataError(f"{folder} holds {' and '.join(names)}, which are parts and not classes; {LAYOUT}")
-    if len(names) < 2:
+    parts = _parts(root, _subfolders(root))
+    folder = parts.get(TRAIN, root)
+    classes = _subfolders(folder)
+    if len(classes) < 2:
         raise DataError(
             f"data.root={config.root} must hold at least two class subfolders (or train/ and test/ with them), "
-            f"but {folder} holds {len(names)}"
+            f"but {folder} holds {len(classes)}"
         )
-    return names
+    for other in parts.values():
+        if odd := sorted(set(classes) ^ set(_subfolders(other))):
+            lacking = other if odd[0] in classes else folder
+            raise DataError(
+                f"{folder.name}/ and {other.name}/ in {root} must hold the same class subfolders, "
+                f"but {lacking.name}/ lacks {odd[0]}"
+            )
+    return Layout(root, parts, classes)
+
+
+def class_names(config: DataConfig) -> list[str]:
+    """Names of the class subfolders, sorted; their order is the order of the labels.
+
+    Raises:
+        DataError: as `layout`.
+    """
+    return layout(config).classes
+
+
+def has_validation(config: DataConfig) -> bool:
+    """Whether the folder itself says which images are for validation.
+
+    Raises:
+        DataError: as `layout`.
+    """
+    return VALIDATION in layout(config).parts
 
 
 def read(config: DataConfig, part: str) -> tuple[Tensor, Tensor]:
-    """Pixels uint8 (N, C, size, size) and labels int64 (N,) of the part "train" or "test".
+    """Pixels uint8 (N, C, size, size) and labels int64 (N,) of the part "train", "validation" or "test".
 
-    The parts are the folders train/ and test/ where both exist; otherwise `test_fraction` of each class, at
-    least one image, is the test part: always the same one, whatever the seeds, so that no test image is trained
-    on by another run. Only files of the part asked for are opened.
+    The parts are the folders train/, val/ and test/ as far as they exist. Without test/, `test_fraction` of each
+    class, at least one image, is the test part: always the same one, whatever the seeds, so that no test image is
+    trained on by another run. Where `validation` is 0, the images of val/ are training images like the others.
+    Only files of the part asked for are opened.
 
     Raises:
-        DataError: a class has too few images in either part, or a file is no readable image.
+        DataError: as `layout`; a class has too few images in any part, or a file is no readable image.
     """
     pixels, labels = [], []
-    for label, name in enumerate(class_names(config)):
-        files = _parts(config, name)[part]
-        for file in files:
+    found = layout(config)
+    wanted = [TRAIN, VALIDATION] if part == TRAIN and config.validation == 0 else [part]
+    for label, name in enumerate(found.classes):
+        by_part = found.files(name, config.test_fraction)
+        for file in (file for each in wanted for file in by_part.get(each, [])):
             with opened(file) as image:
                 pixels.append(fitted(image, 3 if config.colour else 1, config.image_size))
-        labels += [label] * len(files)
+            labels.append(label)
     return torch.from_numpy(np.stack(pixels)), torch.tensor(labels)
 
 
-def _has_parts(root: Path) -> bool:
-    return (root / "train").is_dir() and (root / "test").is_dir()
+def _parts(root: Path, names: Sequence[str]) -> dict[str, Path]:
+    """The folder of each part in `root`, which has subfolders of these names; none where they are the classes.
+
+    Raises:
+        DataError: some may be parts, but what they stand for is not beyond doubt.
+    """
+    parts: dict[str, Path] = {}
+    for name in names:
+        part = PART_NAMES.get(name.casefold())
+        if part in parts:
+            raise DataError(
+                f"{root} holds {parts[part].name}/ and {name}/, but one folder may be the {part} part; "
+                "move one of them away"
+            )
+        if part:
+            parts[part] = root / name
+    others = [name for name in names if root / name not in parts.values()]
+    if len(parts) == 1 and TEST not in parts and others and _holds_images(*parts.values()):
+        return {}  # a class of that name, such as trains among vehicles; test images may well have no classes
+    shared = set(_subfolders(parts[TRAIN])) if TRAIN in parts else set()
+    for name in others:
+        alike = _hints_at_part(name) or (shared and shared.intersection(_subfolders(root / name)))
+        if alike and not _holds_images(root / name):
+            raise DataError(
+                f"{root / name} looks like a part of the images, but parts are called train, val and test; "
+                "rename it, or move it away"
+            )
+    if parts and TRAIN not in parts:
+        raise DataError(f"{root} holds {_listed(parts)} but no train/, which parts begin with; {LAYOUT}")
+    if list(parts) == [TRAIN] and others:
+        raise DataError(
+            f"{root} holds {_listed(parts)}, which is a part, beside {others[0]}/, which isn't; {LAYOUT}"
+        )
+    return parts
+
+
+def _listed(parts: dict[str, Path]) -> str:
+    return " and ".join(f"{folder.name}/" for folder in parts.values())
 
 
 def _subfolders(folder: Path) -> list[str]:
     return sorted(child.name for child in folder.iterdir() if child.is_dir() and child.name[0] != ".")
 
 
-def _parts(config: DataConfig, name: str) -> dict[str, list[Path]]:
-    """The files of one class by part."""
-    root = Path(config.root).expanduser()
-    if _has_parts(root):
-        return {part: _files(root / part / name) for part in ("train", "test")}
-    files = _files(root / name)
+def _holds_images(folder: Path) -> bool:
+    """Whether images lie in a folder itself, not only below it."""
+    return any(child.suffix.lower() in EXTENSIONS and child.is_file() for child in folder.iterdir())
+
+
+def _hints_at_part(name: str) -> bool:
+    """Whether a word of a name is that of a part, as in training_set."""
+    return any(word in PART_NAMES for word in re.split("[^a-z]+", name.casefold()))
+
+
+def _divided(folder: Path, test_fraction: float) -> dict[str, list[Path]]:
+    """The images of a class that come without a test part, some being held out for it."""
+    files = _files(folder)
     if len(files) == 1:
         raise DataError(
-            f"class folder {root / name} has 1 image, but a class needs at least 2: one to train, one to test"
+            f"class folder {folder} has 1 image, but a class needs at least 2: one to train, one to test"
         )
-    count = min(max(1, round(config.test_fraction * len(files))), len(files) - 1)
+    count = min(max(1, round(test_fraction * len(files))), len(files) - 1)
     order = np.random.default_rng(0).permutation(len(files))
     return {
-        "train": [files[index] for index in sorted(order[count:])],
-        "test": [files[index] for index in sorted(order[:count])],
+        TRAIN: [files[index] for index in sorted(order[count:])],
+        TEST: [files[index] for index in sorted(order[:count])],
     }
 
 
@@ -90,4 +186,11 @@ def _files(folder: Path) -> list[Path]:
     files = files_in(folder)
     if not files:
         raise DataError(f"class folder {folder} holds no images of the kinds {' '.join(sorted(EXTENSIONS))}")
+    inner = {file.relative_to(folder).parts[0] for file in files}
+    parts = {PART_NAMES[name.casefold()]: name for name in sorted(inner) if name.casefold() in PART_NAMES}
+    if len(parts) > 1:
+        raise DataError(
+            f"class folder {folder} holds {' and '.join(f'{name}/' for name in parts.values())}, but parts come "
+            f"before classes, as in train/{folder.name}"
+        )
     return files
