@@ -86,7 +86,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # so that it is restored, as the commands set it
     monkeypatch.delenv("HYDRA_FULL_ERROR")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     # A test run that was started in the background ignores Ctrl-C, and so would the processes it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     root = logging.getLogger()

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -25,6 +25,7 @@ from tinysweep import layers as inspect
 from tinysweep import run, train
 from tinysweep.composition import CONFIG_FOLDER
 from tinysweep.config import Config, from_dictconfig
+from tinysweep.errors import DataError
 from tinysweep.explain import require_schema
 
 SMALL = ["model.width=2", "data.validation=100", "trainer.epochs=1", "trainer.clean_epochs=0", "trainer.threads=1"]
@@ -372,10 +373,23 @@ def test_ctrl_c_ends_a_run_and_keeps_its_epochs(place: Path, mnist_root: Path) -
         assert len(list(csv.DictReader(file))) == record["epochs"]
 
 
-def test_a_run_told_to_terminate_ends_like_one_interrupted(
-    command: Command, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_run_told_to_terminate_or_whose_terminal_closes_ends_like_one_interrupted(
+    command: Command, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    monkeypatch.setattr(run, "run", lambda *_: signal.raise_signal(signal.SIGTERM))
+    signal.signal(number, signal.SIG_DFL)
+    monkeypatch.setattr(run, "run", lambda *_: signal.raise_signal(number))
     ended = command()
     assert ended.status == 130
     assert ended.err == "interrupted\n"
+
+
+def test_a_signal_that_is_ignored_stays_ignored(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+
+    def run_on(*_: object) -> NoReturn:
+        signal.raise_signal(signal.SIGHUP)
+        raise DataError("the run has gone on")
+
+    monkeypatch.setattr(run, "run", run_on)
+    assert "the run has gone on" in command().err

@@ -194,10 +194,12 @@ def test_a_full_disk_is_one_line_and_loses_nothing(zygote: Zygote, tmp_path: Pat
 
 
 def start(place: Path, mnist_root: Path, *words: str) -> "subprocess.Popen[str]":
+    """A sweep with two workers and, as in a slim container, with no program in reach, such as ps or pgrep."""
     command = [sys.executable, "-m", "tinysweep.train", "-m", f"data.root={mnist_root}", *TINY, *words]
     return subprocess.Popen(
         [*command, "hydra.sweeper.study_name=s", "hydra.launcher.n_jobs=2"],
-        cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=place, env={**os.environ, "PATH": str(place)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
@@ -239,6 +241,7 @@ def test_a_killed_worker_costs_no_trial_and_ctrl_c_ends_all_of_them(place: Path,
                 time.sleep(0.05)
             assert set(workers_of(process.pid)) - set(first), "no worker was started anew"
             wait_for(place, "outputs/sweeps/s/trials/*/model.pt", 120)
+            last = workers_of(process.pid)
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=60)
         finally:
@@ -250,4 +253,4 @@ def test_a_killed_worker_costs_no_trial_and_ctrl_c_ends_all_of_them(place: Path,
     states = Counter(table(place).state)
     assert states["complete"] >= 1
     assert set(states) <= {"complete", "interrupted"}
-    assert not any(Path(f"/proc/{pid}").exists() for pid in first)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in (*first, *last))

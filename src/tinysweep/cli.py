@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from tinysweep.composition import COMPOSITION_ERRORS, CONFIG_FOLDER, register_sc
 from tinysweep.config import Config
 from tinysweep.errors import TinysweepError
 from tinysweep.explain import explain
-from tinysweep.terminal import INTERRUPTED, interrupt
+from tinysweep.terminal import INTERRUPTED, end_as_interrupted
 
 
 def command(task: Callable[[Config], object]) -> None:
@@ -29,7 +28,7 @@ def command(task: Callable[[Config], object]) -> None:
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra prints composition errors over many lines and exits, unless it is told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    signal.signal(signal.SIGTERM, interrupt)
+    end_as_interrupted()
 
     def checked(composed: DictConfig) -> object:
         hydra_config = HydraConfig.get()

@@ -19,7 +19,7 @@ def program(parser: argparse.ArgumentParser, task: Callable[[argparse.Namespace]
     Exits with status 1 and one line on an error that the user can mend, with 2 on arguments that the parser
     refuses, with 130 when interrupted or terminated. A reader that goes away, such as `head`, ends it quietly.
     """
-    signal.signal(signal.SIGTERM, interrupt)
+    end_as_interrupted()
     options = parser.parse_args()
     try:
         task(options)
@@ -33,6 +33,15 @@ def program(parser: argparse.ArgumentParser, task: Callable[[argparse.Namespace]
     except BrokenPipeError:
         # Python flushes once more at its end; what is left goes nowhere instead of into another error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def end_as_interrupted() -> None:
+    """Let being terminated, or a terminal that is closed, end this command as Ctrl-C does: with its records closed
+    and its workers ended. A signal that is ignored, as nohup has it, stays ignored."""
+    for name in ("SIGTERM", "SIGHUP"):  # the latter is unknown to Windows
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, interrupt)
 
 
 def interrupt(_signal: int, _frame: FrameType | None) -> None:
