@@ -393,3 +393,34 @@ def test_a_signal_that_is_ignored_stays_ignored(command: Command, monkeypatch: p
 
     monkeypatch.setattr(run, "run", run_on)
     assert "the run has gone on" in command().err
+
+
+def test_a_study_file_that_cannot_be_read_harms_only_who_asks_for_it(command: Command, place: Path) -> None:
+    studies = {
+        "broken": (b"trainer:\n  epochs: [1\nname: x\n", "sweeps/broken.yaml, line 3: "),
+        "list": (b"- 1\n", "sweeps/list.yaml: must hold settings by name"),
+        "number": (b"1\n", "sweeps/number.yaml: must hold settings by name"),
+        "latin": (b"# caf\xe9\n", "sweeps/latin.yaml: byte 0xe9 is not UTF-8"),
+        "folder": (None, "sweeps=folder must be one of"),
+    }
+    (place / "sweeps").mkdir()
+    (place / "sweeps/mine.yaml").write_text("trainer: {epochs: 3}\n")
+    for name, (content, _) in studies.items():
+        file = place / "sweeps" / f"{name}.yaml"
+        if content is None:
+            file.mkdir()
+        else:
+            file.write_bytes(content)
+    ended = command("--help")
+    assert (ended.status, ended.err) == (0, "")
+    assert re.search(r"sweeps: .*\bmine\b.*\bquick\b", ended.out)
+    assert "epochs: 3" in command("sweeps=mine", "--cfg", "job").out
+    for name, (_, said) in studies.items():
+        ended = command("-m", f"sweeps={name}", "trainer.seed=0,1")
+        assert ended.status == 1
+        assert ended.err.startswith(f"error: {said}")
+        assert ended.err.count("\n") == 1
+    (place / "sweeps/mine.yaml").write_text("trainer: {epochs: [\n")
+    assert command("sweeps=mine", "--cfg", "job").err.startswith("error: sweeps/mine.yaml, line "), "not as it was"
+    (place / "sweeps/quick.yaml").write_text("- 1\n")
+    assert "sweeps/quick.yaml" in command("sweeps=quick", "--cfg", "job").err, "one's own, not the project's"

@@ -180,7 +180,9 @@ def test_a_value_that_turns_out_wrong_when_it_is_read_is_explained(
         ("model:\n  depth: [1, x]", ["experiment/mine.yaml: model.depth[1]=x must be", "each a whole number"]),
         ("model: 3", ["experiment/mine.yaml: ", "3"]),
         ("defaults:\n  - override /model: plane", ["model=plane must be one of", "did you mean model=plain?"]),
-        ("model: [", ["mine.yaml", "line 3"]),
+        ("model: [", ["mine.yaml, line 3: "]),
+        ("- model", ["experiment/mine.yaml: must hold settings by name"]),
+        ("3", ["mine.yaml: must hold settings by name"]),
     ],
 )
 def test_a_mistake_in_a_file_is_explained_with_the_name_of_the_file(
@@ -190,6 +192,21 @@ def test_a_mistake_in_a_file_is_explained_with_the_name_of_the_file(
     (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{content}\n")
     line = explained(composed, f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine")
     assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"# @package _global_\nname: \xe9t\xe9\n", "mine.yaml: byte 0xe9 is not UTF-8; save the file"),
+        (b"name: mine\n", "experiment/mine.yaml: its first line must be # @package _global_"),
+    ],
+)
+def test_a_file_that_hydra_cannot_read_is_named(
+    composed: Compose, tmp_path: Path, content: bytes, said: str
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_bytes(content)
+    assert said in explained(composed, f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine")
 
 
 # ---- keys beyond the schema, which compose

@@ -11,34 +11,45 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from tinysweep.config import Config, from_dictconfig
 from tinysweep.errors import ConfigError
-from tinysweep.explain import explain, require_schema
+from tinysweep.explain import NO_MAPPING, UNREADABLE, explain, require_schema, unreadable
 
 _INSTALLED = Path(__file__).parent
 _HOME = _INSTALLED if (_INSTALLED / "conf").is_dir() else Path(__file__).resolve().parents[2]
 CONFIG_FOLDER, SWEEPS_FOLDER = _HOME / "conf", _HOME / "sweeps"
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError)
 
 
 def register_schema() -> None:
-    """Make the dataclasses known to Hydra, for the defaults list of config.yaml to start from, and the studies."""
-    ConfigStore.instance().store(name="schema", node=Config, replace=True)
+    """Make the dataclasses known to Hydra, for the defaults list of config.yaml to start from, and the studies.
+
+    What is wrong with the file of a study is said when it is asked for, so that it stands in the way of no other.
+    """
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config, replace=True)
     # Studies lie outside conf/: the project's own, and those in a folder sweeps/ where the command is typed.
-    for folder in (SWEEPS_FOLDER, Path("sweeps")):
-        for file in sorted(folder.glob("*.yaml")):
+    folders = (SWEEPS_FOLDER, Path("sweeps"))
+    files = {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml")) if file.is_file()}
+    UNREADABLE.clear()
+    for name, file in files.items():
+        try:
             node = _load_study(file)
-            ConfigStore.instance().store(
-                group="sweeps", name=file.stem, node=node, package="_global_", replace=True
-            )
+        except ConfigError as error:
+            UNREADABLE[f"sweeps/{name}"] = str(error)
+            store.repo.get("sweeps", {}).pop(f"{name}.yaml", None)  # it was whole at an earlier call
+        else:
+            store.store(group="sweeps", name=name, node=node, package="_global_", replace=True)
 
 
 def _load_study(file: Path) -> DictConfig:
     try:
         node = OmegaConf.load(file)
-    except (YAMLError, OSError) as error:
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(unreadable(error, file)) from error
+    except OmegaConfBaseException as error:
         raise ConfigError(f"{file}: {explain(error)}") from error
     if not isinstance(node, DictConfig):
-        raise ConfigError(f"{file} must hold settings by name, such as trainer: {{epochs: 6}}")
+        raise ConfigError(f"{file}: {NO_MAPPING}")
     return node
 
 

@@ -2,22 +2,27 @@
 
 import difflib
 import functools
+import os
 import re
+import traceback
 from collections.abc import Iterator
 from dataclasses import Field, fields, is_dataclass
 from enum import Enum
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
+from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
 from tinysweep.config import AUTO, Config
 from tinysweep.errors import ConfigError
 from tinysweep.plugin import SweeperConfig
 
+NO_MAPPING = "must hold settings by name, such as trainer: {epochs: 6}"
+UNREADABLE: dict[str, str] = {}  # what is wrong with a choice that Hydra doesn't know of, as sweeps/NAME
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -105,16 +110,46 @@ def explain(error: Exception) -> str:
         return (
             f"{error.override!r} can't be read as an override; the form is KEY=VALUE, lists as [1,2,1] and quoted"
         )
-    if isinstance(error, YAMLError):
-        return " ".join(str(error).split())  # such as: did not find expected ... in "x.yaml", line 3, column 1
+    if isinstance(error, YAMLError | UnicodeDecodeError | OSError):
+        return unreadable(error, _file_being_read(error))
     text = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
     if text.endswith("raised while composing config:") and isinstance(error.__context__, OmegaConfBaseException):
-        file = text.split("'")[1]
-        return f"{file}.yaml: {explain(error.__context__)}"
+        return _in_file(text.split("'")[1], error.__context__)
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return _at_key(cause, override=text.removeprefix("Error merging override "))
     return _reworded(text)
+
+
+def unreadable(error: Exception, file: str | Path | None) -> str:
+    """One line for a YAML file that can't be read; the line in it where that is known."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        return f"{file or error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
+    where = f"{file}: " if file else ""
+    if isinstance(error, UnicodeDecodeError):
+        return f"{where}byte {error.object[error.start]:#04x} is not UTF-8; save the file in that encoding"
+    if isinstance(error, OSError):
+        named = f"{error.filename}: " if error.filename else where
+        return f"{named}{error.strerror or NO_MAPPING}"
+    return where + " ".join(str(error).split())
+
+
+def _file_being_read(error: Exception) -> str | None:
+    """The YAML file at which Hydra stopped; decoding errors don't tell it themselves."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "load_config" and "full_path" in frame.f_locals:
+            return os.path.relpath(str(frame.f_locals["full_path"]))
+    return None
+
+
+def _in_file(config: str, cause: OmegaConfBaseException) -> str:
+    """One line for what is wrong with the content of a file, called `config` by Hydra: experiment/NAME."""
+    said = explain(cause)
+    if "incompatible container types" in said or said.startswith("Merge error: list"):
+        said = NO_MAPPING
+    elif cause.full_key == config.rpartition("/")[0] and cause.full_key not in settings():
+        said = "its first line must be # @package _global_, as its settings are those of the whole run"
+    return f"{config}.yaml: {said}"
 
 
 def _reworded(text: str) -> str:
@@ -150,6 +185,8 @@ def _at_key(cause: OmegaConfBaseException, override: str) -> str:
 
 
 def _missing_choice(error: MissingConfigException) -> str:
+    if error.missing_cfg_file in UNREADABLE:
+        return UNREADABLE[error.missing_cfg_file]
     if not error.options or not error.missing_cfg_file:
         return str(error).splitlines()[0]
     group, _, choice = error.missing_cfg_file.rpartition("/")

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from yaml import YAMLError  # type: ignore[import-untyped]
 
-from tinysweep.composition import SWEEPS_FOLDER
+from tinysweep.composition import COMPOSITION_ERRORS, SWEEPS_FOLDER
 from tinysweep.definition import words
 from tinysweep.errors import DataError
 from tinysweep.report_markup import Html, definitions, join, table, tag
@@ -85,7 +83,7 @@ def _in_file(named: str | None) -> set[str] | None:
     """The parameters that a study's file searches; None if there is no such file."""
     for folder in (Path("sweeps"), SWEEPS_FOLDER):
         if named and (file := folder / f"{named}.yaml").is_file():
-            with contextlib.suppress(YAMLError, OmegaConfBaseException):  # damaged since; then all is written out
+            with contextlib.suppress(*COMPOSITION_ERRORS):  # damaged since; then all is written out
                 return set(OmegaConf.select(OmegaConf.load(file), "hydra.sweeper.params") or {})
     return None
 
