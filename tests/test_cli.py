@@ -349,6 +349,25 @@ def test_a_multirun_leaves_a_record_for_each_value(command: Command, place: Path
     assert "test accuracy" not in ended.out
 
 
+def test_a_folder_of_ones_own_holds_one_run_and_data_is_found_from_it(
+    command: Command, place: Path, mnist_root: Path
+) -> None:
+    (place / "digits").symlink_to(mnist_root)
+    words = ["data.root=digits", "data.download=false", "data.limit=64", "trainer.test=false", *SMALL]
+    (place / "mine").mkdir()
+    ended = command(*words, "hydra.run.dir=mine", "hydra.job.chdir=true")
+    assert ended.status == 0, ended.err
+    before = (place / "mine/record.json").read_bytes()
+    for folder in ("mine", "./mine/../mine"):
+        again = command(*words, f"hydra.run.dir={folder}")
+        assert again.status == 1
+        assert again.err.startswith("error: hydra.run.dir: ")
+        assert "mine holds a run already; give another folder" in again.err
+    assert (place / "mine/record.json").read_bytes() == before
+    assert sorted(path.name for path in place.iterdir()) == ["digits", "mine"]
+    assert command("hydra.run.dir=mine", main=inspect.main).status == 0, "it writes nothing"
+
+
 def test_ctrl_c_ends_a_run_and_keeps_its_epochs(place: Path, mnist_root: Path) -> None:
     many = ["data.limit=64", f"data.root={mnist_root}", *SMALL, "trainer.epochs=100000"]
     with start(*many) as process:

@@ -449,6 +449,24 @@ def test_a_journal_file_serves_as_storage(sweep: Sweep, place: Path) -> None:
     assert list(table(place).state) == ["complete"] * 2
 
 
+@pytest.mark.parametrize("storage", ["trials.log", "sqlite:///trials.log", "null"])
+def test_jobs_that_run_in_folders_of_their_own_find_study_and_data(
+    command: Command, place: Path, mnist_root: Path, storage: str
+) -> None:
+    (place / "it's data").symlink_to(mnist_root)
+    ended = command("-m", *TINY, "hydra/launcher=basic", "model.width=2,3", "hydra.job.chdir=true",
+                    "data.root='it\\'s data'", "data.download=false", "hydra.sweep.dir=mine",
+                    "hydra.sweeper.study_name=s", f"hydra.sweeper.storage={storage}")  # fmt: skip
+    assert ended.status == 0, ended.err
+    trials = read_trials(place / "mine/trials.csv")
+    assert list(trials.state) == ["complete"] * 2
+    for folder in trials.folder:
+        record = json.loads((place / "mine" / folder / "record.json").read_text())
+        assert record["config"]["data"]["root"] == str(place / "it's data")
+    found = {path.parent for name in ("study.db", "trials.log") for path in place.rglob(name)}
+    assert found == {place / "mine" if storage == "null" else place}
+
+
 def test_the_winner_is_trained_by_the_command_that_is_printed(sweep: Sweep, command: Command, place: Path) -> None:
     swept = sweep("model.width=2,4", "hydra.sweeper.study_name=s", "hydra.sweeper.retrain=['trainer.epochs=3']")
     words = re.findall(r"^train the winner +tinysweep (.*)$", swept.out, re.MULTILINE)[0].split()
@@ -497,6 +515,7 @@ def test_a_study_without_m_is_refused(command: Command, place: Path) -> None:
     (["model.width=2,3", "hydra.sweeper.retrain=['trainer.epoch=3']"], "did you mean trainer.epochs?"),
     (["model.width=2,3", "hydra.sweeper.storage=nonesuch://x/y"], "nonesuch"),
     (["sweeps=nope"], "sweeps=nope must be one of"),
+    (["model.width=2,3", "hydra.sweep.subdir=mine/${trial}"], "hydra.sweep.subdir=mine/${trial} can't be set"),
 ])  # fmt: skip
 def test_what_is_wrong_is_said_in_one_line_before_anything_is_made(
     sweep: Sweep, place: Path, words: list[str], said: str

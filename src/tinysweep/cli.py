@@ -33,7 +33,7 @@ def command(task: Callable[[Config], object]) -> None:
     def checked(composed: DictConfig) -> object:
         hydra_config = HydraConfig.get()
         try:
-            return task(typed(composed))
+            return task(_as_typed(typed(composed), Path(hydra_config.runtime.cwd)))
         except TinysweepError as error:
             if traceback_wanted or hydra_config.mode == RunMode.MULTIRUN:
                 raise  # a job's error is its sweeper's to judge
@@ -56,6 +56,14 @@ def command(task: Callable[[Config], object]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
+
+
+def _as_typed(config: Config, start: Path) -> Config:
+    """The configuration with its data where it was when the command was typed in `start`, should
+    hydra.job.chdir have taken the task elsewhere."""
+    if not config.data.root.startswith("~") and Path.cwd() != start:
+        config.data.root = str(start / config.data.root)
+    return config
 
 
 def _is_composition(error: Exception) -> bool:

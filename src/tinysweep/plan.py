@@ -1,7 +1,7 @@
 """Everything that a sweep needs, read and checked before its study is touched."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
@@ -19,11 +19,13 @@ from tinysweep.proposals import Proposal
 from tinysweep.samplers import Points, is_grid
 from tinysweep.space import Value, extremes, grid, is_setting, read_space
 from tinysweep.start_points import read_start
+from tinysweep.storage import absolute
 from tinysweep.trial import build_pruner
 from tinysweep.trial_config import Composer
 
 DEFAULT_TRIALS = 20
 BATCH_A_WORKER = 4  # keeps all but the last seconds of a batch busy, while the sampler still hears back often
+TRIAL_SUBDIR = "trials/${trial}"  # as study.trial_path has it
 SMALL_SPACE = 10_000  # points; in a finite space this small it is noticed at once when no point is left
 
 
@@ -66,8 +68,7 @@ class Plan:
         self.n_trials = config.n_trials or (None if self.is_grid else DEFAULT_TRIALS)
         self.definition = define(self.space, self.objectives, base)
         self.name = config.study_name or made_name(self.space, self.definition)
-        self._name_study(master)
-        self.folder = Path(master.hydra.sweep.dir).absolute()
+        self.folder = self._pin(master)
         self.workers = _workers(master.hydra.launcher)
         self.batch_size = config.batch_size or BATCH_A_WORKER * (self.workers or 1)
         decided = "trainer.threads" in self.space.searched or base.trainer.threads
@@ -85,12 +86,29 @@ class Plan:
                 for value in extremes(distribution):
                     self.composer.base({name: value})
 
-    def _name_study(self, master: DictConfig) -> None:
-        """Make the study's name known to the launcher and, as an override, to every job."""
-        quoted = self.name.replace("\\", "\\\\").replace("'", "\\'")
+    def _pin(self, master: DictConfig) -> Path:
+        """Fix for the launcher and, as overrides, for every job what they would find otherwise by themselves: the
+        study's name and its places, which a job may look for from another folder. The study's folder.
+
+        Raises:
+            ConfigError: trials are to lie where the study doesn't look for them.
+        """
+        subdir = cast(dict[str, Any], OmegaConf.to_container(master.hydra.sweep))["subdir"]
+        if subdir != TRIAL_SUBDIR:
+            raise ConfigError(
+                f"hydra.sweep.subdir={subdir} can't be set: a sweep keeps its trials in trials/NUMBER below its "
+                "folder, which hydra.sweep.dir sets; leave it out"
+            )
         with read_write(master.hydra), open_dict(master.hydra):
             master.hydra.sweeper.study_name = self.name
-            master.hydra.overrides.hydra.append(f"hydra.sweeper.study_name='{quoted}'")
+            folder = Path(master.hydra.sweep.dir).expanduser().absolute()
+            master.hydra.sweep.dir = str(folder)
+            pinned = {"hydra.sweeper.study_name": self.name, "hydra.sweep.dir": str(folder)}
+            if self.config.storage is not None:
+                self.config.storage = absolute(self.config.storage)
+                master.hydra.sweeper.storage = pinned["hydra.sweeper.storage"] = self.config.storage
+            master.hydra.overrides.hydra.extend([_quoted(name, text) for name, text in pinned.items()])
+        return folder
 
     def _points(self) -> Points | None:
         """Every point of the grid, or of a small finite space, without the parameters that play no role at it;
@@ -121,8 +139,17 @@ class Plan:
 
     def job(self, proposal: Proposal) -> list[str]:
         """The overrides of a trial's job. The test set stays unread whatever the configuration says."""
-        threads = [] if self.threads is None else [f"trainer.threads={self.threads}"]
-        return [*self.space.fixed, *proposal.overrides, *threads, "trainer.test=false", f"trial={proposal.number}"]
+        own = [] if self.threads is None else [f"trainer.threads={self.threads}"]
+        root = proposal.config.data.root
+        if not root.startswith("~") and not Path(root).is_absolute():
+            own.append(_quoted("data.root", str(Path(root).absolute())))
+        return [*self.space.fixed, *proposal.overrides, *own, "trainer.test=false", f"trial={proposal.number}"]
+
+
+def _quoted(name: str, text: str) -> str:
+    """An override that sets a text, whatever signs are in it."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{name}='{escaped}'"
 
 
 def _workers(launcher: DictConfig) -> int | None:

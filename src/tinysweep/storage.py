@@ -79,6 +79,14 @@ def storage_errors(where: str) -> Iterator[None]:
         ) from error
 
 
+def absolute(storage: str) -> str:
+    """The same storage as it is found from any folder: a file by its absolute path, a database server as it is."""
+    prefix = "sqlite:///" if storage.startswith("sqlite:///") else ""
+    if "://" in storage and not prefix:
+        return storage
+    return prefix + str(Path(storage.removeprefix(prefix)).expanduser().absolute())
+
+
 def open_storage(storage: str | None, folder: Path) -> BaseStorage:
     """The storage of a study: SQLite in its folder, a database by URL, or an Optuna journal file by path.
 

@@ -17,6 +17,7 @@ def train(config: Config) -> float | None:
     if config.trial is None:
         if composed.mode == RunMode.RUN and (study := composed.runtime.choices.get("sweeps")):
             raise ConfigError(f"sweeps={study} is a study, which needs -m: tinysweep -m sweeps={study}")
+        _require_free(folder, list(composed.overrides.hydra))
         from tinysweep.run import run  # noqa: PLC0415 torch is imported only once the settings are known to be good
 
         record = run(config, folder, overrides)
@@ -27,6 +28,19 @@ def train(config: Config) -> float | None:
 
         record = run_trial(config, composed.sweeper, Path(composed.sweep.dir), folder, overrides)
     return record.history[-1].validation_accuracy
+
+
+def _require_free(folder: Path, overrides: list[str]) -> None:
+    """Refuse a folder that was asked for and holds a run: the next free name, which a run that is begun in the
+    second of another takes, would lie beside what was asked for.
+
+    Raises:
+        ConfigError: naming the folder.
+    """
+    if (folder / "config.yaml").exists() and any(word.startswith("hydra.run.dir=") for word in overrides):
+        raise ConfigError(
+            f"hydra.run.dir: {folder} holds a run already; give another folder, or move the run away"
+        )
 
 
 def main() -> None:
