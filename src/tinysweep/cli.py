@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -14,7 +15,7 @@ from omegaconf import DictConfig
 
 from tinysweep.composition import COMPOSITION_ERRORS, CONFIG_FOLDER, register_schema, typed
 from tinysweep.config import Config
-from tinysweep.errors import TinysweepError
+from tinysweep.errors import TinysweepError, machine_fault
 from tinysweep.explain import explain
 from tinysweep.terminal import INTERRUPTED, end_as_interrupted
 
@@ -34,10 +35,11 @@ def command(task: Callable[[Config], object]) -> None:
         hydra_config = HydraConfig.get()
         try:
             return task(_as_typed(typed(composed), Path(hydra_config.runtime.cwd)))
-        except TinysweepError as error:
-            if traceback_wanted or hydra_config.mode == RunMode.MULTIRUN:
+        except Exception as error:
+            line = str(error) if isinstance(error, TinysweepError) else machine_fault(error)
+            if line is None or traceback_wanted or hydra_config.mode == RunMode.MULTIRUN:
                 raise  # a job's error is its sweeper's to judge
-            _fail(str(error))  # here, because Hydra would put a line of its own before an error it sees
+            _fail(line)  # here, because Hydra would put a line of its own before an error it sees
         finally:
             runtime = hydra_config.runtime
             _drop_if_empty(Path(runtime.output_dir), Path(runtime.cwd))
@@ -45,14 +47,11 @@ def command(task: Callable[[Config], object]) -> None:
     try:
         register_schema()
         hydra.main(config_path=str(CONFIG_FOLDER), config_name="config")(checked)()
-    except TinysweepError as error:
-        if traceback_wanted:
+    except Exception as error:
+        line = _line(error)
+        if line is None or traceback_wanted:
             raise
-        _fail(str(error))
-    except COMPOSITION_ERRORS as error:
-        if traceback_wanted or not _is_composition(error):
-            raise
-        _fail(explain(error))
+        _fail(line)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
@@ -66,6 +65,14 @@ def _as_typed(config: Config, start: Path) -> Config:
     return config
 
 
+def _line(error: Exception) -> str | None:
+    """The one line for an error that isn't the program's own; None for one that is."""
+    if line := str(error) if isinstance(error, TinysweepError) else machine_fault(error):
+        return line
+    of_composition = isinstance(error, COMPOSITION_ERRORS) and _is_composition(error)
+    return explain(error) if of_composition or _is_hydras_type_error(error) else None
+
+
 def _is_composition(error: Exception) -> bool:
     """Whether an error was raised while Hydra read the command line, rather than by a running task."""
     frame = error.__traceback__
@@ -74,6 +81,12 @@ def _is_composition(error: Exception) -> bool:
             return False
         frame = frame.tb_next
     return True
+
+
+def _is_hydras_type_error(error: Exception) -> bool:
+    """Whether Hydra itself, rather than what it called, stumbled on a type: so it does on a list for a group."""
+    modules = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return isinstance(error, TypeError) and modules[-1].startswith("hydra.")
 
 
 def _drop_if_empty(folder: Path, start: Path) -> None:

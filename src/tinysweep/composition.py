@@ -4,6 +4,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -73,9 +74,13 @@ def compose(*overrides: str) -> Config:
         ConfigError: as the command line would refuse them.
     """
     register_schema()
-    with hydra.initialize_config_dir(str(CONFIG_FOLDER)):
-        try:
+    caller = GlobalHydra.instance().hydra  # there is one Hydra a process, and it may be in use
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONFIG_FOLDER)):
             composed = hydra.compose("config", overrides=list(overrides))
-        except COMPOSITION_ERRORS as error:
-            raise ConfigError(explain(error)) from error
+    except COMPOSITION_ERRORS as error:
+        raise ConfigError(explain(error)) from error
+    finally:
+        GlobalHydra.instance().hydra = caller
     return typed(composed)

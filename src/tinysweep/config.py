@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from tinysweep.errors import ConfigError
 
 AUTO = "auto"
-DEFAULT_ROOT = os.environ.get("TINYSWEEP_DATA", "~/.cache/tinysweep")
+DEFAULT_ROOT = os.environ.get("TINYSWEEP_DATA") or "~/.cache/tinysweep"  # a variable that is empty counts as unset
 
 
 class DataName(StrEnum):
@@ -118,6 +118,10 @@ class Section:
             value, rule = getattr(self, spec.name), spec.metadata
             if spec.type is int and type(value) is not int:
                 self.refuse(spec.name, "must be a whole number")
+            if spec.type == list[int] and not (
+                isinstance(value, list) and all(type(each) is int for each in value)
+            ):
+                self.refuse(spec.name, "must be a list of whole numbers, such as [1,2,1]")
             if rule["within"] and value is not None and value != AUTO:
                 self._check_numbers(spec.name, value, rule["within"])
             if rule["only"] and value != spec.default and self.choice not in rule["only"]:
@@ -138,9 +142,10 @@ class Section:
 
     def _check_numbers(self, key: str, value: Any, interval: str) -> None:
         for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, str) or not lies_within(number, interval):
-                words = "must be a number" + (" or auto" if key == "width" else "")
-                self.refuse(key, f"must lie in {interval}" if not isinstance(number, str) else words)
+            if not isinstance(number, int | float):
+                self.refuse(key, "must be a number" + (" or auto" if key == "width" else ""))
+            if not lies_within(number, interval):
+                self.refuse(key, f"must lie in {interval}")
 
 
 @dataclass

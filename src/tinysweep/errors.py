@@ -1,5 +1,21 @@
 """Errors whose message is the whole story: the command line prints it and exits, without a traceback."""
 
+import errno
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EROFS: "work in a folder that can be written to",
+    errno.EACCES: "work in a folder that you may read and write",
+    errno.EPERM: "work in a folder that you may read and write",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOTDIR: "a part of this path is a file and must be a folder; move it away, or give another path",
+    errno.EEXIST: "a file is where a folder must be; move it away, or give another path",
+    errno.EISDIR: "a folder is where a file must be; move it away, or give another path",
+    errno.EMFILE: "allow more open files: ulimit -n 4096",
+}
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
 
 class TinysweepError(Exception):
     """Something the user can mend; the message says what was wrong, the value, the rule and what to do."""
@@ -37,3 +53,21 @@ class AbandonedError(TinysweepError):
 def first_line(said: object) -> str:
     """The first line of a message that may run over many, or be empty."""
     return next(iter(str(said).strip().splitlines()), "")
+
+
+def machine_fault(error: Exception) -> str | None:
+    """One line for what the machine has refused, a file or memory; None for an error of any other kind."""
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, BrokenPipeError):
+        remedy = _REMEDIES.get(error.errno or 0)
+        where = str(error.filename or "")
+        parts = (f"{where[:200]}…" if len(where) > 200 else where, error.strerror.lower())
+        return ": ".join(filter(None, parts)) + (f"; {remedy}" if remedy else "")
+    # PyTorch has a type for a GPU's memory only, and it isn't imported here.
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    ):
+        return (
+            f"memory is used up ({first_line(error) or type(error).__name__}); make the model or "
+            "trainer.batch_size smaller"
+        )
+    return None

@@ -19,10 +19,12 @@ from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
 from tinysweep.config import AUTO, Config
 from tinysweep.errors import ConfigError
-from tinysweep.plugin import SweeperConfig
+from tinysweep.plugin import SweeperConfig, chosen_with_slash
 
 NO_MAPPING = "must hold settings by name, such as trainer: {epochs: 6}"
 UNREADABLE: dict[str, str] = {}  # what is wrong with a choice that Hydra doesn't know of, as sweeps/NAME
+ONE_CHOICE = "a group takes one of its choices by name, such as model=plain; tinysweep --help lists them"
+_HYDRA_GROUPS = {f"hydra.{group}" for group in ("job_logging", "hydra_logging", "help", "hydra_help")}
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -64,8 +66,11 @@ def _leaf(key: str) -> str:
 def expected(annotation: Any) -> str:
     """A type in words: "a whole number or null"."""
     if get_origin(annotation) is UnionType:
-        special = {NoneType: "null", str: AUTO}  # the one text that a number may be replaced by
-        return " or ".join(special.get(part) or expected(part) for part in get_args(annotation))
+        parts = get_args(annotation)
+        special = {NoneType: "null"} | (
+            {str: AUTO} if int in parts else {}
+        )  # the one text a number may be replaced by
+        return " or ".join(special.get(part) or expected(part) for part in parts)
     if get_origin(annotation) is list:
         return f"a list such as [1,2,1], each {expected(get_args(annotation)[0])}"
     if isinstance(annotation, type) and issubclass(annotation, Enum):
@@ -112,6 +117,8 @@ def explain(error: Exception) -> str:
         )
     if isinstance(error, YAMLError | UnicodeDecodeError | OSError):
         return unreadable(error, _file_being_read(error))
+    if isinstance(error, TypeError):
+        return ONE_CHOICE
     text = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
     if text.endswith("raised while composing config:") and isinstance(error.__context__, OmegaConfBaseException):
         return _in_file(text.split("'")[1], error.__context__)
@@ -161,7 +168,9 @@ def _reworded(text: str) -> str:
         group = text.removeprefix("Multiple values for ").split(".")[0]
         return f"{group} is chosen twice; give {group}=CHOICE once, without a +"
     if text.startswith("Config group override must be"):
-        return "a group takes one of its choices by name, such as model=plain; tinysweep --help lists them"
+        return ONE_CHOICE
+    if "does not have a `_target_` field" in text:
+        return chosen_with_slash("hydra.sweeper", "budget") + ", which is so without saying"
     return text
 
 
@@ -172,6 +181,8 @@ def _at_key(cause: OmegaConfBaseException, override: str) -> str:
     key = str(cause.full_key).partition("[")[0]  # an element of a list is ruled by what is said of the list
     spec = (settings() | sweeper_settings()).get(key)
     if spec is None:
+        if key in _HYDRA_GROUPS:
+            return chosen_with_slash(key, override.partition("=")[2])
         return f"{key} is not a setting; {nearest(key)}"
     if override.partition("=")[0] == f"~{key}":
         return _removed(key)

@@ -1,12 +1,17 @@
 """Files are written whole or not at all."""
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Write beside `path`, then rename over it, so that no reader ever meets half a file."""
+    """Write beside `path`, then rename over it, so that no reader ever meets half a file.
+
+    Raises:
+        OSError: naming `path`.
+    """
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -15,5 +20,12 @@ def write_whole(path: Path, content: bytes | str) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename, error.filename2 = (
+            str(path),
+            None,
+        )  # a full disk names no file, the others the temporary one
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may have become read-only, which has been said then
+            temporary.unlink(missing_ok=True)

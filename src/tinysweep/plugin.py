@@ -13,6 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from tinysweep.config import Section, is_folder_name, setting
+from tinysweep.errors import ConfigError
 
 # What a study can aim for, and whether more of it is better.
 METRICS = {
@@ -24,6 +25,14 @@ METRICS = {
     "seconds": False,
 }
 PRUNABLE = ("validation_accuracy", "validation_loss")  # what there is to compare after every epoch
+
+
+def chosen_with_slash(key: str, value: object) -> str:
+    """The refusal of a value for a key, such as hydra.launcher, that names a group."""
+    return (
+        f"{key}={'null' if value is None else value} must be a choice of a group, which a slash tells: "
+        f"{key.replace('.', '/')}={value or 'NAME'}"
+    )
 
 
 @dataclass
@@ -95,6 +104,9 @@ class BudgetSweeper(Sweeper):
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        for group in ("hydra.launcher", "hydra.sweeper.sampler", "hydra.sweeper.pruner"):
+            if not isinstance(chosen := OmegaConf.select(config, group), DictConfig):
+                raise ConfigError(chosen_with_slash(group, chosen))
         plain: dict[str, Any] = {
             key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             for key, value in self.settings.items()

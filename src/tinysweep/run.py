@@ -11,7 +11,7 @@ from tinysweep import budget, saved
 from tinysweep.config import Config, DataConfig
 from tinysweep.data import Data, describe, load, load_test
 from tinysweep.device import hardware
-from tinysweep.errors import AbandonedError, PrunedError, TinysweepError
+from tinysweep.errors import AbandonedError, PrunedError, TinysweepError, machine_fault
 from tinysweep.record import Record, RunFolder, State
 from tinysweep.training import Epoch, evaluate, fit, require_finite
 
@@ -67,7 +67,8 @@ def run(
         record.close(State.pruned if isinstance(stop, PrunedError) else State.interrupted, str(stop))
         return record
     except Exception as error:
-        reason = str(error) if isinstance(error, TinysweepError) else f"{type(error).__name__}: {error}"
+        own = str(error) if isinstance(error, TinysweepError) else machine_fault(error)
+        reason = own or f"{type(error).__name__}: {error}"
         record.close(State.failed, reason)
         raise
     record.close(State.complete)

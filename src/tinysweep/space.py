@@ -117,7 +117,7 @@ def _check(name: str, distribution: BaseDistribution) -> None:
         for number in parsed if isinstance(parsed, list) else [parsed]:
             if not interval or number is None or number == AUTO:
                 continue
-            if isinstance(number, str):
+            if not isinstance(number, int | float):
                 raise ConfigError(f"{name}={value} must be {expected(spec.type)} ({spec.metadata['meaning']})")
             if not lies_within(number, interval):
                 raise ConfigError(f"{name}={value} must lie in {interval} ({spec.metadata['meaning']})")

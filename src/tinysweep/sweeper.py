@@ -43,8 +43,8 @@ class Sweep:
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings("ignore", message="Constraints have been set, but")  # said again at every draw
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.plan.folder.mkdir(parents=True, exist_ok=True)
         with storage_errors(self.plan.config.storage or str(self.plan.folder / "study.db")):
-            self.plan.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.plan.folder / ".opening.lock"):  # two at once would both make the database's tables
                 study = self._open()
             study.lease.begin(study.optuna.set_user_attr)

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from optuna.trial import FrozenTrial
 
+from tinysweep.errors import DataError
 from tinysweep.files import write_whole
 from tinysweep.plugin import METRICS
 from tinysweep.study import Standing, standing
@@ -91,7 +92,16 @@ def _iso(moment: datetime | None) -> str | None:
 
 
 def read_trials(path: str | Path) -> pd.DataFrame:
-    """A trials.csv with the types that it was written with; those of two studies can be concatenated."""
+    """A trials.csv, or the one in a study's folder, with the types that it was written with; those of two studies
+    can be concatenated.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = Path(path)
+    path = path / "trials.csv" if path.is_dir() else path
+    if not path.exists():
+        raise DataError(f"{path}: no such file; give a study's folder, such as outputs/sweeps/quick")
     return pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=[""])
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from tinysweep.errors import TinysweepError
+from tinysweep.errors import TinysweepError, machine_fault
 
 INTERRUPTED = 130  # the exit status by which shells know a command that Ctrl-C stopped
 
@@ -33,6 +33,12 @@ def program(parser: argparse.ArgumentParser, task: Callable[[argparse.Namespace]
     except BrokenPipeError:
         # Python flushes once more at its end; what is left goes nowhere instead of into another error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        line = machine_fault(error)
+        if line is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def end_as_interrupted() -> None:
