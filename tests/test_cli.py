@@ -52,6 +52,7 @@ def record_of(folder: Path) -> dict[str, Any]:
 
 # ---- refusals
 
+TWO = ["trainer.seed=0,1"]
 WRONG = [
     # not a key, and the key that was meant
     (["model.widht=3"], ["model.widht is not a setting", "did you mean model.width?"]),
@@ -65,10 +66,21 @@ WRONG = [
     (["experiment=foo"], ["experiment=foo must be one of ", "era_seed"]),
     (["+experiment=era_seed"], ["experiment=CHOICE", "without a +"]),
     (["model=null"], ["a group takes one of its choices by name"]),
+    (["trainer=[1]"], ["a group takes one of its choices by name"]),
+    (["hydra.job_logging=none"], ["hydra.job_logging=none must be a choice of a group", "hydra/job_logging=none"]),
+    (
+        ["-m", *TWO, "hydra.sweeper.sampler=random"],
+        ["hydra.sweeper.sampler=random", "hydra/sweeper/sampler=random"],
+    ),
+    (["-m", *TWO, "hydra.sweeper.pruner=null"], ["hydra.sweeper.pruner=null", "hydra/sweeper/pruner=NAME"]),
+    (["-m", *TWO, "hydra.launcher=basic"], ["hydra.launcher=basic", "hydra/launcher=basic"]),
+    (["-m", *TWO, "hydra.sweeper=budget"], ["hydra.sweeper=budget", "hydra/sweeper=budget"]),
     # not of the type
     (["model.dropout=x"], ["model.dropout=x must be a number", "probability of dropping"]),
     (["model.family=pain"], ["model.family=pain must be one of plain, residual, separable"]),
     (["model.depth=3"], ["model.depth=3 must be a list such as [1,2,1]"]),
+    (["model.depth=[[1,2],[1]]"], ["model.depth=[[1, 2], [1]] must be a list of whole numbers"]),
+    (["-m", "model.depth=[[1,2],[1]],[1]"], ["model.depth=[[1,2],[1]] must be a list such as [1,2,1]"]),
     (["model.depth=[1,x]"], ["model.depth=[1,x] must be a list", "each a whole number"]),
     (["model.width=wide"], ["model.width=wide must be a number or auto"]),
     (["trainer.epochs=1.5"], ["trainer.epochs=1.5 must be a whole number"]),

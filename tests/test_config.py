@@ -10,10 +10,13 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import Field, fields, is_dataclass
 from enum import Enum
+from pathlib import Path
 from types import UnionType
 from typing import Any, get_args
 
+import hydra
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 import tinysweep
@@ -252,7 +255,27 @@ def test_two_configurations_share_no_list() -> None:
     assert 7 not in ModelConfig().depth
 
 
-@pytest.mark.parametrize(("variable", "root"), [({"TINYSWEEP_DATA": "here"}, "here"), ({}, "~/.cache/tinysweep")])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ModelConfig(depth=[[1, 2], [1]]),
+        lambda: ModelConfig(depth=3),
+        lambda: ModelConfig(depth=[1, 1.5]),
+    ],
+)
+def test_a_list_in_a_list_or_none_where_one_belongs_is_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(ConfigError, match=r"^model\.depth=.* must be a list of whole numbers"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("variable", "root"),
+    [
+        ({"TINYSWEEP_DATA": "here"}, "here"),
+        ({"TINYSWEEP_DATA": ""}, "~/.cache/tinysweep"),
+        ({}, "~/.cache/tinysweep"),
+    ],
+)
 def test_the_environment_says_where_data_lies(variable: dict[str, str], root: str) -> None:
     elsewhere = {key: value for key, value in os.environ.items() if key != "TINYSWEEP_DATA"}
     program = "from tinysweep.config import DataConfig; print(DataConfig().root)"
@@ -390,3 +413,13 @@ def test_the_package_offers_nothing_else() -> None:
 def test_one_except_clause_catches_every_mistake_in_the_settings(make: Callable[[], object]) -> None:
     with pytest.raises(TinysweepError):
         make()
+
+
+def test_composing_leaves_the_callers_own_hydra_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("answer: 42")
+    with hydra.initialize_config_dir(str(tmp_path)):
+        assert tinysweep.compose("trainer.epochs=2").trainer.epochs == 2
+        with pytest.raises(ConfigError):
+            tinysweep.compose("trainer.epoch=2")
+        assert hydra.compose("mine").answer == 42
+    assert not GlobalHydra.instance().is_initialized()

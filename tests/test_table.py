@@ -14,6 +14,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from conftest import entered
+from tinysweep.errors import DataError
 from tinysweep.lease import Lease
 from tinysweep.plugin import METRICS
 from tinysweep.study import Standing, Study, standing
@@ -345,3 +346,10 @@ def test_the_best_trial_is_the_last_of_the_front_and_the_smallest_the_first() ->
     front = pareto_front(trials, ["validation_accuracy"])
     assert front[-1].number == ranked(trials, ["validation_accuracy"])[0].number
     assert front[0].user_attrs["params"] == 10
+
+
+def test_a_table_is_found_in_its_studys_folder(tmp_path: Path) -> None:
+    Table("made", ["validation_accuracy"], []).write([trial(0)], tmp_path / "trials.csv")
+    assert read_trials(tmp_path).equals(read_trials(tmp_path / "trials.csv"))
+    with pytest.raises(DataError, match=r"nowhere: no such file; give a study's folder"):
+        read_trials(tmp_path / "nowhere")

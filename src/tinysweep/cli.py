@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from tinysweep.composition import COMPOSITION_ERRORS, CONFIG_FOLDER, register_schema, typed
 from tinysweep.config import Config
 from tinysweep.errors import TinysweepError, machine_fault
-from tinysweep.explain import explain
+from tinysweep.explain import ONE_CHOICE, explain
 from tinysweep.terminal import INTERRUPTED, end_as_interrupted
 
 
@@ -69,8 +69,9 @@ def _line(error: Exception) -> str | None:
     """The one line for an error that isn't the program's own; None for one that is."""
     if line := str(error) if isinstance(error, TinysweepError) else machine_fault(error):
         return line
-    of_composition = isinstance(error, COMPOSITION_ERRORS) and _is_composition(error)
-    return explain(error) if of_composition or _is_hydras_type_error(error) else None
+    if isinstance(error, COMPOSITION_ERRORS) and _is_composition(error):
+        return explain(error)
+    return ONE_CHOICE if _is_hydras_type_error(error) else None
 
 
 def _is_composition(error: Exception) -> bool:

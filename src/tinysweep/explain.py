@@ -117,8 +117,6 @@ def explain(error: Exception) -> str:
         )
     if isinstance(error, YAMLError | UnicodeDecodeError | OSError):
         return unreadable(error, _file_being_read(error))
-    if isinstance(error, TypeError):
-        return ONE_CHOICE
     text = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
     if text.endswith("raised while composing config:") and isinstance(error.__context__, OmegaConfBaseException):
         return _in_file(text.split("'")[1], error.__context__)
