@@ -21,11 +21,8 @@ def write_whole(path: Path, content: bytes | str) -> None:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
-        error.filename, error.filename2 = (
-            str(path),
-            None,
-        )  # a full disk names no file, the others the temporary one
-        raise
+        # A full disk names no file, and what else goes wrong names the temporary one.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         with contextlib.suppress(OSError):  # the folder may have become read-only, which has been said then
             temporary.unlink(missing_ok=True)
