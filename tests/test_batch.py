@@ -23,7 +23,7 @@ from tinysweep.errors import DivergedError, StudyError
 from tinysweep.lease import Lease
 from tinysweep.plugin import METRICS
 from tinysweep.proposals import Proposal
-from tinysweep.study import Standing, Study, standing
+from tinysweep.study import Standing, Study, failed_from_outside, standing
 from tinysweep.training import Epoch
 from tinysweep.trial import Reporter
 
@@ -161,6 +161,29 @@ def _train_an_epoch(bench: Bench, number: int) -> None:
     bench.leave(number, record())
 
 
+@pytest.mark.parametrize(("error", "outside"), [
+    ("DataError", True), ("OSError", True), ("OutOfMemoryError", True), ("AttributeError", True),
+    ("DivergedError", False), ("ConfigError", False), ("BudgetError", False),
+])  # fmt: skip
+def test_what_made_a_run_fail_tells_whether_it_is_worth_another_try(
+    bench: Bench, error: str, outside: bool
+) -> None:
+    bench.run(1, lambda number: bench.leave(number, record("failed", "why") | {"error": error}))
+    assert failed_from_outside(bench.study.trial(0)) == outside
+    again = Study(bench.study.optuna, bench.study.folder, Lease(bench.study.folder))
+    assert again.standing(again.trial(0)) == (Standing.interrupted if outside else Standing.failed)
+
+
+@pytest.mark.parametrize(("reason", "outside"), [
+    ("OSError: [Errno 28] No space left on device", True), (f"{DIED} (TerminatedWorkerError: gone)", True),
+    ("training diverged: the loss of epoch 1 is nan", False), ("data.limit=9 must not exceed the 5 images", False),
+    ("", False),
+])  # fmt: skip
+def test_trials_of_earlier_versions_tell_it_by_their_reason(bench: Bench, reason: str, outside: bool) -> None:
+    bench.study.close(entered(bench.study), Standing.failed, reason)
+    assert failed_from_outside(bench.study.trial(0)) == outside
+
+
 def test_several_objectives_are_told_in_their_order(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ["validation_loss", "params", "validation_accuracy", "seconds"])
     bench.run(1, lambda number: bench.leave(number, record()))
@@ -173,6 +196,7 @@ def test_a_trial_whose_record_lacks_an_objective_has_failed(tmp_path: Path, obje
     bench.run(1, lambda number: bench.leave(number, record(validation_accuracy=None)))
     assert bench.standings == ["failed"]
     assert bench.reason(0) == "its record has validation_accuracy=None"
+    assert not failed_from_outside(bench.study.trial(0))
 
 
 def test_a_record_that_is_not_finished_settles_nothing(bench: Bench) -> None:
@@ -209,6 +233,7 @@ def test_a_job_that_raised_before_it_left_a_record_has_failed_with_its_reason(be
     assert bench.standings == ["failed", "failed", "complete"]
     assert bench.reason(0) == "the loss is nan"
     assert bench.reason(1) == "ValueError: first line"
+    assert [failed_from_outside(bench.study.trial(number)) for number in (0, 1)] == [False, True]
 
 
 def test_a_record_counts_for_more_than_what_the_job_raised_afterwards(bench: Bench) -> None:
@@ -225,6 +250,7 @@ def test_a_job_that_returns_without_a_record_has_failed(bench: Bench) -> None:
     bench.run(1, lambda _number: None)
     assert bench.standings == ["failed"]
     assert "without a record" in bench.reason(0)
+    assert failed_from_outside(bench.study.trial(0))
 
 
 def test_a_job_that_stopped_in_the_middle_has_failed(bench: Bench) -> None:
@@ -314,6 +340,7 @@ def test_of_a_batch_whose_worker_dies_only_the_culprit_fails(bench: Bench, culpr
     assert bench.reason(culprit).startswith(DIED)
     assert "WorkerGoneError: killed" in bench.reason(culprit)
     assert "\n" not in bench.reason(culprit)
+    assert failed_from_outside(bench.study.trial(culprit))
     assert sorted(bench.finished) == list(range(5)), "each is told once"
     assert bench.launched[-1] == [culprit] or [culprit] in bench.launched, "it was alone when it was found guilty"
 

@@ -249,6 +249,7 @@ def test_a_run_cut_short_keeps_its_epochs_and_tells_why(
     assert caught.value is error
     record = record_in(tmp_path / "trial")
     assert (record["state"], record["reason"], record["epochs"]) == (state, reason, 1)
+    assert record["error"] == (type(error).__name__ if state == "failed" else None)
     assert record["finished"] is not None
     assert record["metrics"]["validation_accuracy"] is not None
     assert record["metrics"]["test_accuracy"] is None

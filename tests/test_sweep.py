@@ -342,6 +342,47 @@ def test_trials_that_raise_are_failed_with_their_reason_and_the_study_goes_on(
     assert [t.state.name for t in load_study(place).get_trials()] == ["COMPLETE", "FAIL", "FAIL", "COMPLETE"]
 
 
+def test_what_failed_from_outside_is_tried_again_and_a_divergence_is_not(
+    sweep: Sweep, place: Path, faulty: dict[int, Exception], launched: list[list[str]]
+) -> None:
+    faulty |= {3: OSError(28, "No space left on device"), 4: DivergedError("training diverged: the loss is nan")}
+    words = ["model.width=2,3,4,5", "hydra.sweeper.study_name=s", "hydra.sweeper.max_failure_rate=0.5"]
+    ended = sweep(*words)
+    assert ended.status == 0, ended.err
+    assert (
+        "1 trial failed for a reason outside the configuration (trial 1: OSError: [Errno 28] No space" in ended.out
+    )
+    sweep(*words)
+    assert [composed(job).model.width for job in launched[4:]] == [3], "tried once a call while it still fails"
+    del faulty[3], faulty[4]
+    ended = sweep(*words, "hydra.sweeper.max_failure_rate=0.25")
+    assert ended.status == 0, ended.err
+    assert "4 trials trained (3 complete, 1 failed, 2 failed earlier)" in ended.out
+    assert "outside the" not in ended.out
+    assert [composed(job).model.width for job in launched[5:]] == [3]
+    assert list(table(place).state) == ["complete", "failed", "failed", "complete", "failed", "complete"]
+    assert sweep(*words).status == 0
+    assert len(launched) == 6
+
+
+def test_a_study_that_failed_from_outside_goes_on_once_that_is_mended(
+    sweep: Sweep, place: Path, faulty: dict[int, Exception]
+) -> None:
+    faulty |= dict.fromkeys(range(2, 40), OSError(5, "Input/output error"))
+    words = [*SPACE, *sampler("random"), "hydra.sweeper.n_trials=10"]
+    ended = sweep(*words)
+    assert ended.status == 1
+    assert "10 of 10 trials failed, more than hydra.sweeper.max_failure_rate=0.25" in ended.err
+    assert ended.err.endswith("; once that is mended, the same command tries it again\n")
+    first = table(place).query("state == 'failed'")
+    faulty.clear()
+    ended = sweep(*words)
+    assert ended.status == 0, ended.err
+    assert "10 of 10 trials trained (10 complete" in ended.out
+    mended = table(place).query("state == 'complete'")
+    assert set(mended["optimizer.lr"]) == set(first["optimizer.lr"]), "those that had failed, and no others"
+
+
 def test_a_trial_that_really_diverges_is_failed(sweep: Sweep, place: Path) -> None:
     sweep("optimizer.lr=1000", "data.limit=1000", "trainer.batch_size=16", "model.width=2",
           "hydra.sweeper.study_name=s", "hydra.sweeper.max_failure_rate=1")  # fmt: skip

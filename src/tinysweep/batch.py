@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from optuna.trial import FrozenTrial
 
-from tinysweep.errors import TinysweepError, first_line
+from tinysweep.errors import ConfigError, TinysweepError, first_line
 from tinysweep.plugin import METRICS
 from tinysweep.proposals import Proposal
 from tinysweep.record import RunFolder, State
@@ -40,10 +40,13 @@ def settle(study: Study, number: int, record: dict[str, Any], objectives: list[s
     notes = figures(record) | {"folder": trial_path(number)}
     became, reason = Standing(record["state"]), record["reason"]
     values = None
+    if error := record.get("error"):
+        notes["error"] = error
     if became == Standing.complete:
         wrong = [name for name in objectives if notes[name] is None or not math.isfinite(notes[name])]
         if wrong:
             became, reason = Standing.failed, f"its record has {wrong[0]}={notes[wrong[0]]}"
+            notes["error"] = ConfigError.__name__  # the same would be missing again
         else:
             values = [float(notes[name]) for name in objectives]
     return study.close(number, became, reason, values, **notes)
@@ -99,7 +102,8 @@ class Batch:
         left = list(self.pending.values())
         if len(group) == 1:
             for proposal in left:
-                self._fail(proposal.number, f"{DIED} ({type(broken).__name__}: {first_line(broken)})")
+                kind = type(broken).__name__
+                self._fail(proposal.number, f"{DIED} ({kind}: {first_line(broken)})", kind)
             return []
         begun = [proposal for proposal in left if self.study.trial_folder(proposal.number).exists()]
         for proposal in begun:
@@ -129,7 +133,7 @@ class Batch:
         if broken is None:
             for proposal, returned in zip(group, returns, strict=True):
                 if proposal.number in self.pending:
-                    self._fail(proposal.number, _reason(returned))
+                    self._fail(proposal.number, *_fault(returned))
         return broken
 
     def _watch(self, done: threading.Event) -> None:
@@ -147,8 +151,8 @@ class Batch:
                 settle(self.study, number, record, self.objectives)
                 self._done(number)
 
-    def _fail(self, number: int, reason: str) -> None:
-        self.study.close(number, Standing.failed, reason, folder=trial_path(number))
+    def _fail(self, number: int, reason: str, error: str) -> None:
+        self.study.close(number, Standing.failed, reason, folder=trial_path(number), error=error)
         self._done(number)
 
     def _interrupt(self) -> None:
@@ -164,9 +168,9 @@ class Batch:
         self.finished(self.study.trial(number))
 
 
-def _reason(returned: JobReturn) -> str:
-    """Why a job that left no finished record failed."""
-    error = returned._return_value
+def _fault(returned: JobReturn) -> tuple[str, str]:
+    """Why a job that left no finished record failed, and the class of its error."""
+    error, kind = returned._return_value, type(returned._return_value).__name__
     if returned.status != JobStatus.FAILED:
-        return f"its job ended without a record ({returned.status.name})"
-    return str(error) if isinstance(error, TinysweepError) else f"{type(error).__name__}: {first_line(error)}"
+        return f"its job ended without a record ({returned.status.name})", "no record"
+    return str(error) if isinstance(error, TinysweepError) else f"{kind}: {first_line(error)}", kind

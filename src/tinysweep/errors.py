@@ -1,6 +1,7 @@
 """Errors whose message is the whole story: the command line prints it and exits, without a traceback."""
 
 import errno
+import re
 
 _REMEDIES = {
     errno.ENOSPC: "free some space",
@@ -48,6 +49,19 @@ class PrunedError(TinysweepError):
 
 class AbandonedError(TinysweepError):
     """A trial's sweeper has died, and another has closed the trial meanwhile."""
+
+
+# What a run fails of by its own configuration, and would fail of again. Whatever else ends one came from outside.
+OF_CONFIGURATION = (ConfigError, BudgetError, DivergedError)
+
+
+def is_from_outside(error: str | None, reason: str) -> bool:
+    """Whether a run failed for a reason outside its configuration, such as a full disk or a bug of this program,
+    so that it may well succeed once that is mended. `error` is the name of the error's class; earlier versions
+    didn't note it, but began the reason with that of every error which wasn't their own."""
+    if error is None:
+        return bool(re.match(r"\w+(Error|Exception): |its worker died", reason))
+    return error not in {kind.__name__ for kind in OF_CONFIGURATION}
 
 
 def first_line(said: object) -> str:

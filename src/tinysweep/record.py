@@ -104,6 +104,7 @@ class Record:
     overrides: list[str] = field(default_factory=list)
     state: State = State.running
     reason: str | None = None
+    error: str | None = None  # the class of what made the run fail
     history: list[Epoch] = field(default_factory=list)
     train_seconds: float = 0.0
     test: Score | None = None
@@ -131,9 +132,10 @@ class Record:
         writer.writerows(zip(range(len(labels)), labels.tolist(), score.predicted.tolist(), strict=True))
         write_whole(self.folder.predictions, text.getvalue())
 
-    def close(self, state: State, reason: str | None = None) -> None:
-        """Write the final state."""
+    def close(self, state: State, reason: str | None = None, error: Exception | None = None) -> None:
+        """Write the final state, and what made the run fail if it did."""
         self.state, self.reason, self.finished = state, reason, datetime.now(UTC)
+        self.error = type(error).__name__ if error else None
         self.write()
 
     def write(self) -> None:
@@ -146,6 +148,7 @@ class Record:
         return {
             "state": self.state,
             "reason": self.reason,
+            "error": self.error,
             "name": self.config.name,
             "metrics": {
                 "train_loss": last and last.train_loss,

@@ -69,7 +69,7 @@ def run(
     except Exception as error:
         own = str(error) if isinstance(error, TinysweepError) else machine_fault(error)
         reason = own or f"{type(error).__name__}: {error}"
-        record.close(State.failed, reason)
+        record.close(State.failed, reason, error)
         raise
     record.close(State.complete)
     if not report:

@@ -13,7 +13,7 @@ from tinysweep import text_table
 from tinysweep.errors import first_line
 from tinysweep.plugin import METRICS
 from tinysweep.proposals import Refusal
-from tinysweep.study import TRAINED, Standing, Study, count, standing
+from tinysweep.study import TRAINED, Standing, Study, count, failed_from_outside, standing
 from tinysweep.table import metric, pareto_front, ranked
 
 SHOWN = 10
@@ -111,12 +111,28 @@ def _short(value: object) -> str:
 
 def progress(study: Study, n_trials: int | None) -> str:
     """How far a study is, in one line."""
-    trials = study.trials()
+    trials = [trial for trial in study.trials() if trial.number not in study.retried]
     kinds = {became.value.replace("_", " "): count(trials, became) for became in Standing}
+    kinds["failed earlier"] = len(study.retried)
     words = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
     of = f" of {n_trials}" if n_trials else ""
     return (
         f"study {study.optuna.study_name}: {count(trials, *TRAINED)}{of} trials trained ({words or 'none begun'})"
+    )
+
+
+def from_outside(study: Study) -> str:
+    """What the same command would try again, its causes once mended; nothing if there is nothing."""
+    failed = [
+        trial for trial in study.trials() if failed_from_outside(trial) and trial.number not in study.retried
+    ]
+    if not failed:
+        return ""
+    which, them = ("1 trial", "it") if len(failed) == 1 else (f"{len(failed)} trials", "them")
+    last = f"trial {failed[-1].number}: {first_line(failed[-1].user_attrs.get('reason', ''))}"
+    return (
+        f"{which} failed for a reason outside the configuration ({last}); once that is mended, the same command "
+        f"tries {them} again"
     )
 
 

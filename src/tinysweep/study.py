@@ -9,6 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tinysweep.drafts import Drafter
+from tinysweep.errors import is_from_outside
 from tinysweep.lease import Lease
 
 
@@ -48,6 +49,13 @@ def count(trials: Sequence[FrozenTrial], *standings: Standing) -> int:
     return sum(trial.datetime_start is not None and standing(trial) in standings for trial in trials)
 
 
+def failed_from_outside(trial: FrozenTrial) -> bool:
+    """Whether a trial failed for a reason outside its configuration, so that it is worth another try."""
+    notes = trial.user_attrs
+    failed = standing(trial) == Standing.failed
+    return failed and is_from_outside(notes.get("error"), notes.get("reason") or "")
+
+
 def trial_path(number: int) -> str:
     """Where a trial lies below its study's folder, the same on every machine."""
     return f"trials/{number}"
@@ -59,10 +67,16 @@ class Study:
     def __init__(self, optimized: optuna.Study, folder: Path, lease: Lease) -> None:
         self.optuna, self.folder, self.lease = optimized, folder, lease
         self.drafter = Drafter(optimized)
+        # What failed from outside before this sweeper began may have been mended meanwhile.
+        self.retried = frozenset(trial.number for trial in self.trials() if failed_from_outside(trial))
 
     def trials(self) -> list[FrozenTrial]:
         """Every trial, in the order of their numbers; not to be changed."""
         return self.optuna.get_trials(deepcopy=False)
+
+    def standing(self, trial: FrozenTrial) -> Standing:
+        """What became of a trial in the eyes of this sweeper: what it is to try again counts as interrupted."""
+        return Standing.interrupted if trial.number in self.retried else standing(trial)
 
     def trial(self, number: int) -> FrozenTrial:
         return self.optuna._storage.get_trial(self._trial_id(number))

@@ -6,7 +6,6 @@ import warnings
 
 import optuna
 from filelock import FileLock
-from optuna.trial import FrozenTrial
 
 from tinysweep.batch import Batch, figures, read_record, settle
 from tinysweep.definition import require_same
@@ -18,9 +17,9 @@ from tinysweep.plan import Plan
 from tinysweep.plugin import METRICS
 from tinysweep.proposals import Proposal, Proposer, Refusal
 from tinysweep.samplers import GridOrder, build_sampler
-from tinysweep.screen import Screen, nothing_fits, progress, refused, result
+from tinysweep.screen import Screen, from_outside, nothing_fits, progress, refused, result
 from tinysweep.storage import open_storage, storage_errors
-from tinysweep.study import TRAINED, Standing, Study, count, standing, trial_path
+from tinysweep.study import TRAINED, Standing, Study, count, failed_from_outside, trial_path
 from tinysweep.table import Table
 
 JUDGED_FROM = 10  # finished trials; a failure among fewer says little of a rate
@@ -30,7 +29,7 @@ class Sweep:
     """One call of the sweeper."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.ledger = plan, Ledger()
+        self.plan = plan
         self.table = Table(plan.name, plan.objectives, list(plan.space.searched))
 
     def run(self) -> None:
@@ -47,6 +46,9 @@ class Sweep:
         with storage_errors(self.plan.config.storage or str(self.plan.folder / "study.db")):
             with FileLock(self.plan.folder / ".opening.lock"):  # two at once would both make the database's tables
                 study = self._open()
+            self.ledger = Ledger(study.standing)
+            if self.plan.points:
+                self.plan.points.standing = study.standing
             study.lease.begin(study.optuna.set_user_attr)
             try:
                 self._search(study)
@@ -100,11 +102,12 @@ class Sweep:
             repeats=not plan.is_grid,
             start=plan.start,
         )
-        with Screen(self.plan.objectives, self.plan.total, study.trials()) as screen:
+        fresh = [trial for trial in study.trials() if trial.number not in study.retried]
+        with Screen(self.plan.objectives, self.plan.total, fresh) as screen:
             batch = Batch(study, self.plan.objectives, self.plan.launch, screen.finished)
             while True:
                 self._recover(study, screen)
-                self._judge_failures(study.trials())
+                self._judge_failures(study)
                 if limit and time.monotonic() - began >= limit:
                     screen.say(f"hydra.sweeper.max_seconds={limit:g} are over")
                     return
@@ -156,14 +159,16 @@ class Sweep:
             screen.say(f"{in_a_row:,} proposals in a row brought nothing new: the space is used up")
         return proposals
 
-    def _judge_failures(self, trials: list[FrozenTrial]) -> None:
+    def _judge_failures(self, study: Study) -> None:
+        trials = study.trials()
         failed, finished = self.ledger.count(trials, Standing.failed), self.ledger.count(trials, *TRAINED)
         rate = self.plan.config.max_failure_rate
         if finished >= min(JUDGED_FROM, self.plan.total or JUDGED_FROM) and failed > rate * finished:
-            last = next(trial for trial in reversed(trials) if standing(trial) == Standing.failed)
+            last = next(trial for trial in reversed(trials) if study.standing(trial) == Standing.failed)
+            hope = "; once that is mended, the same command tries it again" if failed_from_outside(last) else ""
             raise StudyError(
                 f"{failed} of {finished} trials failed, more than hydra.sweeper.max_failure_rate={rate:g}; "
-                f"the last, trial {last.number}: {last.user_attrs.get('reason')}"
+                f"the last, trial {last.number}: {last.user_attrs.get('reason')}{hope}"
             )
 
     def _write_table(self, study: Study) -> None:
@@ -180,6 +185,8 @@ class Sweep:
         """Print the result and write it for others to use."""
         plan, trials = self.plan, study.trials()
         best = write_results(study, plan.objectives)
+        if words := from_outside(study):
+            print(f"\n{words}")
         print(
             f"\n{progress(study, plan.n_trials)}\n\n{result(trials, plan.objectives, list(plan.space.searched))}"
         )
