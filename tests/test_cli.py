@@ -27,6 +27,7 @@ from tinysweep.composition import CONFIG_FOLDER
 from tinysweep.config import Config, from_dictconfig
 from tinysweep.errors import DataError
 from tinysweep.explain import require_schema
+from tinysweep.retrain import GROUPS
 
 SMALL = ["model.width=2", "data.validation=100", "trainer.epochs=1", "trainer.clean_epochs=0", "trainer.threads=1"]
 
@@ -61,6 +62,12 @@ WRONG = [
     (["+foo=3"], ["foo is not a setting", "tinysweep --cfg job"]),
     (["+model.foo=1"], ["model.foo is not a setting"]),
     (["~trainer.seed"], ["trainer.seed can't be removed", "leave out ~trainer.seed"]),
+    (["-m", "trainer.seed=0,1", "~trainer.test"], ["trainer.test can't be removed"]),
+    *(([f"~{group}"], [f"{group} can't be removed", f"leave out ~{group}"]) for group in GROUPS),
+    (["-m", "optimizer=sgd,adamw", "~schema"], ["schema can't be removed"]),
+    (["~optimizer=sgd"], ["optimizer can't be removed"]),
+    (["-m", "trainer.seed=0,1", "~optimizer"], ["optimizer can't be removed"]),
+    (["-m", "model=plain,residual", "~model"], ["model can't be removed"]),
     # not a choice
     (["model=plane"], ["model=plane must be one of ", "did you mean model=plain?"]),
     (["experiment=foo"], ["experiment=foo must be one of ", "era_seed"]),
@@ -79,7 +86,10 @@ WRONG = [
     (["model.dropout=x"], ["model.dropout=x must be a number", "probability of dropping"]),
     (["model.family=pain"], ["model.family=pain must be one of plain, residual, separable"]),
     (["model.depth=3"], ["model.depth=3 must be a list such as [1,2,1]"]),
-    (["model.depth=[[1,2],[1]]"], ["model.depth=[[1, 2], [1]] must be a list of whole numbers"]),
+    (
+        ["model.depth=[[1,2],[1]]"],
+        ["model.depth=[[1, 2], [1]] must be a list such as [1,2,1]", "each a whole number"],
+    ),
     (["-m", "model.depth=[[1,2],[1]],[1]"], ["model.depth=[[1,2],[1]] must be a list such as [1,2,1]"]),
     (["model.depth=[1,x]"], ["model.depth=[1,x] must be a list", "each a whole number"]),
     (["model.width=wide"], ["model.width=wide must be a number or auto"]),
@@ -127,6 +137,21 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(
     assert ended.err.count("\n") == 1, ended.err
     assert all(word in ended.err for word in words), ended.err
     assert not list(place.iterdir())
+
+
+def test_a_group_that_a_defaults_list_sets_to_null_is_a_mistake(command: Command, place: Path) -> None:
+    recipe = place / "mine" / "experiment" / "bare.yaml"
+    recipe.parent.mkdir(parents=True)
+    recipe.write_text("# @package _global_\ndefaults:\n  - override /optimizer: null\n")
+    for many in ([], ["-m", "trainer.seed=0,1"]):
+        ended = command("--config-dir", "mine", "experiment=bare", *many)
+        assert ended.status == 1
+        assert ended.err.startswith("error: optimizer=null can't be chosen"), ended.err
+    assert list(place.iterdir()) == [place / "mine"]
+
+
+def test_a_group_without_a_choice_may_be_removed(command: Command) -> None:
+    assert command("~experiment", "~sweeps", main=inspect.main).status == 0
 
 
 def test_more_validation_images_than_there_are_is_a_mistake(

@@ -1,9 +1,11 @@
 """The rules of every setting, however a configuration is made, and the choices under conf/."""
 
+import copy
 import dataclasses
 import importlib.util
 import math
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from types import UnionType
 from typing import Any, get_args
 
 import hydra
+import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -249,6 +252,74 @@ def test_a_section_changed_in_python_is_checked_again() -> None:
         dataclasses.replace(trainer, epochs=0)
 
 
+@pytest.mark.parametrize(("section", "spec"), RANGED, ids=dotted)
+def test_a_value_set_in_python_obeys_its_rule_and_a_refused_one_changes_nothing(
+    section: type[Section], spec: Field[Any]
+) -> None:
+    held = section()
+    before = getattr(held, spec.name)
+    for value in beyond(spec):
+        with pytest.raises(ConfigError, match=rf"^{section.KEY}\.{spec.name}="):
+            setattr(held, spec.name, [value] if spec.name == "depth" else value)
+    assert getattr(held, spec.name) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda c: setattr(c.trainer, "epoch", 3),
+            ["trainer.epoch is not a setting", "did you mean trainer.epochs?"],
+        ),
+        (lambda c: setattr(c, "trianer", 3), ["trianer is not a setting", "did you mean trainer?"]),
+        (lambda c: setattr(c.scheduler, "zzz", 3), ["scheduler.zzz is not a setting", "warmup_fraction", "gamma"]),
+        (lambda c: setattr(c, "model", "plain"), ["model=plain must be a section"]),
+        (lambda c: setattr(c, "name", None), ["name=null must be text"]),
+        (lambda c: setattr(c.optimizer, "name", "adam"), ["optimizer.name=adam must be one of sgd, adamw"]),
+        (lambda c: setattr(c.optimizer, "lr", "0.1"), ["optimizer.lr=0.1 must be a number"]),
+        (lambda c: setattr(c.optimizer, "lr", True), ["optimizer.lr=true must be a number"]),
+        (lambda c: setattr(c.trainer, "test", "no"), ["trainer.test=no must be true or false"]),
+        (lambda c: setattr(c.data, "limit", 2.5), ["data.limit=2.5 must be a whole number or null"]),
+        (lambda c: setattr(c.model, "depth", [[1, 2], [1]]), ["model.depth=[[1, 2], [1]] must be a list"]),
+    ],
+)
+def test_a_mistake_made_in_python_is_refused_at_once(make: Callable[[Config], None], words: list[str]) -> None:
+    config = Config()
+    with pytest.raises(ConfigError) as caught:
+        make(config)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert config == Config()
+
+
+def test_what_is_set_in_python_becomes_what_the_command_line_would_have_set() -> None:
+    config = Config()
+    config.optimizer.name, config.optimizer.nesterov = "adamw", False  # type: ignore[assignment]
+    config.model.width, config.optimizer.lr = np.int64(12), np.float32(0.5)  # type: ignore[assignment]
+    assert config.optimizer.name is OptimizerName.adamw
+    assert (type(config.model.width), type(config.optimizer.lr)) == (int, float)
+    config.check()
+    assert OmegaConf.to_object(OmegaConf.structured(config)) == config
+    assert copy.deepcopy(config) == config == pickle.loads(pickle.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: setattr(c.trainer, "clean_epochs", 20), "trainer.clean_epochs=20 must not exceed"),
+        (lambda c: setattr(c.optimizer, "beta2", 0.5), "optimizer.beta2=0.5 is read only by optimizer=adamw"),
+        (lambda c: c.model.depth.append(0), "model.depth=[1, 2, 1, 0] must lie in"),
+        (lambda c: setattr(c, "name", "a/b"), "name='a/b' must be usable"),
+    ],
+)
+def test_rules_between_settings_are_checked_once_all_are_set(change: Callable[[Config], None], words: str) -> None:
+    config = Config()
+    config.check()
+    change(config)
+    with pytest.raises(ConfigError) as caught:
+        config.check()
+    assert words in str(caught.value)
+
+
 def test_two_configurations_share_no_list() -> None:
     Config().model.depth.append(7)
     assert Config().model.depth == ModelConfig().depth
@@ -257,7 +328,7 @@ def test_two_configurations_share_no_list() -> None:
 
 @pytest.mark.parametrize("depth", [[[1, 2], [1]], [{"a": 1}], 3, [1, 1.5]])
 def test_anything_but_a_list_of_whole_numbers_is_refused_as_depth(depth: Any) -> None:
-    with pytest.raises(ConfigError, match=r"^model\.depth=.* must be a list of whole numbers"):
+    with pytest.raises(ConfigError, match=r"^model\.depth=.* must be a list such as .*each a whole number"):
         ModelConfig(depth=depth)
 
 
@@ -357,6 +428,12 @@ def test_what_the_command_line_refuses_is_refused_in_python_too(composed: Compos
 
 def test_the_command_line_wins_over_an_experiment(composed: Composed) -> None:
     assert composed("trainer.epochs=3", "experiment=era_seed").trainer.epochs == 3
+
+
+@pytest.mark.parametrize("group", [section.KEY for section in SECTIONS])
+def test_no_group_may_be_removed(composed: Composed, group: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{group} can't be removed"):
+        composed(f"~{group}")
 
 
 def test_the_composed_configuration_is_plain_and_typed(composed: Composed) -> None:

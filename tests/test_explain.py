@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from tinysweep.composition import CONFIG_FOLDER
-from tinysweep.config import Config, Device, from_dictconfig
+from tinysweep.config import Config, Device, expected, from_dictconfig
 from tinysweep.errors import ConfigError
-from tinysweep.explain import expected, explain, nearest, require_schema, settings
+from tinysweep.explain import explain, nearest, require_schema, settings
 
 Compose = Callable[..., DictConfig]
 

@@ -34,7 +34,7 @@ from tinysweep.config import (
 )
 from tinysweep.data import Data, load
 from tinysweep.device import Hardware, hardware
-from tinysweep.errors import ConfigError, DivergedError
+from tinysweep.errors import BudgetError, ConfigError, DivergedError
 from tinysweep.model import DataShape
 from tinysweep.optim import Optimizer
 from tinysweep.schedule import factor
@@ -428,6 +428,27 @@ def test_a_validation_loss_that_is_no_number_is_told_too() -> None:
 def test_a_width_not_resolved_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"model\.width=auto must be resolved"):
         fit(small_config(ModelConfig()), small_data())
+
+
+@pytest.mark.parametrize("bound", ["params", "macs", "activation_bytes"])
+def test_a_model_over_budget_is_refused_as_the_gate_refuses_it(bound: str) -> None:
+    config = small_config()
+    cost = getattr(budget.gate(config, SHAPE), bound)
+    setattr(config.budget, bound, cost if bound == "params" else cost - 1)
+    with pytest.raises(BudgetError) as by_the_gate:
+        budget.gate(config, SHAPE)
+    with pytest.raises(BudgetError) as by_fit:
+        fit(config, small_data(), lambda _epoch: pytest.fail("it was trained"))
+    assert str(by_fit.value) == str(by_the_gate.value)
+    setattr(config.budget, bound, cost + 1)
+    assert len(fit(config, small_data()).history) == config.trainer.epochs
+
+
+def test_settings_that_contradict_each_other_are_refused_before_training() -> None:
+    config = small_config()
+    config.trainer.clean_epochs = 4
+    with pytest.raises(ConfigError, match=r"trainer\.clean_epochs=4 must not exceed trainer\.epochs=3"):
+        fit(config, small_data(), lambda _epoch: pytest.fail("it was trained"))
 
 
 # ---- without Hydra

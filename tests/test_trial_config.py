@@ -225,7 +225,7 @@ def test_whatever_is_drawn_under_the_rule_of_roles_is_allowed() -> None:
 
 
 def changed(config: Config, name: str) -> Config:
-    """A configuration that differs in one setting, whatever the rules between settings say."""
+    """A configuration that differs in one setting, whatever the rules of settings say."""
     copy = Config()
     for spec in fields(Config):
         value = getattr(config, spec.name)
@@ -241,7 +241,7 @@ def changed(config: Config, name: str) -> Config:
         new = [*old, 1]
     else:
         new = f"{old}x" if isinstance(old, str) else (old or 0) + 1
-    setattr(holder, leaf, new)
+    vars(holder)[leaf] = new
     return copy
 
 

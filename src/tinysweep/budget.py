@@ -180,6 +180,7 @@ def gate(config: Config, shape: DataShape) -> Cost:
     """The cost of a configuration that may be trained; the width must be a number.
 
     Raises:
+        ConfigError: the width is still auto.
         BudgetError: it costs more than the budget allows.
     """
     cost = measure(config.model, shape)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from tinysweep.composition import COMPOSITION_ERRORS, CONFIG_FOLDER, register_schema, typed
 from tinysweep.config import Config
 from tinysweep.errors import TinysweepError, machine_fault
-from tinysweep.explain import ONE_CHOICE, explain
+from tinysweep.explain import ONE_CHOICE, explain, require_groups
 from tinysweep.terminal import INTERRUPTED, end_as_interrupted
 
 
@@ -34,6 +34,7 @@ def command(task: Callable[[Config], object]) -> None:
     def checked(composed: DictConfig) -> object:
         hydra_config = HydraConfig.get()
         try:
+            require_groups(hydra_config)
             return task(_as_typed(typed(composed), Path(hydra_config.runtime.cwd)))
         except Exception as error:
             line = str(error) if isinstance(error, TinysweepError) else machine_fault(error)

@@ -6,13 +6,13 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from tinysweep.config import Config, from_dictconfig
 from tinysweep.errors import ConfigError
-from tinysweep.explain import NO_MAPPING, UNREADABLE, explain, require_schema, unreadable
+from tinysweep.explain import NO_MAPPING, UNREADABLE, explain, require_groups, require_schema, unreadable
 
 _INSTALLED = Path(__file__).parent
 _HOME = _INSTALLED if (_INSTALLED / "conf").is_dir() else Path(__file__).resolve().parents[2]
@@ -78,9 +78,12 @@ def compose(*overrides: str) -> Config:
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(CONFIG_FOLDER)):
-            composed = hydra.compose("config", overrides=list(overrides))
+            composed = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
     except COMPOSITION_ERRORS as error:
         raise ConfigError(explain(error)) from error
     finally:
         GlobalHydra.instance().hydra = caller
+    require_groups(composed.hydra)
+    with open_dict(composed):
+        del composed["hydra"]
     return typed(composed)

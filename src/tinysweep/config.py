@@ -1,15 +1,18 @@
 """The typed schema of a run: each setting, its meaning and the rule its value must obey, in one place.
 
 Hydra composes YAML and overrides against these classes; `from_dictconfig` turns the result into plain
-dataclasses once, and everything past that point is typed Python. The rules are checked whenever a section is
-built, so a `Config` made in Python is held to the same ones.
+dataclasses once, and everything past that point is typed Python. A `Config` made or changed in Python is held to
+the same rules: those of a value when it is set, those between values when a section is built and by the gate.
 """
 
+import difflib
 import math
 import os
-from dataclasses import dataclass, field, fields
-from enum import StrEnum
-from typing import Any, ClassVar, cast
+from dataclasses import Field, dataclass, field
+from enum import EnumType, StrEnum
+from numbers import Number
+from types import NoneType, UnionType
+from typing import Any, cast, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -107,26 +110,82 @@ def is_folder_name(text: str) -> bool:
     return text != "" and text[0] != "." and text.isprintable() and not set(text) & set("/\\:")
 
 
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def expected(annotation: Any) -> str:
+    """A type in words: "a whole number or null"."""
+    if get_origin(annotation) is UnionType:
+        parts = get_args(annotation)
+        # The one text that a number may be replaced by.
+        special = {NoneType: "null"} | ({str: AUTO} if int in parts else {})
+        return " or ".join(special.get(part) or expected(part) for part in parts)
+    if get_origin(annotation) is list:
+        return f"a list such as [1,2,1], each {expected(get_args(annotation)[0])}"
+    if isinstance(annotation, EnumType):
+        return "one of " + ", ".join(annotation.__members__)
+    return _KINDS.get(annotation, "a section with keys of its own")
+
+
+def conforms(value: Any, annotation: Any) -> bool:
+    """Whether a value has a setting's type; every whole number is a number, and no truth value is one."""
+    if type(value) is annotation:
+        return True
+    if get_origin(annotation) is UnionType:
+        return any(conforms(value, part) for part in get_args(annotation))
+    if get_origin(annotation) is list:
+        return isinstance(value, list) and all(conforms(part, get_args(annotation)[0]) for part in value)
+    if annotation is Any:
+        return True
+    accepted = (int, float) if annotation is float else annotation
+    return isinstance(value, accepted) and (annotation is bool or not isinstance(value, bool))
+
+
 @dataclass
 class Section:
-    """What the sections of a configuration share: the check of their own rules when they are built."""
+    """What the sections of a configuration share: they hold their own settings only, and check their rules."""
 
-    KEY: ClassVar[str] = ""
+    KEY = ""
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        """Set a value. Text that names a choice becomes that choice, NumPy's numbers become Python's.
+
+        Raises:
+            ConfigError: it is no setting of this section, or the value breaks the setting's own rule.
+        """
+        known = self.__dataclass_fields__
+        spec = known.get(key)
+        if spec is None:
+            near = difflib.get_close_matches(key, known, n=1)
+            advice = f"did you mean {self._dotted(near[0])}?" if near else f"there are {', '.join(known)}"
+            raise ConfigError(f"{self._dotted(key)} is not a setting; {advice}")
+        if isinstance(spec.type, type) and issubclass(spec.type, StrEnum) and value in list(spec.type):
+            value = spec.type(value)
+        elif isinstance(value, Number) and hasattr(value, "item"):
+            value = value.item()
+        self._check_value(spec, value)
+        super().__setattr__(key, value)
 
     def __post_init__(self) -> None:
-        for spec in fields(self):
-            value, rule = getattr(self, spec.name), spec.metadata
-            if spec.type is int and type(value) is not int:
-                self.refuse(spec.name, "must be a whole number")
-            if spec.type == list[int] and not (
-                isinstance(value, list) and all(type(each) is int for each in value)
-            ):
-                self.refuse(spec.name, "must be a list of whole numbers, such as [1,2,1]")
-            if rule["within"] and value is not None and value != AUTO:
-                self._check_numbers(spec.name, value, rule["within"])
-            if rule["only"] and value != spec.default and self.choice not in rule["only"]:
-                self.refuse(spec.name, f"is read only by {self.KEY}={' or '.join(rule['only'])}, "
+        """Check the rules between settings."""
+        for spec in self.__dataclass_fields__.values():
+            only = spec.metadata.get("only")
+            if only and getattr(self, spec.name) != spec.default and self.choice not in only:
+                self.refuse(spec.name, f"is read only by {self.KEY}={' or '.join(only)}, "
                                        f"not by {self.KEY}={self.choice}; leave it out")  # fmt: skip
+
+    def check(self) -> None:
+        """Check all rules again, for settings that were changed since the section was built.
+
+        Raises:
+            ConfigError: naming the first that is broken.
+        """
+        for spec in self.__dataclass_fields__.values():
+            value = getattr(self, spec.name)
+            self._check_value(spec, value)  # a list may have been changed in place
+            if isinstance(value, Section):
+                value.check()
+        self.__post_init__()
 
     @property
     def choice(self) -> str:
@@ -135,22 +194,33 @@ class Section:
 
     def refuse(self, key: str, rule: str) -> None:
         """Raise the ConfigError that names key, value, rule and meaning."""
-        spec = next(spec for spec in fields(self) if spec.name == key)
-        value = getattr(self, key)
-        shown = str(value).lower() if isinstance(value, bool) else value
-        raise ConfigError(f"{self.KEY}.{key}={shown} {rule} ({spec.metadata['meaning']})")
+        raise ConfigError(self._refusal(self.__dataclass_fields__[key], getattr(self, key), rule))
 
-    def _check_numbers(self, key: str, value: Any, interval: str) -> None:
+    def _dotted(self, key: str) -> str:
+        return f"{self.KEY}.{key}" if self.KEY else key
+
+    def _refusal(self, spec: Field[Any], value: Any, rule: str) -> str:
+        shown = str(value).lower() if isinstance(value, bool) else "null" if value is None else value
+        meaning = spec.metadata.get("meaning")
+        return f"{self._dotted(spec.name)}={shown} {rule}" + (f" ({meaning})" if meaning else "")
+
+    def _check_value(self, spec: Field[Any], value: Any) -> None:
+        """Check the rule of one setting: its type and the interval it must lie in."""
+        if not conforms(value, spec.type):
+            raise ConfigError(self._refusal(spec, value, f"must be {expected(spec.type)}"))
+        if not (interval := spec.metadata.get("within")):
+            return
         for number in value if isinstance(value, list) else [value]:
-            if not isinstance(number, int | float):
-                self.refuse(key, "must be a number" + (" or auto" if key == "width" else ""))
-            if not lies_within(number, interval):
-                self.refuse(key, f"must lie in {interval}")
+            if isinstance(number, str) and number != AUTO:
+                words = "must be a number" + (" or auto" if spec.name == "width" else "")
+                raise ConfigError(self._refusal(spec, value, words))
+            if isinstance(number, int | float) and not lies_within(number, interval):
+                raise ConfigError(self._refusal(spec, value, f"must lie in {interval}"))
 
 
 @dataclass
 class DataConfig(Section):
-    KEY: ClassVar[str] = "data"
+    KEY = "data"
     name: DataName = setting(DataName.mnist, "which data set")
     root: str = setting(DEFAULT_ROOT, "folder that holds the data; fetched into it if missing")
     validation: float = setting(
@@ -179,7 +249,7 @@ class DataConfig(Section):
 
 @dataclass
 class ModelConfig(Section):
-    KEY: ClassVar[str] = "model"
+    KEY = "model"
     family: Family = setting(Family.residual, "kind of block")
     width: int | str = setting(
         AUTO, "channels of the first stage; auto is the widest within the budget", "[1, 100000]"
@@ -205,8 +275,6 @@ class ModelConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.width, str) and self.width != AUTO:
-            self.refuse("width", "must be a whole number or auto")
         if not self.depth:
             self.refuse("depth", "must name at least one stage, such as [1,2,1]")
         if self.family == Family.residual and not self.padding:
@@ -218,7 +286,7 @@ class ModelConfig(Section):
 
 @dataclass
 class AugmentationConfig(Section):
-    KEY: ClassVar[str] = "augmentation"
+    KEY = "augmentation"
     rotation_degrees: float = setting(0.0, "largest rotation, degrees either way", "[0, 180]")
     shift_fraction: float = setting(0.0, "largest shift, fraction of the image size either way", "[0, 1]")
     scale_fraction: float = setting(0.0, "largest change of size, fraction either way", "[0, 1)")
@@ -238,7 +306,7 @@ class AugmentationConfig(Section):
 
 @dataclass
 class OptimizerConfig(Section):
-    KEY: ClassVar[str] = "optimizer"
+    KEY = "optimizer"
     name: OptimizerName = setting(OptimizerName.sgd, "which optimizer")
     lr: float = setting(0.1, "peak learning rate", "(0, 1000]")
     weight_decay: float = setting(1e-4, "decay of weights; biases and norms are spared", "[0, 10]")
@@ -257,7 +325,7 @@ _WARMS_UP = (SchedulerName.cosine, SchedulerName.linear, SchedulerName.onecycle)
 
 @dataclass
 class SchedulerConfig(Section):
-    KEY: ClassVar[str] = "scheduler"
+    KEY = "scheduler"
     name: SchedulerName = setting(SchedulerName.cosine, "how the learning rate moves")
     warmup_fraction: float = setting(0.1, "part of all steps spent rising to the peak", "[0, 1)", only=_WARMS_UP)
     start_fraction: float = setting(0.04, "first learning rate, fraction of the peak", "[0, 1]", only=_WARMS_UP)
@@ -268,7 +336,7 @@ class SchedulerConfig(Section):
 
 @dataclass
 class TrainerConfig(Section):
-    KEY: ClassVar[str] = "trainer"
+    KEY = "trainer"
     epochs: int = setting(14, "passes over the training images", "[1, 100000]")
     batch_size: int = setting(64, "images a step", "[2, 1000000]")
     label_smoothing: float = setting(0.0, "weight moved from the true class to all", "[0, 1)")
@@ -289,14 +357,14 @@ class TrainerConfig(Section):
 
 @dataclass
 class BudgetConfig(Section):
-    KEY: ClassVar[str] = "budget"
+    KEY = "budget"
     params: int = setting(20000, "trainable parameters must be fewer than this", "[1, 1e12]")
     macs: int | None = setting(None, "multiply-accumulates an image, at most", "[1, 1e15]")
     activation_bytes: int | None = setting(None, "peak int8 activation bytes, at most", "[1, 1e15]")
 
 
 @dataclass
-class Config:
+class Config(Section):
     """Everything that decides a run."""
 
     name: str = "default"
@@ -310,6 +378,7 @@ class Config:
     trial: int | None = setting(None, "number of the trial that this run is; set by a sweep")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not is_folder_name(self.name):
             raise ConfigError(f"name={self.name!r} must be usable as a folder name: no / \\ : and no leading dot")
 

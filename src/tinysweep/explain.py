@@ -7,17 +7,16 @@ import re
 import traceback
 from collections.abc import Iterator
 from dataclasses import Field, fields, is_dataclass
-from enum import Enum
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import Any
 
+from hydra.conf import HydraConf
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
-from tinysweep.config import AUTO, Config
+from tinysweep.config import Config, expected
 from tinysweep.errors import ConfigError
 from tinysweep.plugin import SweeperConfig, chosen_with_slash
 
@@ -25,7 +24,6 @@ NO_MAPPING = "must hold settings by name, such as trainer: {epochs: 6}"
 UNREADABLE: dict[str, str] = {}  # what is wrong with a choice that Hydra doesn't know of, as sweeps/NAME
 ONE_CHOICE = "a group takes one of its choices by name, such as model=plain; tinysweep --help lists them"
 _HYDRA_GROUPS = {f"hydra.{group}" for group in ("job_logging", "hydra_logging", "help", "hydra_help")}
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 @functools.cache
@@ -63,21 +61,6 @@ def _leaf(key: str) -> str:
     return key.rsplit(".", 1)[-1]
 
 
-def expected(annotation: Any) -> str:
-    """A type in words: "a whole number or null"."""
-    if get_origin(annotation) is UnionType:
-        parts = get_args(annotation)
-        special = {NoneType: "null"} | (
-            {str: AUTO} if int in parts else {}
-        )  # the one text a number may be replaced by
-        return " or ".join(special.get(part) or expected(part) for part in parts)
-    if get_origin(annotation) is list:
-        return f"a list such as [1,2,1], each {expected(get_args(annotation)[0])}"
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return "one of " + ", ".join(member.name for member in annotation)
-    return _KINDS.get(annotation, "a section with keys of its own")
-
-
 def require_schema(composed: DictConfig) -> None:
     """Refuse keys that `+key=value` added to the schema, or that `~key` removed from it.
 
@@ -91,6 +74,23 @@ def require_schema(composed: DictConfig) -> None:
     for key in known:
         if key not in present:
             raise ConfigError(_removed(key))
+
+
+def require_groups(hydra: HydraConf) -> None:
+    """Refuse a composition without the choice of a group: defaults that nobody chose would stand in for it.
+
+    Raises:
+        ConfigError: `~group` removed it, or a defaults list set it to null.
+    """
+    groups = [spec.name for spec in fields(Config) if is_dataclass(spec.type)]
+    overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # they may hold interpolations
+    for override in overrides:
+        removed = re.fullmatch(r"~(\w+)(=.*)?", override)
+        if removed and removed[1] in (*groups, "schema"):
+            raise ConfigError(_removed(removed[1]))
+    for group in groups:
+        if hydra.runtime.choices.get(group, "") is None:
+            raise ConfigError(f"{group}=null can't be chosen by a defaults list; name one of its choices instead")
 
 
 def _removed(key: str) -> str:

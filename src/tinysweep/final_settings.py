@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tinysweep.config import Section, setting
+from tinysweep.config import Section, expected, setting
 from tinysweep.errors import ConfigError
 
 # What of a run's settings the command decides itself, and by what.
@@ -36,13 +36,6 @@ class FinalConfig(Section):
     storage: str | None = setting(
         None, "hydra.sweeper.storage of the study, where it isn't study.db in its folder"
     )
-
-    def refuse(self, key: str, rule: str) -> None:
-        """Raise the ConfigError that names key, value, rule and meaning; these settings have no section."""
-        try:
-            super().refuse(key, rule)
-        except ConfigError as error:
-            raise ConfigError(str(error).removeprefix(".")) from None
 
 
 def read_words(words: list[str]) -> tuple[FinalConfig, list[str]]:
@@ -82,8 +75,6 @@ def seeds_in_words(count: int) -> str:
 
 
 def _mistyped(error: OmegaConfBaseException, known: dict[str, Any], own: list[str]) -> str:
-    from tinysweep.explain import expected  # noqa: PLC0415 imports Hydra, which only an error needs
-
     key = re.split(r"[.\[]", str(error.full_key))[0]
     given = next((word for word in reversed(own) if word.startswith(f"{key}=")), key)
     return f"{given} must be {expected(known[key].type)} ({known[key].metadata['meaning']})"

@@ -5,7 +5,7 @@ Hydra imports every plugin at every start, so neither torch nor Optuna is import
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.sweeper import Sweeper
@@ -39,7 +39,7 @@ def chosen_with_slash(key: str, value: object) -> str:
 class SweeperConfig(Section):
     """How a study searches; what it searches stands in `params` and on the command line."""
 
-    KEY: ClassVar[str] = "hydra.sweeper"
+    KEY = "hydra.sweeper"
     sampler: Any = setting(None, "Optuna sampler: hydra/sweeper/sampler=tpe, random, grid, …")
     pruner: Any = setting(None, "Optuna pruner: hydra/sweeper/pruner=none, median, hyperband, …")
     objective: Any = setting("validation_accuracy", "a metric or a list of them: " + ", ".join(METRICS))

@@ -16,9 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from tinysweep.composition import COMPOSITION_ERRORS
-from tinysweep.config import AUTO, Config, lies_within
+from tinysweep.config import AUTO, Config, expected, lies_within
 from tinysweep.errors import ConfigError
-from tinysweep.explain import expected, explain, nearest, settings
+from tinysweep.explain import explain, nearest, settings
 
 Value = str | int | float | bool
 MOST_GRID_POINTS = 1_000_000

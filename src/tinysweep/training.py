@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tinysweep.augment import augment
 from tinysweep.average import AveragedModel
+from tinysweep.budget import gate
 from tinysweep.config import AugmentationConfig, Config
 from tinysweep.data import Data, Images
 from tinysweep.device import Hardware, hardware
@@ -88,9 +89,12 @@ def fit(config: Config, data: Data, on_epoch: Callable[[Epoch], None] | None = N
     were.
 
     Raises:
-        ConfigError: `model.width` is still auto.
+        ConfigError: `model.width` is still auto, or settings changed in Python contradict each other.
+        BudgetError: the model costs more than `config.budget` allows.
         DivergedError: the training or validation loss of an epoch is not a finite number.
     """
+    config.check()
+    gate(config, data.shape)
     machine, history, start = hardware(config.trainer), [], time.perf_counter()
     with machine.in_use(), torch.random.fork_rng():
         torch.manual_seed(config.trainer.seed)

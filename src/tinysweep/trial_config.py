@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tinysweep.composition import COMPOSITION_ERRORS
 from tinysweep.config import Config
 from tinysweep.errors import ConfigError
-from tinysweep.explain import explain, require_schema, settings
+from tinysweep.explain import explain, require_groups, require_schema, settings
 from tinysweep.space import Value, is_setting, parse
 
 # What doesn't decide what a run finds: where data lies, what it runs on, and what it is called.
@@ -63,6 +63,7 @@ class Composer:
             composed = self.loader.load_sweep_config(self.master, [*self.fixed, *overrides])
         except COMPOSITION_ERRORS as error:
             raise ConfigError(explain(error)) from error
+        require_groups(composed.hydra)
         with open_dict(composed):
             del composed["hydra"]
         return composed
