@@ -114,7 +114,7 @@ CASES = [
     ModelConfig(family=Family.plain, head=Head.linear, dropout=0.3),
     ModelConfig(family=Family.plain, head=Head.gap, activation=Activation.silu, hidden=9, bias=True),
     ModelConfig(family=Family.plain, head=Head.spatial, padding=False, stem_padding=True, dropout=0.3),
-    ModelConfig(family=Family.plain, head=Head.linear, hidden=9, pool_before_norm=True),
+    ModelConfig(family=Family.plain, head=Head.linear, hidden=9, pool_before_norm=True, bottleneck=0.5),
     ModelConfig(family=Family.residual, head=Head.linear, activation=Activation.silu, hidden=9, crop=2),
     ModelConfig(family=Family.residual, head=Head.gap, dropout=0.3, dropout_at=DropoutAt.block),
     ModelConfig(family=Family.residual, head=Head.spatial, activation=Activation.silu, bias=True),

@@ -154,6 +154,26 @@ def test_channels_are_rounded_to_a_multiple(
     assert channel_plan(config) == plan
 
 
+def test_the_first_convolution_may_have_a_fraction_of_the_width() -> None:
+    config = ModelConfig(width=32, depth=[2, 3], growth=0.625, stem_fraction=0.5)
+    assert channel_plan(config) == [[16, 32], [20, 20, 20]]
+    assert channel_plan(replace(config, stem_fraction=0.01, channel_multiple=4))[0] == [4, 32]
+
+
+@pytest.mark.parametrize("family", list(Family))
+def test_a_bottleneck_is_a_1x1_convolution_at_the_end_of_each_stage_but_the_last(family: Family) -> None:
+    config = small(family=family, width=8, depth=[2, 1, 1], growth=1.0, head=Head.gap)
+    narrow = replace(config, bottleneck=0.5)
+    points = [layer for layer in build_model(narrow, MNIST).modules() if isinstance(layer, nn.Conv2d)]
+    reducing = [layer for layer in points if (layer.in_channels, layer.out_channels) == (8, 4)]
+    assert [layer.kernel_size for layer in reducing] == [(1, 1), (1, 1)]
+    by_hand = 2 * (8 * 4 + 2 * 4)  # what two of them add
+    saved = {Family.separable: 2 * (4 * 9 + 2 * 4 + 4 * 8)}.get(family, 2 * 4 * 8 * 9)  # by half the inputs
+    if family == Family.residual:
+        assert sum(isinstance(layer, Residual) for layer in build_model(narrow, MNIST)) == 1  # inside a stage only
+    assert sum(counts(build_model(narrow, MNIST))) == sum(counts(build_model(config, MNIST))) + by_hand - saved
+
+
 @pytest.mark.parametrize("stages", [2, 9])
 def test_channels_beyond_every_budget_are_refused(stages: int) -> None:
     config = ModelConfig(width=3, depth=[90] * stages, growth=10, growth_by=GrowthBy.conv)

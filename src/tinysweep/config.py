@@ -256,6 +256,12 @@ class ModelConfig(Section):
     )
     depth: list[int] = setting([1, 2, 1], "blocks in each stage; stages are split by pooling", "[1, 100]")
     growth: float = setting(1.5, "factor on the channels", "[0.1, 10]")
+    stem_fraction: float = setting(1.0, "channels of the first convolution, a fraction of model.width", "(0, 1]")
+    bottleneck: float = setting(
+        0.0,
+        "channels of a 1x1 convolution that ends each stage but the last, a fraction of its own; 0 leaves it out",
+        "[0, 1]",
+    )
     growth_by: GrowthBy = setting(GrowthBy.stage, "whether channels grow with each stage or each block")
     channel_multiple: int = setting(1, "channels are rounded to a multiple of this, at least one", "[1, 1000]")
     crop: int = setting(0, "pixels cut off each side of the image before the first convolution", "[0, 500]")

@@ -122,6 +122,7 @@ def channel_plan(config: ModelConfig) -> list[list[int]]:
         exponents = [stage if config.growth_by == GrowthBy.stage else blocks + i for i in range(depth)]
         plan.append([_channels(config, exponent) for exponent in exponents])
         blocks += depth
+    plan[0][0] = _rounded(config, int(config.width) * config.stem_fraction)
     return plan
 
 
@@ -132,8 +133,12 @@ def _channels(config: ModelConfig, exponent: int) -> int:
             f"model.growth={config.growth:g} to the power of {exponent} times model.width={width} makes more than "
             f"{MOST_CHANNELS:,} channels; use fewer stages or blocks, a smaller growth, or model.growth_by=stage"
         )
+    return _rounded(config, width * config.growth**exponent)
+
+
+def _rounded(config: ModelConfig, channels: float) -> int:
     multiple = config.channel_multiple
-    return multiple * max(1, round(width * config.growth**exponent / multiple))
+    return multiple * max(1, round(channels / multiple))
 
 
 def _shrunk(size: int, kernel: int, padded: bool) -> int:
@@ -165,6 +170,11 @@ def build_model(config: ModelConfig, shape: DataShape) -> nn.Sequential:
         layers.append(Crop(config.crop))
     for stage, widths in enumerate(channel_plan(config)):
         if stage > 0:
+            if config.bottleneck:
+                narrow = _rounded(config, channels * config.bottleneck)
+                block = nn.Sequential(*convolution(config, channels, narrow, 1, False))
+                layers.append(block)
+                channels = narrow
             _pool(config, block, layers)
             size //= 2
         for position, width in enumerate(widths):
