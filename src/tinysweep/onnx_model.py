@@ -98,8 +98,8 @@ def quantise(content: bytes, pixels: NDArray[np.uint8], task: Task) -> bytes:
     being those that the images, raw pixels (N, C, H, W), lead to. What it takes and gives stays the same.
 
     Activations without sign are what ONNX Runtime's kernels for x86 are made for: with int8 they took two to four
-    times as long. Weights keep to 7 bits: where the processor has no VNNI instructions, those kernels add two products
-    in 16 bits, which 8-bit weights overflow, and the same file would lose points of accuracy there."""
+    times as long. Weights keep to 7 bits: where the processor has no VNNI instructions, those kernels add two
+    products in 16 bits, which 8-bit weights overflow, and the same file would lose points of accuracy there."""
     with tempfile.TemporaryDirectory() as folder, _quiet():
         plain, quantised = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         plain.write_bytes(content)
