@@ -1,11 +1,13 @@
 """What makes a study one study: the space, the objective, and every setting that all of its trials share."""
 
+from decimal import Decimal
 from typing import Any
 
 import optuna
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from tinysweep.command_line import as_choice
 from tinysweep.errors import ConfigError, StudyError
 from tinysweep.plugin import PRUNABLE
 from tinysweep.space import Space, extremes
@@ -33,6 +35,21 @@ def words(distribution: BaseDistribution) -> str:
     kind = "whole" if isinstance(distribution, IntDistribution) else "real"
     step = f" in steps of {distribution.step:g}" if distribution.step not in (None, 1) else ""
     return f"{kind} from {distribution.low:g} to {distribution.high:g}{step}{' log' if distribution.log else ''}"
+
+
+def as_sweep(kind: BaseDistribution) -> str:
+    """A distribution in the grammar of Hydra's sweeps."""
+    if isinstance(kind, CategoricalDistribution):
+        return f"choice({','.join(map(as_choice, kind.choices))})"
+    assert isinstance(kind, FloatDistribution | IntDistribution)
+    if isinstance(kind, IntDistribution) and not kind.log:
+        step = f",{kind.step}" if kind.step != 1 else ""
+        return f"range({kind.low},{kind.high + 1}{step})"
+    if kind.step is not None and not kind.log:
+        beyond = Decimal(str(kind.high)) + Decimal(str(kind.step))  # a range ends before its stop
+        return f"range({kind.low!r},{beyond},{kind.step!r})"
+    text = f"interval({kind.low!r},{kind.high!r})"
+    return f"tag(log,{text})" if kind.log else text
 
 
 def made_name(space: Space, definition: dict[str, str]) -> str:

@@ -1,7 +1,6 @@
 """What a study leaves for others to use: its best as YAML, and the winner as a recipe that runs as it is."""
 
 import dataclasses
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial
 
 from tinysweep.budget import resolve
+from tinysweep.command_line import line, shown_folder
 from tinysweep.composition import typed
 from tinysweep.config import Config
 from tinysweep.data import describe
@@ -68,8 +68,4 @@ def write_experiment(folder: Path, choice: str, config: Config, origin: str) -> 
     file = folder / "experiment" / f"{choice}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, f"# @package _global_\n# {origin}\n{OmegaConf.to_yaml(OmegaConf.create(content))}")
-    return f"tinysweep --config-dir {shlex.quote(str(_relative(folder)))} experiment={choice}"
-
-
-def _relative(folder: Path) -> Path:
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    return line(["tinysweep", "--config-dir", shown_folder(folder), f"experiment={choice}"])

@@ -13,7 +13,7 @@ from tinysweep import report_figures as figures
 from tinysweep import report_plots as plots
 from tinysweep.errors import DataError
 from tinysweep.files import write_whole
-from tinysweep.report_again import again, shown_folder
+from tinysweep.report_again import again, final_command
 from tinysweep.report_final import Final, read_final, read_predictions
 from tinysweep.report_headline import headline
 from tinysweep.report_importance import Importances, importances
@@ -109,11 +109,10 @@ def _final(view: StudyView, final: Final | str | None) -> Html:
         return verdict(final, view.objectives[0])
     if final is not None:
         return tag("p", f"{final}.", class_="note")
-    command = tag("code", f"tinysweep-final {shown_folder(view.folder)}")
-    return tag(
-        "p", "There was no final yet: each trial was trained with one seed, and none was tested. ", command,
-        " trains the best with several seeds and tests the winner.", class_="note",
-    )  # fmt: skip
+    said: list[object] = ["There was no final yet: each trial was trained with one seed, and none was tested. "]
+    if command := final_command(view):
+        said += [tag("code", command), " trains the best with several seeds and tests the winner."]
+    return tag("p", *said, class_="note")
 
 
 def _ends(view: StudyView) -> Html:

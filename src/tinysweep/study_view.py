@@ -26,11 +26,13 @@ from tinysweep.table import metric, pareto_front, ranked
 
 LEADERS = 300
 CURVE = ("epoch", "validation_loss")
+TABLE_ALONE = "trials.csv alone"
 
 
 @dataclass(frozen=True)
 class StudyView:
-    """A study; nothing of it is changed. `trials` are those that have begun, in the order of their numbers."""
+    """A study; nothing of it is changed. `trials` are those that have begun, in the order of their numbers;
+    `storage` was given beside the folder; `typed` is the command that its sweep noted, if it did."""
 
     name: str
     folder: Path
@@ -38,6 +40,13 @@ class StudyView:
     objectives: list[str]
     definition: dict[str, str]
     origin: str
+    storage: str | None = None
+    typed: dict[str, Any] | None = None
+
+    @property
+    def from_table(self) -> bool:
+        """Whether there was no storage, so that more is known of what was drawn than of what was searched."""
+        return self.origin == TABLE_ALONE
 
     @cached_property
     def completed(self) -> list[FrozenTrial]:
@@ -157,6 +166,7 @@ def _from_storage(folder: Path, storage: str | None, where: str) -> StudyView:
     return StudyView(
         name, folder, _begun(study.get_trials(deepcopy=False)), definition["objective"].split(", "), definition,
         Path(where).name if "://" not in where else where.partition(":")[0],
+        storage, study.user_attrs.get("typed"),
     )  # fmt: skip
 
 
@@ -168,7 +178,7 @@ def _from_csv(folder: Path) -> StudyView:
         if "budget" in config:
             definition |= {f"budget.{kind}": str(bound) for kind, bound in config["budget"].items()}
             break
-    return StudyView(name or folder.resolve().name, folder, trials, objectives, definition, "trials.csv alone")
+    return StudyView(name or folder.resolve().name, folder, trials, objectives, definition, TABLE_ALONE)
 
 
 def _begun(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

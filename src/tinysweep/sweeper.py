@@ -8,6 +8,7 @@ import optuna
 from filelock import FileLock
 
 from tinysweep.batch import Batch, figures, read_record, settle
+from tinysweep.command_line import as_typed
 from tinysweep.definition import require_same
 from tinysweep.errors import StudyError
 from tinysweep.lease import LEASE_PREFIX, Lease
@@ -83,6 +84,7 @@ class Sweep:
             )
         optimized.set_metric_names(self.plan.objectives)  # as dashboards show them
         optimized.set_user_attr("retrain", self.plan.config.retrain)  # for the final, which Hydra doesn't compose
+        optimized.set_user_attr("typed", as_typed())  # for the report
         if self.plan.is_grid and self.plan.points:
             optimized.sampler = GridOrder(self.plan.points)
         else:

@@ -1,11 +1,13 @@
 """The command `tinysweep`: one run, composed by Hydra. `python -m tinysweep.train` is the same."""
 
+import sys
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from tinysweep.cli import command
+from tinysweep.command_line import line
 from tinysweep.config import Config
 from tinysweep.errors import ConfigError
 
@@ -16,7 +18,8 @@ def train(config: Config) -> float | None:
     folder, overrides = Path(composed.runtime.output_dir), list(composed.overrides.task)
     if config.trial is None:
         if composed.mode == RunMode.RUN and (study := composed.runtime.choices.get("sweeps")):
-            raise ConfigError(f"sweeps={study} is a study, which needs -m: tinysweep -m sweeps={study}")
+            meant = line(["tinysweep", "-m", *sys.argv[1:]])
+            raise ConfigError(f"sweeps={study} is a study, which needs -m: {meant}")
         _require_free(folder, list(composed.overrides.hydra))
         from tinysweep.run import run  # noqa: PLC0415 torch is imported only once the settings are known to be good
 

@@ -117,14 +117,15 @@ def override(name: str, value: Value) -> str:
 
 def identity(config: Config | dict[str, Any]) -> dict[str, Any]:
     """All that decides what a run finds, by dotted key."""
-    flat = _flat(config if isinstance(config, dict) else asdict(config), "")
-    return {key: value for key, value in flat if key not in INCIDENTAL}
+    found = flat(config if isinstance(config, dict) else asdict(config))
+    return {key: value for key, value in found if key not in INCIDENTAL}
 
 
-def _flat(node: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
+def flat(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Settings by dotted key."""
     pairs: list[tuple[str, Any]] = []
     for key, value in node.items():
-        pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+        pairs += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
     return pairs
 
 
