@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -27,7 +28,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from conftest import Command, Ended, made_images
-from tinysweep import final, final_entrants, final_runs, train, workers
+from tinysweep import final, final_entrants, final_runs, train, training, workers
 from tinysweep import run as run_module
 from tinysweep.budget import measure
 from tinysweep.composition import CONFIG_FOLDER, compose, register_schema, typed
@@ -41,6 +42,8 @@ from tinysweep.final_runs import Run
 from tinysweep.final_settings import FinalConfig, read_words
 from tinysweep.model import DataShape
 from tinysweep.record import RunFolder
+from tinysweep.report_final import read_final
+from tinysweep.report_verdict import verdict
 from tinysweep.retrain import retrained
 from tinysweep.saved import load
 from tinysweep.table import read_trials
@@ -508,7 +511,7 @@ def test_other_settings_keep_what_had_finished_and_say_that_it_was_tested(
     assert [name[-2:] for name in trained] == ["-0", "-1"] * 2
     found = content(study)
     assert [run["folder"][-9:] for run in found["tested"][0]["runs"]] == ["-seed-0-2", "-seed-1-2"]
-    assert "Finals of this study with other settings had 2 models tested." in found["choice"]
+    assert "Beside these, finals of this study have had 2 models tested." in found["choice"]
     assert {path: path.read_bytes() for path in before} == before
     trained.clear()
     assert hold(*words).status == 0
@@ -583,22 +586,84 @@ def test_a_run_that_fails_is_named_and_there_is_no_verdict(
 
     def diverges(config: Config, *others: Any) -> Any:
         if config.name == f"trial-{worst}" and config.trainer.seed == 1:
-            raise DivergedError("training diverged: the loss of epoch 1 is nan")
+            raise OSError(28, "No space left on device")
         return counted(config, *others)
 
     monkeypatch.setattr("tinysweep.workers.run", diverges)
     ended = hold("top=2", "seeds=2", "baseline=null")
     assert ended.status == 1
     assert ended.err.startswith(
-        f"error: no verdict, because 1 of 4 runs failed: trial {worst} with seed 1: training"
+        f"error: no verdict, because 1 of 4 runs failed: trial {worst} with seed 1: OSError: "
     )
     assert "exclude=" in ended.err
     assert ended.err.count("\n") == 1
-    assert f"trial {worst}     seed 1   failed: training diverged" in ended.out
+    assert f"trial {worst}     seed 1   failed: OSError: " in ended.out
     assert len(trained) == 3
     assert not (study / "final/final.json").exists()
     assert hold("top=2", "seeds=2", "baseline=null", f"exclude=[{worst}]").status == 0
     assert worst not in [one["trial"] for one in content(study)["candidates"]]
+
+
+def test_who_diverges_drops_out_and_the_verdict_is_given_without_it(
+    hold: Final, study: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverging: set[tuple[str, bool]] = set()
+
+    def fitted(config: Config, *others: Any) -> Any:
+        if (config.name, config.trainer.test) in diverging and config.trainer.seed == 1:
+            raise DivergedError("training diverged: the loss of epoch 1 is nan")
+        return training.fit(config, *others)
+
+    monkeypatch.setattr(run_module, "fit", fitted)
+    words = ["top=3", "seeds=2"]
+    first = read_trials(study / "trials.csv").sort_values("validation_loss").number.iloc[0]
+    diverging.add((f"trial-{first}", False))
+    ended = hold(*words)
+    assert ended.status == 0, ended.err
+    found = content(study)
+    reason = "training diverged: the loss of epoch 1 is nan"
+    assert found["dropped"] == [{"name": f"trial {first}", "stage": "validation", "seed": 1, "reason": reason}]
+    assert first not in [one["trial"] for one in [*found["candidates"], *found["tested"]]]
+    assert [one["role"] for one in found["tested"]] == ["winner", "runner-up", "baseline"]
+    assert f"dropped out  trial {first}" in ended.out
+    assert f"what failed by its own configuration: trial {first} with seed 1: {reason}." in found["choice"]
+    final = read_final(study)
+    assert final
+    page = re.sub("<[^>]+>", " ", str(verdict(final, "validation_loss")))
+    assert f" trial {first}  validation  1  {reason} " in page
+
+    trained.clear()
+    assert hold(*words).status == 0
+    assert trained == [], "what failed by its configuration is not tried again"
+
+    winner, heir = (one["trial"] for one in found["candidates"])
+    for path in (study / "final/runs/test").glob(f"trial-{winner}-*"):
+        shutil.rmtree(path)
+    diverging.add((f"trial-{winner}", True))
+    ended = hold(*words)
+    assert ended.status == 0, ended.err
+    found = content(study)
+    assert [(one["role"], one["trial"]) for one in found["tested"]] == [("winner", heir), ("baseline", None)]
+    assert [(one["name"], one["stage"]) for one in found["dropped"]][1:] == [(f"trial {winner}", "test")]
+    assert "best of those that are left; their order was fixed before any test image was read" in found["choice"]
+
+    shutil.rmtree(study / "final/runs/test")
+    diverging.add((f"trial-{heir}", True))
+    ended = hold(*words)
+    assert ended.status == 1
+    assert ended.err.startswith(
+        f"error: no verdict, because every candidate failed, the last trial {heir} with seed 1 on"
+    )
+    assert ended.err.count("\n") == 1
+
+    diverging.add((BASELINE_NAME, True))
+    shutil.rmtree(study / f"final/runs/test/{BASELINE_NAME}-seed-1")
+    ended = hold(*words)
+    assert ended.status == 1
+    assert ended.err.startswith(
+        f"error: no verdict, because the baseline failed, {BASELINE_NAME} with seed 1 on all"
+    )
+    assert "baseline=null" in ended.err
 
 
 def test_an_unforeseen_error_is_a_reason_too(hold: Final, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,7 +230,7 @@ def fail_in_the_second_epoch(monkeypatch: pytest.MonkeyPatch, error: BaseExcepti
     ("error", "state", "reason"),
     [
         (KeyboardInterrupt(), "interrupted", "interrupted after epoch 1 of 3"),
-        (RuntimeError("out of memory"), "failed", "RuntimeError: out of memory"),
+        (RuntimeError("no luck"), "failed", "RuntimeError: no luck"),
         (DataError("a story of its own"), "failed", "a story of its own"),
     ],
 )

@@ -9,14 +9,11 @@ tested, each model once.
 import argparse
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinysweep.errors import StudyError
 from tinysweep.final_settings import FinalConfig, read_words
 from tinysweep.terminal import program
-
-if TYPE_CHECKING:
-    from tinysweep.final_plan import Plan
 
 EXAMPLES = """examples:
   tinysweep-final outputs/sweeps/quick                        the 3 best on 5 seeds, the winner against era_seed
@@ -38,6 +35,7 @@ def hold(options: argparse.Namespace) -> None:
     from filelock import FileLock, Timeout  # noqa: PLC0415 torch and Optuna are imported for good arguments alone
 
     from tinysweep.final_plan import Plan  # noqa: PLC0415
+    from tinysweep.final_stages import conduct  # noqa: PLC0415
 
     plan = Plan(options.study, settings, overrides)
     try:
@@ -54,30 +52,6 @@ def hold(options: argparse.Namespace) -> None:
         raise StudyError(
             f"{plan.folder} can't be written: {error.strerror or error}; what had finished is kept"
         ) from error
-
-
-def conduct(plan: "Plan") -> None:
-    """Candidates, choice, final models, verdict, in this order."""
-    from tinysweep.final_files import write  # noqa: PLC0415
-    from tinysweep.final_results import Candidate, Results, Tested  # noqa: PLC0415
-    from tinysweep.final_runs import complete  # noqa: PLC0415
-    from tinysweep.final_screen import Screen, result  # noqa: PLC0415
-    from tinysweep.workers import Pool  # noqa: PLC0415
-
-    with Screen(plan.total) as screen, Pool(plan.workers) as pool:
-        screen.say(*plan.heading())
-        candidates, ordered = [], plan.candidates
-        if plan.selects:
-            runs = complete(plan.selection_jobs(), pool, screen)
-            candidates = [Candidate("candidate", entrant, runs[entrant.name]) for entrant in plan.candidates]
-            candidates.sort(key=lambda candidate: candidate.rank(plan.judge))
-            ordered = [candidate.entrant for candidate in candidates]
-        roles = plan.roles(ordered)
-        runs = complete(plan.test_jobs(roles), pool, screen)
-    results = Results(
-        plan, candidates, [Tested(role, entrant, runs[entrant.name]) for role, entrant in roles.items()]
-    )
-    print(result(results, write(results)))
 
 
 def build_parser() -> argparse.ArgumentParser:

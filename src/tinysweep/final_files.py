@@ -10,7 +10,7 @@ import pandas as pd
 from tinysweep.files import write_whole
 from tinysweep.final_entrants import Entrant
 from tinysweep.final_results import Candidate, Results, Tested
-from tinysweep.final_runs import Run
+from tinysweep.final_runs import Failure, Run
 from tinysweep.outcome import write_experiment
 from tinysweep.verdict import Comparison, method_in_words
 
@@ -37,6 +37,7 @@ def as_dict(results: Results) -> dict[str, Any]:
         "study": plan.view.name,
         "choice": results.choice,
         "confidence": plan.settings.confidence,
+        "dropped": [_failure(failure) for failure in results.dropped],
         "candidates": [_candidate(results, candidate) for candidate in results.candidates],
         "tested": [_tested(results, tested) for tested in results.tested],
         "comparisons": [_comparison(results, other, found) for other, found in results.comparisons],
@@ -54,6 +55,11 @@ def _candidate(results: Results, candidate: Candidate) -> dict[str, Any]:
         "chosen": candidate.entrant is results.winner.entrant,
         "runs": [_run(results, run, VALIDATION) for run in candidate.runs],
     }
+
+
+def _failure(failure: Failure) -> dict[str, Any]:
+    job = failure.job
+    return {"name": job.name, "stage": job.stage.value, "seed": job.seed, "reason": failure.reason}
 
 
 def _tested(results: Results, tested: Tested) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from tinysweep import verdict
 from tinysweep.errors import DataError
 from tinysweep.final_entrants import Entrant
-from tinysweep.final_plan import Plan
-from tinysweep.final_runs import Run, tested_otherwise
+from tinysweep.final_plan import Plan, Stage
+from tinysweep.final_runs import Failure, Run, tested_otherwise
 from tinysweep.final_settings import seeds_in_words
 from tinysweep.plugin import METRICS
 from tinysweep.study import TRAINED
@@ -83,11 +83,12 @@ class Tested(Trained):
 @dataclass(frozen=True)
 class Results:
     """All that a final has found. Candidates are sorted, best first; there are none if there was nothing to choose
-    from. The winner is the first of the final models."""
+    from. The winner is the first of the final models. `dropped` tells what made others drop out."""
 
     plan: Plan
     candidates: Sequence[Candidate]
     tested: Sequence[Tested]
+    dropped: Sequence[Failure] = ()
 
     @property
     def winner(self) -> Tested:
@@ -128,7 +129,7 @@ class Results:
     @property
     def choice(self) -> str:
         """How the winner was chosen and tested, in words."""
-        return " ".join([self._selection(), self._test(), *self._earlier()])
+        return " ".join([self._selection(), *self._drops(), self._test(), *self._earlier()])
 
     def _selection(self) -> str:
         plan, winner, view = self.plan, self.winner.entrant.name, self.plan.view
@@ -138,12 +139,21 @@ class Results:
             return f"{trials} {winner} was taken for the best by the single run of the search."
         changes = f" with {' '.join(plan.retrain)}" if plan.retrain else ""
         judge, seeds = plan.judge.replace("_", " "), seeds_in_words(plan.selection_seeds)
+        replaced = any(failure.job.stage == Stage.test for failure in self.dropped)
+        chosen = "best of those that are left; their order was fixed" if replaced else "best; it was chosen"
         return (
-            f"{trials} the best {len(self.candidates)} were trained again{changes} on {seeds} each, with the "
+            f"{trials} the best {len(plan.candidates)} were trained again{changes} on {seeds} each, with the "
             "study's validation images held out. The mean over the seeds takes the place of the search's figure, "
             f"which is that of one run and, being the best of many, partly luck. By mean {judge} {winner} is the "
-            "best; it was chosen before any test image was read."
+            f"{chosen} before any test image was read."
         )
+
+    def _drops(self) -> list[str]:
+        """Who dropped out and why, if anybody did."""
+        if not self.dropped:
+            return []
+        failures = "; ".join(str(failure) for failure in self.dropped)
+        return [f"No verdict is given of what failed by its own configuration: {failures}."]
 
     def _test(self) -> str:
         others = [f"the {tested.role} {tested.entrant.name}" for tested in self.tested[1:]]
@@ -158,4 +168,4 @@ class Results:
     def _earlier(self) -> list[str]:
         """That this wasn't the first look at the test set, if it wasn't."""
         count = tested_otherwise([run for tested in self.tested for run in tested.runs])
-        return [f"Finals of this study with other settings had {count} models tested."] if count else []
+        return [f"Beside these, finals of this study have had {count} models tested."] if count else []

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from tinysweep.batch import read_record
 from tinysweep.config import DataName
 from tinysweep.device import usable_cores
-from tinysweep.errors import StudyError
+from tinysweep.errors import StudyError, is_from_outside
 from tinysweep.final_plan import Job, Stage
 from tinysweep.record import RunFolder, State
 from tinysweep.trial_config import identity
@@ -31,6 +31,18 @@ class Run:
         return float(self.record["metrics"][name])
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A run that failed by its own configuration, such as one that diverged, and would fail again."""
+
+    job: Job
+    reason: str
+
+    def __str__(self) -> str:
+        where = " on all training images" if self.job.stage == Stage.test else ""
+        return f"{self.job.name} with seed {self.job.seed}{where}: {self.reason}"
+
+
 class Screen(Protocol):
     """Who is told of what happens to runs."""
 
@@ -42,16 +54,20 @@ class Screen(Protocol):
     def failed(self, job: Job, reason: str) -> None: ...
 
 
-def complete(jobs: Sequence[Job], pool: Pool, screen: Screen) -> dict[str, list[Run]]:
-    """The finished runs of all jobs, by name, in the order of the jobs; those that aren't there are trained.
+def complete(jobs: Sequence[Job], pool: Pool, screen: Screen) -> tuple[dict[str, list[Run]], dict[str, Failure]]:
+    """The runs of all jobs, by name, in the order of the jobs; those that aren't there are trained. A name of
+    which a run fails by its own configuration has none, but its first failure.
 
     Raises:
-        StudyError: some failed; all that finished are kept.
+        StudyError: some failed for another reason; all that finished are kept.
         KeyboardInterrupt: passed on, once what was being trained is stopped.
     """
-    found = [find(job) for job in jobs]
+    found: list[Run | Failure | None] = [find(job) or find_failure(job) for job in jobs]
     todo = [position for position, run in enumerate(found) if run is None]
-    screen.begin(len(jobs) - len(todo))
+    screen.begin(sum(isinstance(run, Run) for run in found))
+    for failure in found:
+        if isinstance(failure, Failure):
+            screen.failed(failure.job, failure.reason)
     for position in todo:
         clear(jobs[position])
     threads = max(1, usable_cores() // max(1, min(pool.size, len(todo))))
@@ -60,23 +76,27 @@ def complete(jobs: Sequence[Job], pool: Pool, screen: Screen) -> dict[str, list[
 
     def finished(done: int, reason: str | None) -> None:
         position = todo[done]
-        job, run = jobs[position], find(jobs[position])
-        found[position] = run
-        if run is not None:
-            screen.finished(run)
+        job = jobs[position]
+        found[position] = outcome = find(job) or find_failure(job)
+        if isinstance(outcome, Run):
+            screen.finished(outcome)
             return
         reason = reason or "it left no finished record"
-        failures.append(f"{job.name} with seed {job.seed}: {reason}")
+        if outcome is None:
+            failures.append(f"{job.name} with seed {job.seed}: {reason}")
         screen.failed(job, reason)
 
     pool.run(tasks, finished)
     if failures:
         raise StudyError(_no_verdict(failures, len(jobs)))
     runs: dict[str, list[Run]] = {}
+    dropped: dict[str, Failure] = {}
     for run in found:
-        assert run is not None
-        runs.setdefault(run.job.name, []).append(run)
-    return runs
+        if isinstance(run, Failure):
+            dropped.setdefault(run.job.name, run)
+        elif run is not None:
+            runs.setdefault(run.job.name, []).append(run)
+    return {name: those for name, those in runs.items() if name not in dropped}, dropped
 
 
 def find(job: Job) -> Run | None:
@@ -88,6 +108,17 @@ def find(job: Job) -> Run | None:
             continue
         if job.stage == Stage.validation or folder.predictions.exists():
             return Run(job, folder, record)
+    return None
+
+
+def find_failure(job: Job) -> Failure | None:
+    """That a run with the very configuration of a job has failed by it."""
+    for folder in _folders(job.folder):
+        record = read_record(folder.path)
+        if record is None or record["state"] != State.failed or not _is_of(record, job):
+            continue
+        if not is_from_outside(record.get("error"), record["reason"] or ""):
+            return Failure(job, record["reason"])
     return None
 
 
@@ -138,6 +169,5 @@ def _no_verdict(failures: list[str], wanted: int) -> str:
     more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
     return (
         f"no verdict, because {len(failures)} of {wanted} runs failed: {failures[0]}{more}; what has finished is "
-        "kept: run the same command again, or leave a trial out by exclude=[NUMBER], or change the recipe, such "
-        "as optimizer.lr=0.05"
+        "kept: run the same command again, or leave a trial out by exclude=[NUMBER]"
     )

@@ -94,6 +94,8 @@ def _candidates(results: Results) -> str:
         shown = (f"{one:.4f}" if plan.judge == "validation_loss" else f"{100 * one:.2f}" for one in judged)
         params = f"{candidate.entrant.cost.params:,}"
         rows.append([chosen, candidate.entrant.name, _loss(loss), _accuracy(accuracy), params, " ".join(shown)])
+    for failure in results.dropped:
+        rows.append(["dropped out", failure.job.name, "–", "–", "–", f"seed {failure.job.seed}: {failure.reason}"])
     title = f"candidates by mean {plan.judge.replace('_', ' ')} over {seeds_in_words(plan.selection_seeds)}"
     return f"{title}, {_spread(results)}:\n{_aligned(rows)}"
 

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,16 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """One of whom no verdict is given, as its run of a stage, validation or test, failed with this seed."""
+
+    name: str
+    stage: str
+    seed: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Final:
     """final.json."""
 
@@ -56,6 +66,7 @@ class Final:
     candidates: list[Finalist]
     tested: list[Finalist]
     comparisons: list[Comparison]
+    dropped: list[Dropped] = field(default_factory=list)  # earlier versions had none
 
     @property
     def winner(self) -> Finalist | None:
@@ -106,6 +117,7 @@ def read_final(folder: Path) -> Final | None:
             [_finalist(each, "candidate") for each in content["candidates"]],
             [_finalist(each, str(each["role"])) for each in content["tested"]],
             [_comparison(each) for each in content["comparisons"]],
+            [_dropped(each) for each in content.get("dropped", [])],
         )
     except FileNotFoundError:
         return None
@@ -157,6 +169,10 @@ def _finalist(content: dict[str, Any], role: str) -> Finalist:
         ],
         bool(content.get("chosen", False)),
     )
+
+
+def _dropped(content: dict[str, Any]) -> Dropped:
+    return Dropped(str(content["name"]), str(content["stage"]), int(content["seed"]), str(content["reason"]))
 
 
 def _summary(content: dict[str, Any]) -> Summary:

@@ -20,6 +20,10 @@ def verdict(final: Final, judge: str) -> Html:
     if final.candidates:
         names = sorted(("validation_loss", "validation_accuracy"), key=lambda name: name != judge)
         parts += [tag("h3", "Candidates on validation images"), _finalists(final.candidates, names, final)]
+    if final.dropped:
+        rows = [[each.name, each.stage, each.seed, each.reason] for each in final.dropped]
+        header = ["model", "failed in", "with seed", "reason"]
+        parts += [tag("h3", "Dropped out"), table(header, rows, label="models that dropped out")]
     return join(parts)
 
 
