@@ -21,7 +21,7 @@ SEARCHED = ["model.width=4,8", "optimizer.lr=tag(log,interval(0.01,1))"]
 
 @functools.cache
 def _base(fixed: tuple[str, ...]) -> DictConfig:
-    return Composer(*loaded(), list(fixed)).base({})
+    return Composer(*loaded(), list(fixed)).base({}).settings
 
 
 def defined(*arguments: str, objectives: tuple[str, ...] = ("validation_accuracy",)) -> dict[str, str]:

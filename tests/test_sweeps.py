@@ -42,8 +42,8 @@ class Composed:
             self.config = SweeperConfig(**{str(key): value for key, value in plain.items() if key != "_target_"})
             self.space: Space = read_space(self.config.params, [f"sweeps={name}"])
             self.composer = Composer(loader, self.master, self.space.fixed)
-            self.base = self.composer.base({})
-            self.retrained = self.composer.compose(*self.config.retrain)
+            self.base = self.composer.base({}).settings
+            self.retrained = self.composer.compose(*self.config.retrain).settings
             self.draws = [self._draw(seed) for seed in range(DRAWS)]
 
     def _draw(self, seed: int) -> Config | str:

@@ -18,8 +18,8 @@ from conftest import loaded
 from tinysweep.config import Config, SchedulerName
 from tinysweep.errors import ConfigError
 from tinysweep.explain import settings
-from tinysweep.space import Value
-from tinysweep.trial_config import INCIDENTAL, Composer, digest, identity, override
+from tinysweep.space import Value, override
+from tinysweep.trial_config import INCIDENTAL, Composer, digest, identity
 
 
 class Spy:
@@ -265,7 +265,7 @@ def test_the_identity_names_every_other_setting_once() -> None:
 
 
 def test_a_composed_configuration_and_its_typed_one_are_the_same() -> None:
-    container = OmegaConf.to_container(SHARED.base({"model": "plain"}), enum_to_str=True)
+    container = OmegaConf.to_container(SHARED.base({"model": "plain"}).settings, enum_to_str=True)
     assert isinstance(container, dict)
     plain = {str(key): value for key, value in container.items()}
     assert digest(identity(plain)) == digest(identity(SHARED.config({"model": "plain"})))

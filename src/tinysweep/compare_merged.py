@@ -12,6 +12,7 @@ import pandas as pd
 from tinysweep.compare_found import RECORD, TABLE, WANTED, Found
 from tinysweep.compare_where import written
 from tinysweep.errors import DataError, first_line
+from tinysweep.space import unquoted
 from tinysweep.study import trial_path
 from tinysweep.table import COLUMNS
 from tinysweep.text_table import clean, some
@@ -89,6 +90,8 @@ def read_table(path: Path) -> pd.DataFrame:
     places = zip(frame.folder, frame.number, strict=True)
     folders = [_resolvable(folder, number, path.parent) for folder, number in places]
     frame["folder"] = pd.array(folders, dtype="string")
+    for name in set(frame.columns) - set(FIGURES):  # earlier versions wrote the quotes of quoted text
+        frame[name] = frame[name].map(unquoted, na_action="ignore").astype("string")
     return frame
 
 
@@ -162,7 +165,7 @@ def _float(value: Any) -> float | None:
 def _overridden(overrides: list[str]) -> dict[str, str]:
     """Choices of groups, such as model=plain, of which a configuration holds at most the kind."""
     pairs = (override.partition("=") for override in overrides)
-    return {name: value for name, _, value in pairs if "." not in name}
+    return {name: unquoted(value) for name, _, value in pairs if "." not in name}
 
 
 def _run_frame(rows: list[dict[str, Any]], searched: list[str]) -> pd.DataFrame:

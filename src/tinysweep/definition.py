@@ -1,5 +1,6 @@
 """What makes a study one study: the space, the objective, and every setting that all of its trials share."""
 
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -10,8 +11,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from tinysweep.command_line import as_choice
 from tinysweep.errors import ConfigError, StudyError
 from tinysweep.plugin import PRUNABLE
-from tinysweep.space import Space, extremes
+from tinysweep.space import Space, extremes, typed_value
 from tinysweep.trial_config import digest, identity
+
+RESOLVER = re.compile(r"\$\{[\w.]+:[^${}]*\}")  # with arguments that are plain text
+NOTHING_HELD_OUT = "data.validation=0 leaves a sweep nothing to judge by; hold images out, such as 5000"
 
 
 def define(space: Space, objectives: list[str], base: DictConfig) -> dict[str, str]:
@@ -23,8 +27,16 @@ def define(space: Space, objectives: list[str], base: DictConfig) -> dict[str, s
     return {
         "objective": ", ".join(objectives),
         **{f"params.{name}": words(distribution) for name, distribution in sorted(space.searched.items())},
-        **{name: str(value) for name, value in settings.items() if name not in space.searched},
+        **{name: _words(base, name, value) for name, value in settings.items() if name not in space.searched},
     }
+
+
+def _words(base: DictConfig, name: str, value: Any) -> str:
+    """A value, and what it comes to where it is left to a resolver whose arguments no trial changes, as in
+    ${oc.env:WIDTH}: with another environment the study would be another one."""
+    text = str(value)
+    without = RESOLVER.sub("", text)
+    return text if without == text or "${" in without else f"{text} = {OmegaConf.select(base, name)}"
 
 
 def words(distribution: BaseDistribution) -> str:
@@ -93,8 +105,8 @@ def require_comparable(objectives: list[str], base: DictConfig, space: Space, pr
     """
     held_out = space.searched.get("data.validation")
     if 0 in (extremes(held_out) if held_out else [base.data.validation]):
-        raise ConfigError("data.validation=0 leaves a sweep nothing to judge by; hold images out, such as 5000")
-    if "trainer.test" in space.searched or any(text.lower() == "trainer.test=true" for text in space.fixed):
+        raise ConfigError(NOTHING_HELD_OUT)
+    if "trainer.test" in space.searched or any(map(_asks_for_test, space.fixed)):
         raise ConfigError(
             "trainer.test: a sweep never reads the test set; leave it out, and test the winner alone"
         )
@@ -103,3 +115,8 @@ def require_comparable(objectives: list[str], base: DictConfig, space: Space, pr
             f"hydra.sweeper.objective={','.join(objectives)} can't be pruned, only validation_accuracy or "
             "validation_loss alone, which every epoch shows; add hydra/sweeper/pruner=none"
         )
+
+
+def _asks_for_test(text: str) -> bool:
+    name, _, value = text.partition("=")
+    return name.lstrip("+") == "trainer.test" and typed_value("trainer.test", value) is True

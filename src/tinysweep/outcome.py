@@ -13,9 +13,10 @@ from tinysweep.composition import typed
 from tinysweep.config import Config
 from tinysweep.data import describe
 from tinysweep.files import write_whole
+from tinysweep.space import unquoted
 from tinysweep.study import Study
 from tinysweep.table import metric, pareto_front, ranked
-from tinysweep.trial_config import INCIDENTAL, Composer, override
+from tinysweep.trial_config import INCIDENTAL, Composer
 
 WINNER = "winner"
 
@@ -30,23 +31,32 @@ def write_results(study: Study, objectives: list[str]) -> FrozenTrial | None:
     if len(objectives) == 1:
         content |= {
             "best_trial": best.number,
-            "best_params": best.params,
+            "best_params": _params(best),
             "best_value": metric(best, objectives[0]),
         }
     else:
         content["solutions"] = [
-            {"trial": trial.number, "params": trial.params, "values": [metric(trial, name) for name in objectives]}
+            {
+                "trial": trial.number,
+                "params": _params(trial),
+                "values": [metric(trial, name) for name in objectives],
+            }
             for trial in pareto_front(trials, objectives)
         ]
     write_whole(study.folder / "optimization_results.yaml", OmegaConf.to_yaml(OmegaConf.create(content)))
     return best
 
 
+def _params(trial: FrozenTrial) -> dict[str, Any]:
+    return {name: unquoted(value) for name, value in trial.params.items()}
+
+
 def write_winner(study: Study, best: FrozenTrial, composer: Composer, retrain: list[str]) -> str:
     """Write the best trial's configuration, changed by `retrain`, as an experiment in the study's folder, and
     return the command that runs it."""
-    values = [override(name, value) for name, value in best.params.items()]
-    config = typed(composer.compose(*values, *retrain))
+    overrides = composer.overrides(best.params, composer.config(best.params, best.number))
+    with composer.compose(*overrides, *retrain).as_job() as settings:
+        config = typed(settings)
     changes = f", with {' '.join(retrain)}" if retrain else ""
     origin = f"Trial {best.number} of the study {study.optuna.study_name}{changes}."
     config = dataclasses.replace(

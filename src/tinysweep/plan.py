@@ -47,17 +47,20 @@ class Plan:
     ) -> None:
         self.config, self.objectives = config, config.objectives
         self.sampler = master.hydra.sweeper.sampler
-        self.space = read_space(config.params, arguments)
-        self.composer = Composer(context.config_loader, master, self.space.fixed)
-        base = self.composer.base({})
+        self.space = read_space(config.params, arguments, _written_params(master))
+        self.pruner = build_pruner(master.hydra.sweeper.pruner)
+        self.workers = _workers(master.hydra.launcher)
+        with Composer(context.config_loader, master, self.space.fixed).base({}).as_job() as shared:
+            require_comparable(self.objectives, shared, self.space, not isinstance(self.pruner, NopPruner))
+            self.definition = define(self.space, self.objectives, shared)
+            data = None if "data" in self.space.searched else OmegaConf.to_object(shared.data)
+            decided = "trainer.threads" in self.space.searched or shared.trainer.threads
+        self.threads = None if decided or not self.workers else max(1, usable_cores() // self.workers)
+        self.composer = Composer(context.config_loader, master, self.space.fixed, self._closing())
         self.composer.compose(*config.retrain)
         self._require_choices()
-        self.pruner = build_pruner(master.hydra.sweeper.pruner)
-        require_comparable(self.objectives, base, self.space, not isinstance(self.pruner, NopPruner))
-        if "data" not in self.space.searched:
-            prepare(
-                cast(DataConfig, OmegaConf.to_object(base.data))
-            )  # once, or every trial would fail for what is mended later
+        if data:
+            prepare(cast(DataConfig, data))  # once, or every trial would fail for what is mended later
         self.is_grid = is_grid(self.sampler)
         self.points = self._points()
         self.start = read_start(config.start_with or [], self.space)
@@ -66,18 +69,19 @@ class Plan:
                 "hydra.sweeper.start_with has no meaning for a grid, which tries every point; leave it out"
             )
         self.n_trials = config.n_trials or (None if self.is_grid else DEFAULT_TRIALS)
-        self.definition = define(self.space, self.objectives, base)
         self.name = config.study_name or made_name(self.space, self.definition)
         self.folder = self._pin(master)
-        self.workers = _workers(master.hydra.launcher)
         self.batch_size = config.batch_size or BATCH_A_WORKER * (self.workers or 1)
-        decided = "trainer.threads" in self.space.searched or base.trainer.threads
-        self.threads = None if decided or not self.workers else max(1, usable_cores() // self.workers)
         self.launch: Launch = (
             Plugins.instance()
             .instantiate_launcher(hydra_context=context, task_function=task, config=master)
             .launch
         )
+
+    def _closing(self) -> list[str]:
+        """The overrides that end every job's. The test set stays unread whatever the configuration says."""
+        threads = [] if self.threads is None else [f"trainer.threads={self.threads}"]
+        return [*threads, "trainer.test=false"]
 
     def _require_choices(self) -> None:
         """Refuse a searched group or addition that doesn't compose, before anything is drawn from it."""
@@ -138,18 +142,26 @@ class Plan:
         return self.n_trials or (self.points.total if self.points else None)
 
     def job(self, proposal: Proposal) -> list[str]:
-        """The overrides of a trial's job. The test set stays unread whatever the configuration says."""
-        own = [] if self.threads is None else [f"trainer.threads={self.threads}"]
+        """The overrides of a trial's job, the same that were composed and costed, and where its data lies."""
         root = proposal.config.data.root
-        if not root.startswith("~") and not Path(root).is_absolute():
-            own.append(_quoted("data.root", str(Path(root).absolute())))
-        return [*self.space.fixed, *proposal.overrides, *own, "trainer.test=false", f"trial={proposal.number}"]
+        relative = not root.startswith("~") and not Path(root).is_absolute()
+        place = [_quoted("data.root", str(Path(root).absolute()))] if relative else []
+        closing = [*place, *self.composer.closing, f"trial={proposal.number}"]
+        return [*self.space.fixed, *proposal.overrides, *closing]
 
 
 def _quoted(name: str, text: str) -> str:
     """An override that sets a text, whatever signs are in it."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"{name}='{escaped}'"
+
+
+def _written_params(master: DictConfig) -> dict[str, Any]:
+    """hydra.sweeper.params as a person wrote it, with its interpolations."""
+    written = OmegaConf.to_container(master.hydra.sweeper, resolve=False)
+    assert isinstance(written, dict)
+    params = written.get("params")
+    return params if isinstance(params, dict) else {}
 
 
 def _workers(launcher: DictConfig) -> int | None:

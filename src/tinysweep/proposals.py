@@ -10,13 +10,14 @@ from optuna.trial import FrozenTrial, Trial
 from tinysweep import budget
 from tinysweep.config import Config
 from tinysweep.data import describe
+from tinysweep.definition import NOTHING_HELD_OUT
 from tinysweep.errors import BudgetError, ConfigError
 from tinysweep.ledger import Ledger
 from tinysweep.model import with_width
 from tinysweep.space import Space, Value
 from tinysweep.start_points import untried
 from tinysweep.study import TRAINED, Standing, Study, standing
-from tinysweep.trial_config import Composer, digest, identity, override
+from tinysweep.trial_config import Composer, digest, identity
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ class Proposer:
         trial = self.study.draft(self.trials, self._start() if given is None else given)
         try:
             values = self._draw(trial)
-            config = self.composer.config(values)
+            config = self.composer.config(values, len(self.trials))
+            if config.data.validation == 0:
+                raise ConfigError(NOTHING_HELD_OUT)
             shape = describe(config.data)
             config = budget.resolve(config, shape)
         except BudgetError as error:
@@ -154,7 +157,7 @@ class Proposer:
             if taken >= self.n_trials:
                 reason = f"other sweepers make up all {self.n_trials} trials"
                 return self._withdraw(number, Standing.withdrawn, reason)
-        return Proposal(number, [override(name, value) for name, value in values.items()], config)
+        return Proposal(number, self.composer.overrides(values, config), config)
 
     def _withdraw(
         self, number: int, became: Standing, reason: str, values: list[float] | None = None, **notes: Any

@@ -13,6 +13,7 @@ from tinysweep import text_table
 from tinysweep.errors import first_line
 from tinysweep.plugin import METRICS
 from tinysweep.proposals import Refusal
+from tinysweep.space import unquoted
 from tinysweep.study import TRAINED, Standing, Study, count, failed_from_outside, standing
 from tinysweep.table import metric, pareto_front, ranked
 
@@ -106,7 +107,7 @@ def table(trials: list[FrozenTrial], searched: list[str]) -> str:
 def _short(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(unquoted(value))
 
 
 def progress(study: Study, n_trials: int | None) -> str:

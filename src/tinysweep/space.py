@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from types import UnionType
@@ -37,6 +37,11 @@ class Space:
         return dict(sorted(self.searched.items(), key=lambda item: _independence(item[0])))
 
 
+def override(name: str, value: Any) -> str:
+    """The words of the command line that set a value."""
+    return f"{name}={'null' if value is None else value}"
+
+
 def is_setting(name: str) -> bool:
     """Whether an override sets a value, rather than choosing from a group or changing the composition."""
     return "." in name and name in settings()
@@ -46,23 +51,29 @@ def _independence(name: str) -> tuple[bool, bool]:
     return is_setting(name), not name.endswith(".name")
 
 
-def read_space(params: dict[str, Any] | None, arguments: list[str]) -> Space:
+def read_space(
+    params: dict[str, Any] | None, arguments: list[str], written: Mapping[str, Any] | None = None
+) -> Space:
     """The space of `hydra.sweeper.params` and the command line; where both name a parameter, the latter counts.
+
+    `written` are the params before Hydra resolved their interpolations. In a sweep, such as
+    range(4,${oc.env:TOP}), these are resolved once; in a value that isn't searched, each trial resolves its own.
 
     Raises:
         ConfigError: a sweep that can't be read or that Optuna has no distribution for, a key that is no setting,
-        or
-            an end of a range that breaks its setting's rule.
+        or an end of a range that breaks its setting's rule.
     """
     searched: dict[str, BaseDistribution] = {}
     fixed: dict[str, str] = {}
-    for text in [*(f"{name}={sweep}" for name, sweep in (params or {}).items()), *arguments]:
+    shared = {override(name, value): override(name, (written or {}).get(name, value))
+              for name, value in (params or {}).items()}  # fmt: skip
+    for text in [*shared, *arguments]:
         try:
-            override = OverridesParser.create().parse_override(text)
+            read = OverridesParser.create().parse_override(text)
             distributions, _, removed = create_params_from_overrides([text])
         except (*COMPOSITION_ERRORS, AssertionError, NotImplementedError) as error:
             raise ConfigError(_unreadable(text, error)) from error
-        name = "" if removed else override.get_key_element()
+        name = "" if removed else read.get_key_element()
         if name.lstrip("+") == "trial":
             raise ConfigError("trial is set by the sweep itself; leave it out")
         searched.pop(name, None)
@@ -71,7 +82,7 @@ def read_space(params: dict[str, Any] | None, arguments: list[str]) -> Space:
             searched[name] = _whole(name, distributions[name])
             _check(name, searched[name])
         else:
-            fixed[name or text] = text
+            fixed[name or text] = shared.get(text, text)
     return Space(searched, list(fixed.values()))
 
 
@@ -108,19 +119,32 @@ def _check(name: str, distribution: BaseDistribution) -> None:
     if spec is None:
         raise ConfigError(f"{name} is not a setting; {nearest(name)}")
     for value in extremes(distribution):
-        parsed = parse(name, value)
-        try:
-            OmegaConf.update(OmegaConf.structured(Config), name, parsed)
-        except OmegaConfBaseException as error:
-            raise ConfigError(explain(error)) from error
+        if "${" in str(value):
+            continue  # what it comes to is for each trial to say
+        given = typed_value(name, value)
         interval: str = spec.metadata.get("within") or ""
-        for number in parsed if isinstance(parsed, list) else [parsed]:
+        for number in given if isinstance(given, list) else [given]:
             if not interval or number is None or number == AUTO:
                 continue
             if not isinstance(number, int | float):
                 raise ConfigError(f"{name}={value} must be {expected(spec.type)} ({spec.metadata['meaning']})")
             if not lies_within(number, interval):
                 raise ConfigError(f"{name}={value} must lie in {interval} ({spec.metadata['meaning']})")
+
+
+def typed_value(name: str, value: Any) -> Any:
+    """A value as its setting holds it, such as 8 for "'8'"; lists as lists.
+
+    Raises:
+        ConfigError: it isn't one that the setting takes.
+    """
+    holder = OmegaConf.structured(Config)
+    try:
+        OmegaConf.update(holder, name, parse(name, value))
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    held = OmegaConf.select(holder, name)
+    return OmegaConf.to_container(held) if OmegaConf.is_config(held) else held
 
 
 def extremes(distribution: BaseDistribution) -> list[Value]:
@@ -139,6 +163,12 @@ def _parsed(text: str) -> Any:
 def parse(name: str, value: Value) -> Any:
     """A drawn value as the command line would read it: Optuna holds lists and quoted text as their source."""
     return _parsed(f"{name}={value}") if isinstance(value, str) else value
+
+
+def unquoted(value: Any) -> Any:
+    """A drawn value as people read it: Optuna holds quoted text with its quotes."""
+    quoted = isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return value[1:-1] if quoted else value
 
 
 def grid(space: Space, most: int = MOST_GRID_POINTS) -> Iterator[dict[str, Value]]:

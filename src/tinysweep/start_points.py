@@ -34,7 +34,7 @@ def _value(name: str, value: Any, space: Space) -> Value:
 def _held(name: str, value: Any, distribution: BaseDistribution) -> Value | None:
     if isinstance(distribution, CategoricalDistribution):
         choices: list[Value] = list(distribution.choices)  # type: ignore[arg-type]  # Hydra's grammar makes none null
-        return next((choice for choice in choices if parse(name, choice) == value), None)
+        return next((choice for choice in choices if value in (choice, parse(name, choice))), None)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return value if number and distribution._contains(value) else None
 

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tinysweep.errors import DataError, first_line
 from tinysweep.plugin import METRICS
+from tinysweep.space import unquoted
 from tinysweep.study import STATES, Standing
 from tinysweep.table import COLUMNS, NOTES, read_trials
 
@@ -29,6 +30,8 @@ def from_table(path: Path) -> tuple[str | None, list[str], list[FrozenTrial]]:
         missing = [name for name in COLUMNS if name not in frame.columns]
         if missing:
             raise DataError(f"{path} is not a table of trials: it has no column {missing[0]}")
+        for name in frame.select_dtypes(["object", "string"]).columns.difference(list(COLUMNS)):
+            frame[name] = frame[name].map(unquoted)  # earlier versions wrote the quotes of quoted text
         searched = {name: _distribution(frame[name]) for name in frame.columns if name not in COLUMNS}
         objectives = ["validation_accuracy"] if frame.empty else str(frame.objective[0]).split(";")
         if unknown := [name for name in objectives if name not in METRICS]:

@@ -1,5 +1,6 @@
 """What a report is about: a study as it stood when it was read, from its storage or from trials.csv alone."""
 
+import copy
 import csv
 import math
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 import optuna
 from omegaconf import OmegaConf
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial
 
 from tinysweep.batch import read_record
@@ -19,6 +20,7 @@ from tinysweep.config import Config, from_dictconfig
 from tinysweep.errors import DataError, StudyError, TinysweepError, first_line
 from tinysweep.plugin import METRICS
 from tinysweep.record import RunFolder
+from tinysweep.space import unquoted
 from tinysweep.storage import open_storage, storage_errors
 from tinysweep.study import Standing, standing, trial_path
 from tinysweep.study_csv import from_table
@@ -182,4 +184,19 @@ def _from_csv(folder: Path) -> StudyView:
 
 
 def _begun(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    return [trial for trial in trials if trial.datetime_start is not None]
+    return [_unquoted(trial) for trial in trials if trial.datetime_start is not None]
+
+
+def _unquoted(trial: FrozenTrial) -> FrozenTrial:
+    """A trial with its parameters as people read them."""
+    if all(unquoted(value) is value for value in trial.params.values()):
+        return trial
+    shown = copy.copy(trial)
+    shown.params = {name: unquoted(value) for name, value in trial.params.items()}
+    shown.distributions = {
+        name: CategoricalDistribution(list(dict.fromkeys(map(unquoted, kind.choices))))
+        if isinstance(kind, CategoricalDistribution)
+        else kind
+        for name, kind in trial.distributions.items()
+    }
+    return shown

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 from tinysweep.errors import DataError
 from tinysweep.files import write_whole
 from tinysweep.plugin import METRICS
+from tinysweep.space import unquoted
 from tinysweep.study import Standing, standing
 
 # The columns that every study has, in this order, with their types; one for each searched parameter follows.
@@ -78,7 +79,7 @@ class Table:
             "started": notes.get("started") or _iso(trial.datetime_start),
             "finished": notes.get("finished") or _iso(trial.datetime_complete),
             "folder": notes.get("folder"),
-            **trial.params,
+            **{name: unquoted(value) for name, value in trial.params.items()},
         }
 
 

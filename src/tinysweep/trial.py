@@ -11,13 +11,16 @@ from omegaconf import DictConfig
 from optuna.trial import Trial
 from sqlalchemy.exc import SQLAlchemyError
 
+from tinysweep.budget import resolve
 from tinysweep.config import Config
+from tinysweep.data import describe
 from tinysweep.errors import AbandonedError, ConfigError, PrunedError, first_line
 from tinysweep.plugin import PRUNABLE
 from tinysweep.record import Record
 from tinysweep.run import run
 from tinysweep.storage import open_storage
 from tinysweep.training import Epoch
+from tinysweep.trial_config import digest, identity
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,7 @@ def run_trial(
     first = sweeper.objective if isinstance(sweeper.objective, str) else sweeper.objective[0]
     reporter = Reporter(_open(config.trial, sweeper, study_folder), first, config.trainer.epochs)
     reporter.require_open()
+    reporter.require_costed(config)
     return run(config, folder, overrides, reporter)
 
 
@@ -96,6 +100,21 @@ class Reporter:
         """
         if self.trial.study._storage.get_trial(self.trial._trial_id).state.is_finished():
             raise AbandonedError(f"trial {self.trial.number} was closed by another sweeper")
+
+    def require_costed(self, config: Config) -> None:
+        """Refuse a configuration other than the one that the sweep composed, counted and compared with those of
+        all other trials.
+
+        Raises:
+            ConfigError: a YAML file, or what a resolver gives, has changed meanwhile.
+            BudgetError: no width fits.
+        """
+        costed = self.trial.user_attrs.get("key")
+        if costed not in (None, digest(identity(resolve(config, describe(config.data))))):
+            raise ConfigError(
+                "the job composes another configuration than its sweep did, as after a change of a YAML file; "
+                "the same command begins again with what holds now"
+            )
 
     def _report(self, epoch: Epoch) -> bool:
         self.require_open()
