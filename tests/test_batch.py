@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,15 @@ from optuna.trial import FrozenTrial, Trial
 from conftest import entered
 from tinysweep import batch
 from tinysweep.batch import DIED, Batch, figures, read_record, settle
-from tinysweep.config import Config
-from tinysweep.errors import DivergedError, StudyError
+from tinysweep.config import Config, ModelConfig, TrainerConfig
+from tinysweep.errors import ConfigError, DivergedError, StudyError
 from tinysweep.lease import Lease
 from tinysweep.plugin import METRICS
 from tinysweep.proposals import Proposal
 from tinysweep.study import Standing, Study, failed_from_outside, standing
 from tinysweep.training import Epoch
 from tinysweep.trial import Reporter
+from tinysweep.trial_config import digest, identity
 
 Jobs = Sequence[Sequence[str]]
 ACCURACY = ["validation_accuracy"]
@@ -182,6 +184,18 @@ def test_what_made_a_run_fail_tells_whether_it_is_worth_another_try(
 def test_trials_of_earlier_versions_tell_it_by_their_reason(bench: Bench, reason: str, outside: bool) -> None:
     bench.study.close(entered(bench.study), Standing.failed, reason)
     assert failed_from_outside(bench.study.trial(0)) == outside
+
+
+def test_a_job_that_composes_another_configuration_than_was_costed_trains_nothing(bench: Bench) -> None:
+    costed = Config(model=ModelConfig(width=4))
+    study = bench.study.optuna
+    number = entered(bench.study, key=digest(identity(costed)))
+    trial = Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
+    reporter = Reporter(trial, "validation_loss", epochs=4)
+    reporter.require_costed(costed)
+    reporter.require_costed(replace(costed, trial=number, trainer=TrainerConfig(threads=3, test=False)))
+    with pytest.raises(ConfigError, match=r"^the job composes another configuration than its sweep did"):
+        reporter.require_costed(replace(costed, model=ModelConfig(width=5)))
 
 
 def test_several_objectives_are_told_in_their_order(tmp_path: Path) -> None:

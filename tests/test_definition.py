@@ -30,6 +30,17 @@ def defined(*arguments: str, objectives: tuple[str, ...] = ("validation_accuracy
     return define(space, list(objectives), _base(tuple(space.fixed)))
 
 
+def test_what_the_environment_decides_is_a_part_of_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = []
+    for width in ("4", "8"):
+        monkeypatch.setenv("TINYSWEEP_TRY", width)
+        texts.append(defined("model.width=${oc.env:TINYSWEEP_TRY}", "trainer.seed=1,2")["model.width"])
+        _base.cache_clear()
+    assert texts == ["${oc.env:TINYSWEEP_TRY} = 4", "${oc.env:TINYSWEEP_TRY} = 8"]
+    other = defined("model.hidden=${trainer.seed}", "trainer.seed=1,2")
+    assert other["model.hidden"] == "${trainer.seed}", "it differs from trial to trial"
+
+
 def name_of(*arguments: str) -> str:
     return made_name(read_space(None, list(arguments)), defined(*arguments))
 
@@ -195,6 +206,7 @@ def test_a_long_space_makes_a_name_that_a_folder_can_have() -> None:
         (["model.width=4,8", "data.validation=0"], ["validation_accuracy"], False, ["data.validation=0", "5000"]),
         (["model.width=4,8", "experiment=era_seed"], ["params"], False, ["data.validation=0"]),
         (["model.width=4,8", "trainer.test=true"], ["validation_accuracy"], False, ["trainer.test", "test set"]),
+        (["model.width=4,8", "++trainer.test='yes'"], ["params"], False, ["trainer.test", "test set"]),
         (["model.width=4,8", "trainer.test=True"], ["validation_accuracy"], False, ["trainer.test", "test set"]),
         (["trainer.test=true,false"], ["validation_accuracy"], False, ["trainer.test", "test set"]),
         (

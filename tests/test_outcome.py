@@ -128,7 +128,7 @@ def winner(
     assert best is not None
     composer = Composer(*loaded(), fixed)
     command = write_winner(study, best, composer, retrain)
-    own = composer.config(values)
+    own = composer.config(values, best.number)
     return resolve(own, describe(own.data)), composed(folder, "experiment=winner"), command
 
 
@@ -171,6 +171,13 @@ def test_the_winners_recipe_is_changed_by_what_it_is_retrained_with_and_by_nothi
     )
     assert own.trainer.epochs == 2
     assert same(recipe, changed)
+
+
+def test_retraining_leaves_alone_what_an_interpolation_came_to(tmp_path: Path) -> None:
+    fixed = ["model.hidden=${trainer.epochs}", "data.split_seed=${trial}"]
+    own, recipe, _ = winner(tmp_path, {"trainer.epochs": 3, "model.width": 4}, fixed, ["trainer.epochs=30"])
+    assert (own.model.hidden, recipe.model.hidden) == (3, 3)
+    assert (recipe.trainer.epochs, recipe.data.split_seed) == (30, 0)
 
 
 def test_retraining_may_choose_from_a_group(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from tinysweep.errors import ConfigError
 from tinysweep.explain import settings
-from tinysweep.space import Space, extremes, grid, is_setting, parse, read_space
+from tinysweep.space import Space, extremes, grid, is_setting, parse, read_space, unquoted
 
 LR = "optimizer.lr"
 WIDTH = "model.width"
@@ -108,6 +108,7 @@ def test_null_is_a_choice_that_reads_back_as_null() -> None:
         (LR, 1e-7, 1e-7),
         ("optimizer.nesterov", True, True),
         ("model", "'plain'", "plain"),
+        ("scheduler.name", '"step"', "step"),
     ],
 )
 def test_a_drawn_value_is_what_the_command_line_reads_in_its_words(
@@ -115,6 +116,29 @@ def test_a_drawn_value_is_what_the_command_line_reads_in_its_words(
 ) -> None:
     assert parse(name, value) == expected
     assert type(parse(name, value)) is type(expected)
+
+
+def test_a_choice_is_held_to_its_rule_by_its_value() -> None:
+    assert read_space(None, ["trainer.batch_size='8','16'", "scheduler.name='step','constant'"]).searched
+    assert read_space(None, ["model.hidden=0,${trainer.batch_size}"]).searched
+    with pytest.raises(ConfigError, match=r"trainer.batch_size='1' must lie in"):
+        read_space(None, ["trainer.batch_size='1','16'"])
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ("'step'", "step"),
+        ('"a b"', "a b"),
+        ("step", "step"),
+        ("it's", "it's"),
+        ("'", "'"),
+        (4, 4),
+        ("[1,1]", "[1,1]"),
+    ],
+)
+def test_people_read_values_without_quotes(value: object, read: object) -> None:
+    assert unquoted(value) == read
 
 
 # ---- several that name the same parameter
@@ -142,6 +166,18 @@ def test_a_replaced_parameter_leaves_the_others_as_they_are() -> None:
     space = read_space({LR: "0.1,0.2", WIDTH: "4,8", "trainer.epochs": 3}, ["model.width=5", "trainer.seed=1,2"])
     assert list(space.searched) == [LR, "trainer.seed"]
     assert space.fixed == ["trainer.epochs=3", "model.width=5"]
+
+
+def test_a_value_of_a_studys_file_that_is_not_searched_keeps_its_interpolation() -> None:
+    resolved = {"model.hidden": 64, "model.width": "range(4,9)", "data.limit": None}
+    written = {
+        "model.hidden": "${trainer.batch_size}",
+        "model.width": "range(4,${oc.env:TOP})",
+        "data.limit": None,
+    }
+    space = read_space(resolved, ["trainer.seed=1"], written)
+    assert space.fixed == ["model.hidden=${trainer.batch_size}", "data.limit=null", "trainer.seed=1"]
+    assert space.searched == {WIDTH: IntDistribution(4, 8)}
 
 
 def test_nothing_searched_is_a_space_of_one_point() -> None:

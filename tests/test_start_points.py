@@ -28,6 +28,12 @@ def test_values_become_those_that_optuna_holds() -> None:
     assert read_start([{}], SPACE) == [{}]
 
 
+@pytest.mark.parametrize("value", ["step", "'step'"])
+def test_a_choice_is_found_by_its_value_however_it_is_written(value: str) -> None:
+    space = read_space({"scheduler.name": "'step','constant'"}, [])
+    assert read_start([{"scheduler.name": value}], space) == [{"scheduler.name": "'step'"}]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -16,12 +16,12 @@ import pytest
 import sqlalchemy.exc
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from conftest import entered
+from conftest import entered, loaded
 from tinysweep.composition import CONFIG_FOLDER, register_schema
 from tinysweep.errors import StudyError
 from tinysweep.lease import EXPIRED_SECONDS, LEASE_PREFIX, Lease
@@ -323,6 +323,14 @@ def test_sweepers_together_take_no_more_trials_than_are_asked_for(join: Join, co
     assert {answer.became for answer in answers if isinstance(answer, Refusal)} == {Standing.withdrawn}
     other.close(1, Standing.interrupted, "stopped")
     assert isinstance(Proposer(other, space, composed, Ledger(), 3).propose(), Proposal), "the place is free again"
+
+
+def test_what_has_no_images_to_be_judged_by_is_not_proposed(study: Study) -> None:
+    unjudged = Composer(*loaded(), ["data.validation=${trainer.clean_epochs}"])
+    space = Space({"trainer.clean_epochs": CategoricalDistribution([0])})
+    answer = Proposer(study, space, unjudged, Ledger(), None).propose()
+    assert isinstance(answer, Refusal)
+    assert (answer.became, answer.reason[:17]) == (Standing.invalid, "data.validation=0")
 
 
 # ---- what was cut short

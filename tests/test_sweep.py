@@ -23,6 +23,7 @@ from tinysweep.config import Config
 from tinysweep.device import usable_cores
 from tinysweep.errors import DivergedError
 from tinysweep.proposals import Proposer
+from tinysweep.study_view import open_view
 from tinysweep.table import read_trials
 
 TINY = ["data.limit=64", "data.validation=100", "trainer.epochs=2", "trainer.clean_epochs=0", "trainer.threads=1"]
@@ -104,6 +105,25 @@ def test_no_model_over_the_budget_is_ever_launched(
         assert tinysweep.measure(config.model, tinysweep.describe(config.data)).params < 20000
     constraints = [t.constraints["params"] for t in load_study(place).get_trials()]
     assert [value > 0 for value in constraints] == list(trials.state == "over_budget")
+
+
+def test_what_is_interpolated_from_another_section_is_costed_as_it_is_trained(
+    sweep: Sweep, place: Path, launched: list[list[str]]
+) -> None:
+    chosen = ["model.width=4", "model.head=linear", "trainer.batch_size=8,512", "hydra.sweeper.study_name=s"]
+    ended = sweep(*chosen, "model.hidden=${trainer.batch_size}", "budget.params=5000")
+    assert ended.status == 0, ended.err
+    trials = table(place)
+    assert list(trials.state) == ["complete", "over_budget"]
+    (job,) = launched
+    config = composed(job)
+    assert config.model.hidden == 8
+    cost = tinysweep.measure(config.model, tinysweep.describe(config.data))
+    record = json.loads((place / "outputs/sweeps/s/trials/0/record.json").read_text())
+    assert trials.params[0] == record["cost"]["params"] == cost.params < 5000
+    assert trials.params[1] > 40000
+    winner = OmegaConf.load(place / "outputs/sweeps/s/experiment/winner.yaml")
+    assert winner.model.hidden == 8
 
 
 def test_other_bounds_of_the_budget_are_gates_too(sweep: Sweep, place: Path, launched: list[list[str]]) -> None:
@@ -194,6 +214,25 @@ def test_a_parameter_that_the_chosen_schedule_does_not_read_is_not_drawn(sweep: 
     assert list(trials["scheduler.gamma"][:2]) == [0.3, 0.6]
     assert pd.isna(trials["scheduler.gamma"][2])
     assert list(table(place).state) == ["complete"] * 3
+
+
+def test_quoted_choices_count_by_their_values_and_are_shown_without_quotes(sweep: Sweep, place: Path) -> None:
+    words = ["scheduler=constant", "scheduler.name='step','constant'", "scheduler.gamma=0.3,0.5", "model.width=4",
+             "trainer.epochs=1", "hydra.sweeper.study_name=s"]  # fmt: skip
+    ended = sweep(*words)
+    assert ended.status == 0, ended.err
+    trials = table(place)
+    assert list(trials["scheduler.name"]) == ["step", "step", "constant"]
+    assert list(trials["scheduler.gamma"].fillna(0)) == [0.3, 0.5, 0]
+    assert not re.search("['\"](step|constant)", ended.out)
+    results = OmegaConf.load(place / "outputs/sweeps/s/optimization_results.yaml")
+    assert results.best_params["scheduler.name"] in ("step", "constant")
+    view = open_view(place / "outputs/sweeps/s", None)
+    assert [trial.params["scheduler.name"] for trial in view.trials] == ["step", "step", "constant"]
+    assert {trial.params["scheduler.name"] for trial in load_study(place).trials} == {"'step'", "'constant'"}
+    again = sweep(*words)
+    assert again.status == 0, again.err
+    assert table(place).equals(trials), "a study goes on with its texts as Optuna holds them"
 
 
 def test_groups_lists_and_numbers_are_searched_together(sweep: Sweep, place: Path) -> None:

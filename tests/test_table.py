@@ -14,10 +14,12 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from conftest import entered
+from tinysweep.compare_merged import read_table
 from tinysweep.errors import DataError
 from tinysweep.lease import Lease
 from tinysweep.plugin import METRICS
 from tinysweep.study import Standing, Study, standing
+from tinysweep.study_csv import from_table
 from tinysweep.table import COLUMNS, Table, pareto_front, ranked, read_trials
 
 # As Optuna holds it: the local time, without a zone.
@@ -203,6 +205,21 @@ def test_what_a_record_says_of_start_and_end_counts_for_more_than_when_it_was_pr
     frame = table().frame([trial(0, **moments), trial(1)])
     assert frame.started.tolist() == [moments["started"], "2026-01-02T03:04:05+00:00"]
     assert frame.finished.tolist() == [moments["finished"], "2026-01-02T03:04:05+00:00"]
+
+
+def test_quoted_text_is_read_from_the_tables_of_earlier_versions_too(tmp_path: Path) -> None:
+    quoted = CategoricalDistribution(["'step'", "'constant'"])
+    trials = [create_trial(state=TrialState.COMPLETE, value=0.5, params={"scheduler.name": "'step'"},
+                           distributions={"scheduler.name": quoted})]  # fmt: skip
+    trials[0].datetime_start = datetime(2026, 1, 2, tzinfo=UTC)
+    trials[0].user_attrs |= dict.fromkeys(METRICS, 1)
+    Table("s", ["validation_accuracy"], ["scheduler.name"]).write(trials, tmp_path / "trials.csv")
+    assert list(read_trials(tmp_path / "trials.csv")["scheduler.name"]) == ["step"]
+    earlier = tmp_path / "earlier.csv"
+    earlier.write_text((tmp_path / "trials.csv").read_text().replace("step", "'step'"))
+    assert "'step'" in earlier.read_text()
+    assert from_table(earlier)[2][0].params == {"scheduler.name": "step"}
+    assert list(read_table(earlier)["scheduler.name"]) == ["step"]
 
 
 def test_a_whole_number_stays_one_where_other_trials_lack_the_parameter(tmp_path: Path) -> None:

@@ -154,6 +154,40 @@ def test_hydra_composes_once_where_no_group_is_searched() -> None:
     assert spy.composed == [[]]
 
 
+def test_hydra_composes_anew_only_where_a_value_may_depend_on_another() -> None:
+    shared, spy = spied()
+    shared.config({"model.width": 3, "trainer.batch_size": 8}, 1)
+    before = len(spy.composed)
+    config = shared.config({"model.width": 3, "model.hidden": "${trainer.batch_size}", "trainer.batch_size": 8}, 2)
+    assert (config.model.hidden, config.trial) == (8, 2)
+    assert len(spy.composed) == before + 1
+    shared.config({"model.width": 4, "trainer.batch_size": 9}, 3)
+    assert len(spy.composed) == before + 1
+
+
+def test_a_jobs_overrides_say_what_each_interpolation_came_to() -> None:
+    shared = composer(
+        "model.hidden=${trainer.batch_size}", "data.root=${oc.env:HOME}", "data.limit=${.split_seed}"
+    )
+    values: dict[str, Value] = {
+        "trainer.batch_size": 8,
+        "data.split_seed": 5,
+        "model.depth": "[1,${trainer.epochs}]",
+    }
+    found = shared.overrides(values, shared.config(values))
+    assert found[:3] == [override(name, value) for name, value in values.items()]
+    assert sorted(found[3:]) == ["data.limit=5", "model.depth=[1, 14]", "model.hidden=8"], "a place isn't said"
+    plain: dict[str, Value] = {"trainer.batch_size": 8}
+    assert composer().overrides(plain, composer().config(plain)) == ["trainer.batch_size=8"]
+
+
+def test_what_no_job_could_resolve_is_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^model.hidden: .*TINYSWEEP_NOWHERE"):
+        composer("model.hidden=${oc.env:TINYSWEEP_NOWHERE}").config({})
+    with pytest.raises(ConfigError, match=r"^scheduler.name: .*TINYSWEEP_NOWHERE"):
+        composer("scheduler.name=${oc.env:TINYSWEEP_NOWHERE}").reads("scheduler.gamma", {})
+
+
 # ---- parameters that play no role
 
 
@@ -186,6 +220,16 @@ def test_a_fixed_choice_decides_too_what_plays_a_role(choice: str) -> None:
     shared = composer(choice)
     assert shared.reads("scheduler.gamma", {})
     assert not shared.reads("scheduler.end_fraction", {})
+
+
+@pytest.mark.parametrize("chosen", ["'step'", '"step"', "${oc.env:TINYSWEEP_SCHEDULE}"])
+def test_a_choice_counts_by_its_value_however_it_is_written(chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYSWEEP_SCHEDULE", "step")
+    assert SHARED.reads("scheduler.gamma", {"scheduler.name": chosen})
+    assert not SHARED.reads("scheduler.warmup_fraction", {"scheduler.name": chosen})
+    shared = composer(f"scheduler.name={chosen}")
+    assert shared.reads("scheduler.gamma", {})
+    assert not shared.reads("scheduler.warmup_fraction", {})
 
 
 def test_a_choice_by_name_wins_over_that_of_the_group() -> None:
