@@ -37,7 +37,7 @@ from tinysweep.study import (
     count,
     standing,
 )
-from tinysweep.trial_config import Composer
+from tinysweep.trial_config import Composer, identity
 
 pytestmark = pytest.mark.usefixtures("quiet_optuna")
 
@@ -361,7 +361,7 @@ def test_an_interrupted_trial_is_proposed_again_once(
     again, next_one = propose(proposer), propose(proposer)
     assert again.number != first.number
     assert again.overrides == first.overrides
-    assert again.config == first.config
+    assert identity(again.config) == identity(first.config)
     assert next_one.overrides != first.overrides
     assert attributes(one, first.number)["epochs"] == 2, "what it had found is kept"
 
