@@ -176,7 +176,7 @@ def test_a_jobs_overrides_say_what_each_interpolation_came_to() -> None:
     }
     found = shared.overrides(values, shared.config(values))
     assert found[:3] == [override(name, value) for name, value in values.items()]
-    assert sorted(found[3:]) == ["data.limit=5", "model.depth=[1, 14]", "model.hidden=8"], "a place isn't said"
+    assert sorted(found[3:]) == ["data.limit=5", "model.depth=[1,14]", "model.hidden=8"], "a place isn't said"
     plain: dict[str, Value] = {"trainer.batch_size": 8}
     assert composer().overrides(plain, composer().config(plain)) == ["trainer.batch_size=8"]
 

@@ -15,6 +15,7 @@ from hydra.core.utils import env_override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from tinysweep.command_line import as_value
 from tinysweep.composition import COMPOSITION_ERRORS, typed
 from tinysweep.config import Config
 from tinysweep.errors import ConfigError
@@ -45,7 +46,7 @@ class Composition:
     def interpolated(self) -> frozenset[str]:
         """The settings, and sections, whose values are left to interpolations."""
         written = OmegaConf.to_container(self.settings, resolve=False)
-        return frozenset(key for key, value in _flat(cast(dict[str, Any], written), "") if _interpolates(value))
+        return frozenset(key for key, value in flat(cast(dict[str, Any], written)) if _interpolates(value))
 
     @contextmanager
     def as_job(self, number: int | None = None) -> Iterator[DictConfig]:
@@ -157,7 +158,7 @@ class Composer:
         its job has what was costed, whatever the environment is by then."""
         names = self.base(values).interpolated | {name for name, value in values.items() if _interpolates(value)}
         found = [
-            override(key, value)
+            f"{key}={as_value(value)}"
             for key, value in identity(config).items()
             if is_setting(key) and (key in names or key.partition(".")[0] in names)
         ]
