@@ -17,7 +17,7 @@ from tinysweep.composition import COMPOSITION_ERRORS, CONFIG_FOLDER, register_sc
 from tinysweep.config import Config
 from tinysweep.errors import TinysweepError, machine_fault
 from tinysweep.explain import ONE_CHOICE, explain, require_groups
-from tinysweep.terminal import INTERRUPTED, end_as_interrupted
+from tinysweep.terminal import INTERRUPTED, end_as_interrupted, outlets
 
 
 def command(task: Callable[[Config], object]) -> None:
@@ -45,17 +45,18 @@ def command(task: Callable[[Config], object]) -> None:
             runtime = hydra_config.runtime
             _drop_if_empty(Path(runtime.output_dir), Path(runtime.cwd))
 
-    try:
-        register_schema()
-        hydra.main(config_path=str(CONFIG_FOLDER), config_name="config")(checked)()
-    except Exception as error:
-        line = _line(error)
-        if line is None or traceback_wanted:
-            raise
-        _fail(line)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+    with outlets():
+        try:
+            register_schema()
+            hydra.main(config_path=str(CONFIG_FOLDER), config_name="config")(checked)()
+        except Exception as error:
+            line = _line(error)
+            if line is None or traceback_wanted:
+                raise
+            _fail(line)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
 
 
 def _as_typed(config: Config, start: Path) -> Config:

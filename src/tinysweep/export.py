@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tinysweep.config import DataConfig, DataName
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.onnx_session import require_packages
-from tinysweep.terminal import program
+from tinysweep.terminal import outlasting_readers, program
 
 if TYPE_CHECKING:
     from tinysweep.saved import Saved
@@ -85,7 +85,8 @@ def export(options: argparse.Namespace) -> None:
     saved = read(options.path)
     data = data_of(saved, options.data, options.root)
     folder = writable(options.out or saved.file.parent)
-    table = export_files(saved, data, folder, options.calibration if options.int8 else 0)
+    with outlasting_readers():
+        table = export_files(saved, data, folder, options.calibration if options.int8 else 0)
     print(f"\n{report(table)}\n{NOTE}")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tinysweep.errors import StudyError
 from tinysweep.final_settings import FinalConfig, read_words
-from tinysweep.terminal import program
+from tinysweep.terminal import outlasting_readers, program
 
 EXAMPLES = """examples:
   tinysweep-final outputs/sweeps/quick                        the 3 best on 5 seeds, the winner against era_seed
@@ -40,14 +40,12 @@ def hold(options: argparse.Namespace) -> None:
     plan = Plan(options.study, settings, overrides)
     try:
         plan.folder.mkdir(exist_ok=True)
-        with FileLock(plan.folder / ".lock").acquire(blocking=False):
+        with FileLock(plan.folder / ".lock").acquire(blocking=False), outlasting_readers():
             conduct(plan)
     except Timeout:
         raise StudyError(
             f"another tinysweep-final is at work in {plan.folder}; let it finish, or stop it, and try again"
         ) from None
-    except BrokenPipeError:
-        raise
     except OSError as error:
         raise StudyError(
             f"{plan.folder} can't be written: {error.strerror or error}; what had finished is kept"

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tinysweep.config import Section, is_folder_name, setting
 from tinysweep.errors import ConfigError
+from tinysweep.terminal import outlasting_readers
 
 # What a study can aim for, and whether more of it is better.
 METRICS = {
@@ -124,4 +125,5 @@ class BudgetSweeper(Sweeper):
         from tinysweep.plan import Plan  # noqa: PLC0415 torch and Optuna are imported only by a sweep
         from tinysweep.sweeper import Sweep  # noqa: PLC0415
 
-        Sweep(Plan(self.wanted, self.master, self.context, self.task, list(arguments))).run()
+        with outlasting_readers():
+            Sweep(Plan(self.wanted, self.master, self.context, self.task, list(arguments))).run()

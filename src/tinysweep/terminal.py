@@ -1,16 +1,24 @@
-"""What commands share at the terminal: how they are interrupted, and, for those that read finished work, their
-arguments and errors that are one clear line."""
+"""What commands share at the terminal: how they are interrupted, what becomes of them when nobody reads on, and,
+for those that read finished work, their arguments and errors that are one clear line."""
 
 import argparse
+import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, ClassVar, TextIO
 
 from tinysweep.errors import TinysweepError, machine_fault
 
-INTERRUPTED = 130  # the exit status by which shells know a command that Ctrl-C stopped
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+# The exit statuses by which shells know a command that Ctrl-C stopped, and one whose reader went away.
+INTERRUPTED, READER_GONE = 130, 141
 
 
 def program(parser: argparse.ArgumentParser, task: Callable[[argparse.Namespace], None]) -> None:
@@ -20,25 +28,94 @@ def program(parser: argparse.ArgumentParser, task: Callable[[argparse.Namespace]
     refuses, with 130 when interrupted or terminated. A reader that goes away, such as `head`, ends it quietly.
     """
     end_as_interrupted()
-    options = parser.parse_args()
+    with outlets():
+        try:
+            task(parser.parse_args())
+        except TinysweepError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
+        except Exception as error:
+            line = machine_fault(error)
+            if line is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            print(f"error: {line}", file=sys.stderr)
+            raise SystemExit(1) from None
+
+
+class _Outlet(io.FileIO):
+    """Standard output or error, of which a reader such as `head` may read a part only: what is written after that
+    goes nowhere."""
+
+    outlasted: ClassVar[bool] = False
+
+    def __init__(self, descriptor: int, missed: bool) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        self.missed = missed
+
+    def write(self, content: "ReadableBuffer", /) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())  # so that it is said and judged once
+            os.close(nowhere)
+            if self.missed:
+                self._judge(error)
+            return memoryview(content).nbytes
+
+    def _judge(self, error: OSError) -> None:
+        broken = isinstance(error, BrokenPipeError)
+        why = "nobody reads standard output any more"
+        if not broken:
+            why = f"standard output can't be written: {(error.strerror or str(error)).lower()}"
+        if self.outlasted:
+            print(f"{why}; the work goes on, and what comes of it is in its files", file=sys.stderr)
+        elif broken:
+            raise SystemExit(READER_GONE)
+        else:
+            print(f"error: {why}", file=sys.stderr)
+            raise SystemExit(1)
+
+
+@contextmanager
+def outlets() -> Iterator[None]:
+    """End a command quietly once nobody reads its standard output, unless its work outlasts that; standard error
+    is missed by no command."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _outlet(before[0], missed=True), _outlet(before[1], missed=False)
     try:
-        task(options)
-        sys.stdout.flush()
-    except TinysweepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
-    except BrokenPipeError:
-        # Python flushes once more at its end; what is left goes nowhere instead of into another error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception as error:
-        line = machine_fault(error)
-        if line is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        raise SystemExit(1) from None
+        yield
+    finally:
+        try:
+            sys.stderr.flush()
+            sys.stdout.flush()
+        finally:
+            sys.stdout, sys.stderr = before
+
+
+def _outlet(stream: TextIO | None, missed: bool) -> TextIO:
+    if stream is None:  # closed from the start
+        return Path(os.devnull).open("w")
+    try:
+        descriptor = stream.fileno()
+    except OSError:  # it is no file, but whatever a program has put in its place
+        return stream
+    stream.flush()
+    buffer, by_line = io.BufferedWriter(_Outlet(descriptor, missed)), bool(stream.line_buffering)
+    return io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=by_line)
+
+
+@contextmanager
+def outlasting_readers() -> Iterator[None]:
+    """Let work go on to its end when nobody reads standard output any more, as its results lie in files."""
+    _Outlet.outlasted = True
+    try:
+        yield
+    finally:
+        _Outlet.outlasted = False
 
 
 def end_as_interrupted() -> None:

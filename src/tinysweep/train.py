@@ -10,6 +10,7 @@ from tinysweep.cli import command
 from tinysweep.command_line import line
 from tinysweep.config import Config
 from tinysweep.errors import ConfigError
+from tinysweep.terminal import outlasting_readers
 
 
 def train(config: Config) -> float | None:
@@ -23,7 +24,8 @@ def train(config: Config) -> float | None:
         _require_free(folder, list(composed.overrides.hydra))
         from tinysweep.run import run  # noqa: PLC0415 torch is imported only once the settings are known to be good
 
-        record = run(config, folder, overrides)
+        with outlasting_readers():
+            record = run(config, folder, overrides)
     else:
         if composed.mode == RunMode.RUN:
             raise ConfigError(f"trial={config.trial} is set by a sweep itself; leave it out")
