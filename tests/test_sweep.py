@@ -1,6 +1,7 @@
 """A sweep as its user sees it: the real command, plugin and launchers, on a slice of real MNIST."""
 
 import functools
+import gc
 import json
 import re
 import shutil
@@ -616,6 +617,56 @@ def test_a_lone_worker_has_every_core(sweep: Sweep, launched: list[list[str]]) -
 def test_threads_that_are_asked_for_are_left_alone(sweep: Sweep, place: Path) -> None:
     sweep("model.width=2", "trainer.threads=1", "hydra.sweeper.study_name=s")
     assert json.loads((place / "outputs/sweeps/s/trials/0/record.json").read_text())["threads"] == 1
+
+
+def tree(place: Path) -> dict[str, bytes | None]:
+    """Every file below a folder with its content, and every folder."""
+    return {
+        str(path.relative_to(place)): path.read_bytes() if path.is_file() else None for path in place.rglob("*")
+    }
+
+
+def test_a_refusal_changes_nothing(sweep: Sweep, place: Path) -> None:
+    (place / "notes.txt").write_text("mine\n")
+    with sqlite3.connect(place / "theirs.db") as connection:
+        connection.execute("CREATE TABLE invoices (paid)")
+    optuna.create_study(study_name="s", storage=f"sqlite:///{place}/plain.db").add_trial(
+        optuna.trial.create_trial(value=1.0)
+    )
+    for kept in ("null", "all.db", "all.log"):
+        name = f"hydra.sweeper.study_name=kept-{kept}"
+        assert sweep("model.width=2", name, f"hydra.sweeper.storage={kept}").status == 0
+    for file in (place / "outputs/sweeps/kept-null").glob("study.db*"):
+        file.unlink()
+    in_database = ["hydra.sweeper.study_name=kept-all.db", "hydra.sweeper.storage=all.db"]
+    in_journal = ["hydra.sweeper.study_name=kept-all.log", "hydra.sweeper.storage=all.log"]
+    refusals = {
+        "other settings": ["model.width=2,3", *in_database],
+        "other settings, in a journal": ["model.width=3", *in_journal],
+        "another objective": ["model.width=2", *in_database, "hydra.sweeper.objective=[params,macs]"],
+        "a lost database": ["model.width=2", "hydra.sweeper.study_name=kept-null"],
+        "another storage": ["model.width=2", *in_journal, "hydra.sweeper.storage=all.db"],
+        "another's study": ["model.width=2", "hydra.sweeper.study_name=s", "hydra.sweeper.storage=plain.db"],
+        "another's database": ["model.width=2", "hydra.sweeper.storage=theirs.db"],
+        "another's file": ["model.width=2", "hydra.sweeper.storage=notes.txt"],
+        "a new file of no kind": ["model.width=2", "hydra.sweeper.storage=new"],
+        "memory": ["model.width=2", "hydra.sweeper.storage='sqlite://'"],
+        "no folder": ["model.width=2", "hydra.sweeper.storage=no/new.db"],
+        "no driver": ["model.width=2", "hydra.sweeper.storage='mysql://someone:secret@host/name'"],
+        "no scheme": ["model.width=2", "hydra.sweeper.storage='redis://someone:secret@host/name'"],
+        "a space that isn't one": ["optimizer.lr=interval(0.1,0.2)"],
+        "a pruner that can't": ["model.width=2", "hydra/sweeper/pruner=median", "hydra.sweeper.objective=params"],
+        "a launcher that isn't": ["model.width=2", "hydra/launcher=nope"],
+    }
+    gc.collect()  # closes the databases, which the ends of their processes would have closed
+    before = tree(place)
+    for reason, words in refusals.items():
+        ended = sweep(*words)
+        assert ended.status == 1, reason
+        assert ended.err.startswith("error: "), reason
+        assert "secret" not in ended.err, reason
+        assert tree(place).keys() == before.keys(), reason
+        assert tree(place) == before, reason
 
 
 def test_the_trials_of_a_lost_study_are_not_taken_for_those_of_a_new_one(sweep: Sweep, place: Path) -> None:

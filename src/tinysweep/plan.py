@@ -19,7 +19,7 @@ from tinysweep.proposals import Proposal
 from tinysweep.samplers import Points, is_grid
 from tinysweep.space import Value, extremes, grid, is_setting, read_space
 from tinysweep.start_points import read_start
-from tinysweep.storage import absolute
+from tinysweep.storage_location import locate
 from tinysweep.trial import build_pruner
 from tinysweep.trial_config import Composer
 
@@ -46,6 +46,8 @@ class Plan:
         arguments: list[str],
     ) -> None:
         self.config, self.objectives = config, config.objectives
+        if config.storage is not None:
+            locate(config.storage, Path())  # refused before data is fetched for it
         self.sampler = master.hydra.sweeper.sampler
         self.space = read_space(config.params, arguments, _written_params(master))
         self.pruner = build_pruner(master.hydra.sweeper.pruner)
@@ -109,7 +111,7 @@ class Plan:
             master.hydra.sweep.dir = str(folder)
             pinned = {"hydra.sweeper.study_name": self.name, "hydra.sweep.dir": str(folder)}
             if self.config.storage is not None:
-                self.config.storage = absolute(self.config.storage)
+                self.config.storage = locate(self.config.storage, folder).from_anywhere
                 master.hydra.sweeper.storage = pinned["hydra.sweeper.storage"] = self.config.storage
             master.hydra.overrides.hydra.extend([_quoted(name, text) for name, text in pinned.items()])
         return folder

@@ -5,22 +5,25 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import distribution_to_json
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages._rdb import models
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
+from sqlalchemy import create_engine, inspect
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from tinysweep.errors import StudyError, first_line
+from tinysweep.journal import Journal
+from tinysweep.storage_location import Kind, Location, locate
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+OPTUNA_TABLES = {"studies", "trials", "version_info", "alembic_version"}
 BUSY_SECONDS = 60  # how long one process waits for another that is writing to an SQLite file
 
 
@@ -79,40 +82,77 @@ def storage_errors(where: str) -> Iterator[None]:
         ) from error
 
 
-def absolute(storage: str) -> str:
-    """The same storage as it is found from any folder: a file by its absolute path, a database server as it is."""
-    prefix = "sqlite:///" if storage.startswith("sqlite:///") else ""
-    if "://" in storage and not prefix:
-        return storage
-    return prefix + str(Path(storage.removeprefix(prefix)).expanduser().absolute())
-
-
 def open_storage(storage: str | None, folder: Path) -> BaseStorage:
-    """The storage of a study: SQLite in its folder, a database by URL, or an Optuna journal file by path.
+    """The storage of the study in a folder, as `locate` finds it, which is made if it isn't there.
 
     Raises:
-        StudyError: the database's Python driver is not installed.
+        StudyError: it can't be one, or is of another version of Optuna.
     """
-    if storage is not None and "://" not in storage:
-        return JournalStorage(JournalFileBackend(str(Path(storage).expanduser().resolve())))
-    if storage is None or storage.startswith("sqlite:///"):
-        return _open_sqlite(folder / "study.db" if storage is None else Path(storage.removeprefix("sqlite:///")))
+    location = locate(storage, folder)
+    if location.kind == Kind.journal:
+        return JournalStorage(Journal(location.file))
+    return _database(location)
+
+
+@contextmanager
+def look_into(location: Location) -> Iterator[BaseStorage | None]:
+    """A storage as it stands, to read from; None if it isn't there or holds nothing of Optuna's. Nothing is made
+    or changed.
+
+    Raises:
+        StudyError: the database is of another version of Optuna.
+    """
+    if location.kind != Kind.server and not (location.file.is_file() and location.file.stat().st_size):
+        yield None
+    elif location.kind == Kind.journal:
+        yield JournalStorage(Journal(location.file))
+    else:
+        engine = create_engine(_url(location), **_engine(location, write=False))
+        try:
+            tables = set(inspect(engine).get_table_names())
+        finally:
+            engine.dispose()
+        if not tables >= OPTUNA_TABLES:
+            if tables.isdisjoint(OPTUNA_TABLES) and tables and location.kind == Kind.sqlite:
+                raise StudyError(
+                    f"the storage {location.shown} is the database of something else, and is left as it is; give "
+                    "studies a file of their own"
+                )
+            yield None
+            return
+        database = _database(location, write=False)
+        try:
+            yield database
+        finally:
+            database.remove_session()
+            database.engine.dispose()  # closes the files, so that SQLite removes those beside the database
+
+
+def _database(location: Location, write: bool = True) -> RDBStorage:
     try:
-        return Database(storage, engine_kwargs={"pool_pre_ping": True})
-    except ImportError as error:
-        kind = storage.partition(":")[0]
-        raise StudyError(
-            f"hydra.sweeper.storage={kind}://… needs a Python driver, which is not installed ({error})"
-        ) from error
+        return Database(
+            _url(location), engine_kwargs=_engine(location, write=write), skip_table_creation=not write
+        )
+    except RuntimeError as error:  # tables of another version
+        raise StudyError(f"the storage {location.shown} can't be used: {first_line(error)}") from error
 
 
-def _open_sqlite(file: Path) -> RDBStorage:
+def _url(location: Location) -> str:
+    # A path with a ? or % can't be put into a URL, so connections to files are made by us.
+    return location.url if location.kind == Kind.server else "sqlite:///study.db"
+
+
+def _engine(location: Location, write: bool) -> dict[str, Any]:
+    if location.kind == Kind.server:
+        return {"pool_pre_ping": True}
+
     def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(file.resolve(), timeout=BUSY_SECONDS, check_same_thread=False)
-        # A write-ahead log lets workers read while another writes, and is whole after a kill without many flushes.
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
+        connection = sqlite3.connect(location.file, timeout=BUSY_SECONDS, check_same_thread=False)
+        if write:
+            # A write-ahead log lets workers read while another writes, and is whole after a kill without many
+            # flushes.
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
         return connection
 
-    # Connections made here, because a path with a ? or % can't be put into a URL.
-    return Database("sqlite:///study.db", engine_kwargs={"creator": connect, "poolclass": QueuePool})
+    return {"creator": connect, "poolclass": QueuePool}

@@ -3,6 +3,8 @@
 import sys
 import time
 import warnings
+from contextlib import nullcontext
+from pathlib import Path
 
 import optuna
 from filelock import FileLock
@@ -19,7 +21,8 @@ from tinysweep.plugin import METRICS
 from tinysweep.proposals import Proposal, Proposer, Refusal
 from tinysweep.samplers import GridOrder, build_sampler
 from tinysweep.screen import Screen, from_outside, nothing_fits, progress, refused, result
-from tinysweep.storage import open_storage, storage_errors
+from tinysweep.storage import look_into, open_storage, storage_errors
+from tinysweep.storage_location import Location, locate
 from tinysweep.study import TRAINED, Standing, Study, count, failed_from_outside, trial_path
 from tinysweep.table import Table
 
@@ -43,9 +46,13 @@ class Sweep:
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings("ignore", message="Constraints have been set, but")  # said again at every draw
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        location = locate(self.plan.config.storage, self.plan.folder)
+        lock = FileLock(self.plan.folder / ".opening.lock")  # two at once would both make the database's tables
+        with storage_errors(location.shown), lock if Path(lock.lock_file).exists() else nullcontext():
+            self._require_open(location)
         self.plan.folder.mkdir(parents=True, exist_ok=True)
-        with storage_errors(self.plan.config.storage or str(self.plan.folder / "study.db")):
-            with FileLock(self.plan.folder / ".opening.lock"):  # two at once would both make the database's tables
+        with storage_errors(location.shown):
+            with lock:
                 study = self._open()
             self.ledger = Ledger(study.standing)
             if self.plan.points:
@@ -66,6 +73,30 @@ class Sweep:
                 self._write_table(study)
             self._conclude(study)
 
+    def _require_open(self, location: Location) -> None:
+        """Refuse a study that this sweep can't go on with, while nothing has been made or changed.
+
+        Raises:
+            StudyError: it is another study, or one of other settings, or its storage has lost it.
+        """
+        with look_into(location) as storage:
+            names = optuna.get_all_study_names(storage) if storage else []
+            study = None
+            if storage and self.plan.name in names:
+                study = optuna.load_study(
+                    study_name=self.plan.name, storage=storage, sampler=optuna.samplers.RandomSampler()
+                )
+            begun = study is not None and bool(study.get_trials(deepcopy=False))
+            if not begun and any((self.plan.folder / "trials").glob("*/record.json")):
+                others = ", ".join(name for name in names if name != self.plan.name)
+                raise StudyError(
+                    f"{self.plan.folder} holds the trials of another study, which its storage no longer has"
+                    f"{f' (it has {others})' if others else ''}; move the folder away, or begin another study: "
+                    "hydra.sweeper.study_name=NAME"
+                )
+            if study:
+                require_same(study, self.plan.definition)
+
     def _open(self) -> Study:
         """The study, new or begun by an earlier call, with this call's sampler and pruner."""
         optimized = optuna.create_study(
@@ -76,12 +107,7 @@ class Sweep:
             sampler=optuna.samplers.RandomSampler(),
             load_if_exists=True,
         )
-        require_same(optimized, self.plan.definition)
-        if not optimized.get_trials(deepcopy=False) and any((self.plan.folder / "trials").glob("*/record.json")):
-            raise StudyError(
-                f"{self.plan.folder} holds the trials of another study, which its storage no longer has; move the "
-                "folder away, or begin another study: hydra.sweeper.study_name=NAME"
-            )
+        require_same(optimized, self.plan.definition)  # which another sweep may have begun since it was looked at
         optimized.set_metric_names(self.plan.objectives)  # as dashboards show them
         optimized.set_user_attr("retrain", self.plan.config.retrain)  # for the final, which Hydra doesn't compose
         optimized.set_user_attr("typed", as_typed())  # for the report
