@@ -25,8 +25,10 @@ from PIL import Image
 import made_study as made
 from conftest import Command, Ended
 from tinysweep import report
+from tinysweep import report_again as again
 from tinysweep.composition import compose
-from tinysweep.errors import DataError
+from tinysweep.errors import DataError, StudyError
+from tinysweep.final_settings import read_words
 from tinysweep.report_page import body, find, page, write_report
 from tinysweep.study import Standing, standing
 from tinysweep.study_view import StudyView, open_view
@@ -191,12 +193,13 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (["nowhere"], "nowhere: no such folder; give a study's, such as outputs/sweeps/NAME; outputs/sweeps has"),
         (["empty"], "empty holds neither study.db nor trials.csv; give the folder of a study"),
-        (["s", "--storage=gone.log"], "--storage=gone.log: no such file"),
-        (["s", "--storage=sqlite:///gone.db"], "--storage=sqlite:///gone.db: no such file"),
-        (["s", "--storage=text"], "text holds no study s, which the folder's name asks for; it has: none"),
-        (["damaged"], "the study's storage damaged/study.db failed: file is not a database"),
+        (["s", "--storage=gone.log"], "the storage gone.log: no such file"),
+        (["s", "--storage=sqlite:///gone.db"], "the storage sqlite:///gone.db: no such file"),
+        (["s", "--storage=text"], "the storage text is neither an SQLite database nor an Optuna journal"),
+        (["damaged"], "the storage damaged/study.db is not an SQLite database"),
         (["foreign"], "study foreign in foreign/study.db was not made by tinysweep"),
         (["s", "--storage=sqlite:///foreign/study.db"], "sqlite:///foreign/study.db holds no study s"),
+        (["s", "--study=other"], "s/study.db holds no study other; it has: s; choose one by --study NAME"),
         (["table"], "table/trials.csv is not a table of trials: it has no column number"),
         (["aims"], "aims/trials.csv has an objective 'beauty'; known are validation_accuracy"),
         (["garbled"], "garbled/trials.csv is not a table of trials"),
@@ -251,6 +254,54 @@ def test_another_storage_is_read_where_it_is_given(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     assert open_view(tmp_path / "s", str(journal)).completed[0].params == {}
     assert list((tmp_path / "s").iterdir()) == []
+
+
+def test_of_several_studies_in_one_storage_one_is_chosen_by_its_name(place: Path, call: Report) -> None:
+    journal = JournalStorage(JournalFileBackend(str(place / "all.log")))
+    for number, name in enumerate(("one", "two")):
+        study = optuna.create_study(study_name=name, storage=journal)
+        study.set_user_attr("definition", made.definition(["validation_loss"]))
+        study.set_user_attr("retrain", [f"trainer.epochs={number}"])
+        for trial in range(number):
+            study.add_trial(made.completed(trial, 0.9, 5, objectives=["validation_loss"]))
+    (place / "moved").mkdir()
+    ended = call("moved", "--storage=all.log")
+    assert ended.err.endswith("it has: one, two; choose one by --study NAME, in tinysweep-final by study=NAME\n")
+    view = open_view(place / "moved", "all.log", "two")
+    assert (view.name, len(view.trials), view.retrain) == ("two", 1, ["trainer.epochs=1"])
+    made.leave(place / "moved", 0, [0.5])
+    again_said = shlex.split(dict(again._afterwards(view))["This page"])
+    assert again_said == ["tinysweep-report", "moved", "--storage", "all.log", "--study", "two"]
+    assert call(*again_said[1:]).status == 0
+    final = shlex.split(again.final_command(view) or "")
+    assert final == ["tinysweep-final", "moved", "storage=all.log", "study=two"]
+    settings, _ = read_words(final[2:])
+    assert (settings.storage, settings.study) == ("all.log", "two")
+
+
+@pytest.mark.parametrize("spoilt", ["empty", "foreign", "no trials", "not a database"])
+def test_a_database_without_the_trials_does_not_hide_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spoilt: str
+) -> None:
+    Table("s", ["params"], []).write([made.completed(0, 0.9, 5)], tmp_path / "trials.csv")
+    database = tmp_path / "study.db"
+    if spoilt == "empty":
+        database.touch()
+    elif spoilt == "not a database":
+        database.write_text("something else " * 99)
+    else:
+        study = optuna.create_study(study_name="s", storage=f"sqlite:///{database}")
+        if spoilt == "no trials":
+            study.set_user_attr("definition", made.definition(["params"]))
+    before = database.read_bytes()
+    view = open_view(tmp_path)
+    assert (len(view.trials), view.origin) == (1, "trials.csv alone")
+    warned = capsys.readouterr().err
+    assert warned.startswith("warning: ")
+    assert warned.endswith(f"; {tmp_path}/trials.csv is read instead\n")
+    assert database.read_bytes() == before
+    with pytest.raises(StudyError):
+        open_view(tmp_path, None, "another")
 
 
 def test_a_budget_that_is_searched_is_no_common_bound(tmp_path: Path) -> None:

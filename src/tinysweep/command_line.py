@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*@")
+PASSWORD = re.compile(r"(://[^/@:]*:)[^@]*(?=@)|([?&]\w*pass\w*=)[^&'\"]*", re.IGNORECASE)
 
 
 def as_typed() -> dict[str, Any]:
@@ -21,7 +21,7 @@ def as_typed() -> dict[str, Any]:
 
 def without_password(word: str) -> str:
     """A word in which the password of a database's address is left out: it is no one else's to read."""
-    return PASSWORD.sub(r"\1***@", word)
+    return PASSWORD.sub(r"\1\2***", word)
 
 
 def line(words: Sequence[str], place: str | None = None) -> str:

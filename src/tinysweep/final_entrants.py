@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import optuna
 from optuna.trial import FrozenTrial
 
 from tinysweep import budget
@@ -14,7 +13,6 @@ from tinysweep.config import Config, DataConfig
 from tinysweep.data import describe
 from tinysweep.errors import ConfigError, StudyError, TinysweepError
 from tinysweep.retrain import retrained
-from tinysweep.storage import open_storage
 from tinysweep.study_view import StudyView
 from tinysweep.trial_config import digest, identity
 
@@ -35,17 +33,6 @@ class Entrant:
     def slug(self) -> str:
         """The name as a part of a folder's name."""
         return self.name.replace(" ", "-").replace("/", "-")
-
-
-def noted_retrain(view: StudyView, storage: str | None) -> list[str] | None:
-    """The overrides with which the winner of a study is retrained, as its sweep noted them; None if it didn't,
-    or if there is no more of the study than trials.csv."""
-    if storage is None and not (view.folder / "study.db").exists():
-        return None
-    opened = open_storage(storage, view.folder)
-    study = optuna.load_study(study_name=view.name, storage=opened, sampler=optuna.samplers.RandomSampler())
-    noted: list[str] | None = study.user_attrs.get("retrain")
-    return noted
 
 
 def best(view: StudyView, wanted: int, excluded: Sequence[int], retrain: Sequence[str]) -> list[Entrant]:

@@ -10,7 +10,7 @@ from tinysweep.config import Config
 from tinysweep.data import prepare
 from tinysweep.device import hardware, usable_cores
 from tinysweep.errors import StudyError
-from tinysweep.final_entrants import Entrant, baseline, best, noted_retrain
+from tinysweep.final_entrants import Entrant, baseline, best
 from tinysweep.final_settings import FinalConfig, seeds_in_words
 from tinysweep.plugin import PRUNABLE
 from tinysweep.study_view import open_view
@@ -49,16 +49,15 @@ class Plan:
 
     def __init__(self, study_folder: Path, settings: FinalConfig, overrides: list[str]) -> None:
         self.settings = settings
-        self.view = open_view(study_folder, settings.storage)
+        self.view = open_view(study_folder, settings.storage, settings.study)
         self.folder = study_folder / "final"
         self.notes: list[str] = []
-        noted = noted_retrain(self.view, settings.storage)
-        if noted is None:
+        if self.view.retrain is None:
             self.notes.append(
                 "the study doesn't say what its best are retrained with, which its sweep, run once more, notes; "
                 f"they are trained as they were searched{', with ' if overrides else ''}{' '.join(overrides)}"
             )
-        words = [*(noted or []), *overrides]
+        words = [*(self.view.retrain or []), *overrides]
         self.retrain = list({word.partition("=")[0]: word for word in words}.values())  # of two, the last counts
         self.judge = next((name for name in self.view.objectives[:1] if name in PRUNABLE), "validation_loss")
         self.candidates = best(self.view, settings.top, settings.exclude, self.retrain)

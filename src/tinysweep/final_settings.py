@@ -36,6 +36,7 @@ class FinalConfig(Section):
     storage: str | None = setting(
         None, "hydra.sweeper.storage of the study, where it isn't study.db in its folder"
     )
+    study: str | None = setting(None, "name of the study, where that isn't its folder's")
 
 
 def read_words(words: list[str]) -> tuple[FinalConfig, list[str]]:

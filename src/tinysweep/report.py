@@ -29,6 +29,9 @@ def parser() -> argparse.ArgumentParser:
         help="where the study's trials are, if not in its folder: as hydra.sweeper.storage. Without it and "
         "without a study.db, the page is made of trials.csv",
     )
+    made.add_argument(
+        "--study", metavar="NAME", dest="name", help="the study of that name, where that isn't its folder's"
+    )
     return made
 
 
@@ -49,7 +52,7 @@ def report(options: argparse.Namespace) -> None:
     from tinysweep.study_view import open_view  # noqa: PLC0415
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    view = open_view(options.study, options.storage)
+    view = open_view(options.study, options.storage, options.name)
     try:
         page, pictures = write_report(view)
     except OSError as error:

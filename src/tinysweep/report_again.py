@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from tinysweep.command_line import as_value, line, shown_folder, without_password
+from tinysweep.command_line import as_value, line, shown_folder
 from tinysweep.composition import COMPOSITION_ERRORS, SWEEPS_FOLDER, compose
 from tinysweep.config import Config
 from tinysweep.definition import as_sweep, words
@@ -83,7 +83,8 @@ def _afterwards(view: StudyView) -> list[tuple[str, str]]:
             break
     if final := final_command(view):
         found.append(("The best over several seeds, and the winner's test", final))
-    words = ["--storage", without_password(view.storage)] if view.storage else []
+    asked = {"--storage": view.storage, "--study": view.chosen}
+    words = [word for option, given in asked.items() if given for word in (option, given)]
     found.append(("This page", line(["tinysweep-report", folder, *words])))
     return found
 
@@ -94,7 +95,8 @@ def final_command(view: StudyView) -> str | None:
         view.config(view.completed[0].number)
     except (DataError, IndexError):
         return None
-    words = [f"storage={without_password(view.storage)}"] if view.storage else []
+    asked = {"storage": view.storage, "study": view.chosen}
+    words = [f"{key}={given}" for key, given in asked.items() if given]
     return line(["tinysweep-final", shown_folder(view.folder), *words])
 
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
+from tinysweep.command_line import without_password
 from tinysweep.errors import StudyError
 
 
@@ -126,9 +127,4 @@ def _server(storage: str, scheme: str) -> Location:
             f"the storage {scheme}://… needs a Python driver, which is not installed: pip install "
             f"{PACKAGES.get(missing, missing)}"
         ) from error
-    return Location(Kind.server, _without_password(url), url=storage)
-
-
-def _without_password(url: URL) -> str:
-    hidden = {name: "…" if "pass" in name.lower() else value for name, value in url.query.items()}
-    return str(url.set(query=hidden).render_as_string(hide_password=True))
+    return Location(Kind.server, without_password(storage), url=storage)

@@ -3,8 +3,9 @@
 import copy
 import csv
 import math
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import optuna
 from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from tinysweep.batch import read_record
@@ -21,7 +23,8 @@ from tinysweep.errors import DataError, StudyError, TinysweepError, first_line
 from tinysweep.plugin import METRICS
 from tinysweep.record import RunFolder
 from tinysweep.space import unquoted
-from tinysweep.storage import open_storage, storage_errors
+from tinysweep.storage import look_into, storage_errors
+from tinysweep.storage_location import Kind, Location, locate
 from tinysweep.study import Standing, standing, trial_path
 from tinysweep.study_csv import from_table
 from tinysweep.table import metric, pareto_front, ranked
@@ -34,7 +37,8 @@ TABLE_ALONE = "trials.csv alone"
 @dataclass(frozen=True)
 class StudyView:
     """A study; nothing of it is changed. `trials` are those that have begun, in the order of their numbers;
-    `storage` was given beside the folder; `typed` is the command that its sweep noted, if it did."""
+    `storage`, without its password, and `chosen`, a name, were given beside the folder, if they were; `typed` is
+    the command, `retrain` what the winner's recipe is changed by, as the sweep noted them, if it did."""
 
     name: str
     folder: Path
@@ -43,7 +47,9 @@ class StudyView:
     definition: dict[str, str]
     origin: str
     storage: str | None = None
+    chosen: str | None = None
     typed: dict[str, Any] | None = None
+    retrain: list[str] | None = None
 
     @property
     def from_table(self) -> bool:
@@ -127,8 +133,9 @@ class StudyView:
             return []
 
 
-def open_view(folder: Path, storage: str | None) -> StudyView:
-    """The study in a folder; by trials.csv where neither `storage` is given nor the folder has a study.db.
+def open_view(folder: Path, storage: str | None = None, study: str | None = None) -> StudyView:
+    """The study in a folder, of the name `study` where that isn't the folder's; by trials.csv where `storage`
+    isn't given and study.db is missing, or doesn't hold the trials, which a warning says.
 
     Raises:
         StudyError: no study there, or one that tinysweep hasn't made.
@@ -138,37 +145,52 @@ def open_view(folder: Path, storage: str | None) -> StudyView:
         near = sorted(path.parent.name for path in Path("outputs/sweeps").glob("*/trials.csv"))
         known = f"; outputs/sweeps has {', '.join(near)}" if near else ""
         raise StudyError(f"{folder}: no such folder; give a study's, such as outputs/sweeps/NAME{known}")
+    has_table = storage is None and study is None and (folder / "trials.csv").exists()
     if storage is None and not (folder / "study.db").exists():
-        if not (folder / "trials.csv").exists():
+        if not has_table:
             raise StudyError(
                 f"{folder} holds neither study.db nor trials.csv; give the folder of a study, and --storage if "
                 "its database lies elsewhere"
             )
         return _from_csv(folder)
-    where = storage or str(folder / "study.db")
-    file = where.removeprefix("sqlite:///")
-    if "://" not in file and not Path(file).expanduser().exists():
-        raise StudyError(f"--storage={where}: no such file; give the storage that the study was made with")
-    with storage_errors(where):
-        return _from_storage(folder, storage, where)
+    try:
+        location = locate(storage, folder, there=True)
+        with storage_errors(location.shown), look_into(location) as opened:
+            view = _from_storage(folder, location, opened, study)
+            view = replace(view, storage=None if storage is None else location.shown, chosen=study)
+    except StudyError as error:
+        if not has_table:
+            raise
+        said = str(error)
+    else:
+        if view.trials or not has_table:
+            return view
+        said = f"{location.shown} holds no trials"
+    table = _from_csv(folder)
+    if table.trials:
+        print(f"warning: {said}; {folder / 'trials.csv'} is read instead", file=sys.stderr)
+    return table
 
 
-def _from_storage(folder: Path, storage: str | None, where: str) -> StudyView:
-    opened = open_storage(storage, folder)
-    names = optuna.get_all_study_names(opened)
+def _from_storage(folder: Path, location: Location, opened: BaseStorage | None, wanted: str | None) -> StudyView:
+    names = optuna.get_all_study_names(opened) if opened else []
+    own = folder.resolve().name
     # A folder that was renamed still holds its one study.
-    name = names[0] if storage is None and len(names) == 1 else folder.resolve().name
-    if name not in names:
+    name = wanted or (names[0] if location.file.parent == folder.resolve() and len(names) == 1 else own)
+    if opened is None or name not in names:
+        asked = "" if wanted else ", which the folder's name asks for"
         known = ", ".join(names) or "none"
-        raise StudyError(f"{where} holds no study {name}, which the folder's name asks for; it has: {known}")
+        advice = "; choose one by --study NAME, in tinysweep-final by study=NAME" if names else ""
+        raise StudyError(f"{location.shown} holds no study {name}{asked}; it has: {known}{advice}")
     study = optuna.load_study(study_name=name, storage=opened, sampler=optuna.samplers.RandomSampler())
-    definition: dict[str, str] | None = study.user_attrs.get("definition")
-    if definition is None:
-        raise StudyError(f"study {name} in {where} was not made by tinysweep, or has not begun")
+    notes = study.user_attrs
+    if "definition" not in notes:
+        raise StudyError(f"study {name} in {location.shown} was not made by tinysweep, or has not begun")
+    definition: dict[str, str] = notes["definition"]
+    origin = location.shown.partition(":")[0] if location.kind == Kind.server else location.file.name
     return StudyView(
         name, folder, _begun(study.get_trials(deepcopy=False)), definition["objective"].split(", "), definition,
-        Path(where).name if "://" not in where else where.partition(":")[0],
-        storage, study.user_attrs.get("typed"),
+        origin, typed=notes.get("typed"), retrain=notes.get("retrain"),
     )  # fmt: skip
 
 
