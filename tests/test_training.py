@@ -38,7 +38,8 @@ from tinysweep.errors import BudgetError, ConfigError, DivergedError
 from tinysweep.model import DataShape
 from tinysweep.optim import Optimizer
 from tinysweep.schedule import factor
-from tinysweep.training import Epoch, Normalise, Result, evaluate, fit
+from tinysweep.step import RecordedStep
+from tinysweep.training import Epoch, Normalise, Result, TrainingState, evaluate, fit
 
 SHAPE = DataShape(1, 12, 4)
 PLAIN = Hardware(torch.device("cpu"), bf16=False, threads=1)
@@ -63,7 +64,9 @@ def small_config(model: ModelConfig | None = None, **trainer: Any) -> Config:
 def busy_config(**trainer: Any) -> Config:
     """Everything random at once: dropout and each kind of augmentation; and an average."""
     return dataclasses.replace(
-        small_config(ModelConfig(width=4, depth=[1, 1], stem_kernel=3, dropout=0.3), ema_decay=0.9, **trainer),
+        small_config(
+            ModelConfig(width=4, depth=[1, 1], stem_kernel=3, dropout=0.3), **{"ema_decay": 0.9, **trainer}
+        ),
         augmentation=AugmentationConfig(
             rotation_degrees=10,
             shift_fraction=0.1,
@@ -149,6 +152,37 @@ def test_another_seed_gives_another_result() -> None:
     one, other = (fit(busy_config(seed=seed), data) for seed in (0, 1))
     assert one.history[0].train_loss != other.history[0].train_loss
     assert any(not torch.equal(state_of(one)[name], value) for name, value in state_of(other).items())
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("optimizer", OptimizerName)
+@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.0, "clean_epochs": 1}, {"precision": "bf16"}])
+def test_training_goes_on_from_the_state_after_any_epoch_to_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], optimizer: OptimizerName, recorded: bool
+) -> None:
+    if recorded:  # as where there are CUDA graphs, whose first steps after a restart are taken one by one again
+        monkeypatch.setattr(training, "fastest_step", lambda step: RecordedStep(step, lambda body: body))
+    config = dataclasses.replace(
+        busy_config(epochs=4, batch_size=8, **changes), optimizer=OptimizerConfig(optimizer, lr=0.01)
+    )
+    data, states, told = small_data(), list[TrainingState](), list[Epoch]()
+    whole = fit(config, data, told.append, keep=states.append)
+    assert [len(state["history"]) for state in states] == [1, 2, 3, 4]
+    for done, state in enumerate(states, start=1):
+        told.clear()
+        torch.rand(7)
+        assert same_bits(fit(config, data, told.append, state), whole), f"after epoch {done}"
+        assert [epoch.epoch for epoch in told] == list(range(done + 1, 5))
+
+
+def test_a_state_of_another_configuration_is_refused() -> None:
+    states: list[TrainingState] = []
+    fit(small_config(epochs=1), small_data(), keep=states.append)
+    wider = small_config(ModelConfig(width=5, depth=[1, 1], stem_kernel=3))
+    adaptive = dataclasses.replace(small_config(), optimizer=OptimizerConfig(OptimizerName.adamw))
+    for other in (wider, adaptive, small_config(ema_decay=0.9)):
+        with pytest.raises(ConfigError, match="the state of training is of another configuration"):
+            fit(other, small_data(), state=states[0])
 
 
 @pytest.mark.parametrize("stopped", [False, True])

@@ -42,6 +42,10 @@ class Optimizer:
             for parameter in group.params:
                 parameter.grad = None
 
+    def memory(self) -> list[Tensor]:
+        """All that is remembered from step to step, in a fixed order."""
+        return [tensor for group in self.groups for tensor in (*group.momenta, *group.squares, *group.steps)]
+
     @torch.no_grad()
     def step(self, lr: float | Tensor) -> None:
         """Move at this learning rate, a number or a scalar on the device of the parameters."""

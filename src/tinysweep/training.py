@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ from tinysweep.budget import gate
 from tinysweep.config import AugmentationConfig, Config
 from tinysweep.data import Data, Images
 from tinysweep.device import Hardware, hardware
-from tinysweep.errors import DivergedError
+from tinysweep.errors import ConfigError, DivergedError, first_line
 from tinysweep.model import build_model
 from tinysweep.optim import build_optimizer
 from tinysweep.schedule import factor
@@ -34,6 +35,8 @@ from tinysweep.step import Step, fastest_step
 # Images; several batches share the fixed cost of an augmentation. On a GPU that cost is all there is to it.
 AUGMENTED_AT_ONCE = {"cpu": 1024, "mps": 1024, "cuda": 16384}
 EVALUATED_AT_ONCE = 1000  # images
+
+TrainingState = dict[str, Any]  # all that training goes on from after an epoch: tensors, numbers, and its history
 
 
 @dataclass(frozen=True)
@@ -81,15 +84,25 @@ class Normalise(nn.Module):
         return (pixels - self.shift) / self.scale
 
 
-def fit(config: Config, data: Data, on_epoch: Callable[[Epoch], None] | None = None) -> Result:
+def fit(
+    config: Config,
+    data: Data,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    state: TrainingState | None = None,
+    keep: Callable[[TrainingState], None] | None = None,
+) -> Result:
     """Train the model of `config`, whose width must be resolved, on `data`.
 
     `on_epoch` is called after each epoch and may raise to stop. On a CPU the same configuration, data,
     machine and number of threads give the same bits. The caller's random state and thread count are left as they
     were.
 
+    `keep` is called before `on_epoch` with the state of training, which is the caller's to keep. As the `state` of
+    a later call it leads to the same bits as training that never stopped; the history is that of all epochs.
+
     Raises:
-        ConfigError: `model.width` is still auto, or settings changed in Python contradict each other.
+        ConfigError: `model.width` is still auto, settings changed in Python contradict each other, or `state` is
+            of another configuration.
         BudgetError: the model costs more than `config.budget` allows.
         DivergedError: the training or validation loss of an epoch is not a finite number.
     """
@@ -99,8 +112,11 @@ def fit(config: Config, data: Data, on_epoch: Callable[[Epoch], None] | None = N
     with machine.in_use(), torch.random.fork_rng():
         torch.manual_seed(config.trainer.seed)
         training = _Training(config, data, machine)
+        if state:
+            training.restore(state)
+            history = list(state["history"])
         validation = data.validation and data.validation.to(machine.device)
-        for number in range(1, config.trainer.epochs + 1):
+        for number in range(len(history) + 1, config.trainer.epochs + 1):
             began = time.perf_counter()
             loss = training.epoch(number)
             require_finite(loss, f"the loss of epoch {number}", config)
@@ -117,6 +133,8 @@ def fit(config: Config, data: Data, on_epoch: Callable[[Epoch], None] | None = N
                     time.perf_counter() - began,
                 )
             )
+            if keep:
+                keep({**training.state(), "history": list(history)})
             if on_epoch:
                 on_epoch(history[-1])
     return Result(training.averaged.eval(), history, time.perf_counter() - start)
@@ -185,6 +203,48 @@ class _Training:
             self.steps_taken += 1
         return self.step.total.item() / self.steps_per_epoch
 
+    def state(self) -> TrainingState:
+        """What `restore` needs; copies on the device, so that taking it doesn't wait for that."""
+        averaged = self.averaged is not self.model
+        random = [torch.get_rng_state()]
+        if self.machine.device.type != "cpu":  # dropout draws on the device
+            random.append(torch.get_device_module(self.machine.device).get_rng_state())
+        return {
+            "model": _copies(self.model),
+            "average": _copies(self.averaged) if averaged else None,
+            "updates": self.step.average.updates if self.step.average else 0,
+            "optimizer": [tensor.clone() for tensor in self.step.optimizer.memory()],
+            "random": random,
+            "generator": self.generator.get_state(),
+            "steps_taken": self.steps_taken,
+            "lr": self.lr,
+        }
+
+    @torch.no_grad()
+    def restore(self, state: TrainingState) -> None:
+        """Go back to a state, in the places in memory that are there, as those are what steps read and write.
+
+        Raises:
+            ConfigError: it is of another configuration or device.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+            if self.step.average:
+                self.averaged.load_state_dict(state["average"])
+                self.step.average.updates = state["updates"]
+            for own, kept in zip(self.step.optimizer.memory(), state["optimizer"], strict=True):
+                own.copy_(kept)
+            host, *device = state["random"]
+            torch.set_rng_state(host)
+            if self.machine.device.type != "cpu":
+                torch.get_device_module(self.machine.device).set_rng_state(device[0])
+            self.generator.set_state(state["generator"])
+            self.steps_taken, self.lr = state["steps_taken"], state["lr"]
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"the state of training is of another configuration ({first_line(error)}); begin anew without it"
+            ) from error
+
     def _batches(self, strength: AugmentationConfig) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled batches of augmented raw pixels (B, C, H, W) float and labels (B,)."""
         order = torch.randperm(len(self.train), generator=self.generator, device=self.machine.device)
@@ -200,3 +260,7 @@ class _Training:
         steps = self.config.trainer.epochs * self.steps_per_epoch
         scale = factor(self.config.scheduler, self.steps_taken, steps, self.steps_per_epoch)
         return self.config.optimizer.lr * scale
+
+
+def _copies(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
