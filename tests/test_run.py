@@ -254,7 +254,9 @@ def test_a_run_cut_short_keeps_its_epochs_and_tells_why(
     assert record["metrics"]["validation_accuracy"] is not None
     assert record["metrics"]["test_accuracy"] is None
     assert len(pd.read_csv(tmp_path / "trial" / "history.csv")) == 1
-    assert names_in(tmp_path / "trial") == ["config.yaml", "history.csv", "record.json"]
+    assert names_in(tmp_path / "trial") == ["config.yaml", "history.csv", "model.pt", "record.json"]
+    images = made_images(30, 3, 12, seed=2).pixels.float()
+    assert load(tmp_path / "trial")(images).shape == (30, 3), "the model of the last finished epoch"
 
 
 def test_a_run_that_diverges_is_failed_with_epoch_and_rate(tmp_path: Path, config: Config) -> None:

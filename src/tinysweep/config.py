@@ -382,6 +382,7 @@ class Config(Section):
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     trial: int | None = setting(None, "number of the trial that this run is; set by a sweep")
+    resume: str | None = setting(None, "folder of a run that was cut short, to go on with; given alone")
 
     def __post_init__(self) -> None:
         super().__post_init__()

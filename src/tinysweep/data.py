@@ -1,5 +1,7 @@
 """A data set as tensors in memory: training and validation split, and the test set, read only when asked for."""
 
+import functools
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,16 @@ class Data:
     validation: Images | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A fingerprint of every image and label, in their order."""
+        content = hashlib.sha256()
+        for images in (self.train, self.validation):
+            for tensor in (images.pixels, images.labels) if images else ():
+                content.update(str(tuple(tensor.shape)).encode())
+                content.update(tensor.contiguous().numpy().data)
+        return content.hexdigest()
 
 
 def describe(config: DataConfig) -> DataShape:

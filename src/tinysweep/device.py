@@ -34,10 +34,14 @@ class Hardware:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
+    @property
+    def precision(self) -> str:
+        return "bf16" if self.bf16 else "fp32"
+
     def describe(self) -> str:
         """Such as "cpu, 2 threads, bf16"."""
         threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.device.type == "cpu" else ""
-        return f"{self.device.type}{threads}, {'bf16' if self.bf16 else 'fp32'}"
+        return f"{self.device.type}{threads}, {self.precision}"
 
 
 def hardware(config: TrainerConfig) -> Hardware:

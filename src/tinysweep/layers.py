@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tinysweep import text_table
 from tinysweep.cli import command
 from tinysweep.config import Config
+from tinysweep.errors import ConfigError
 
 if TYPE_CHECKING:
     from tinysweep.budget import Cost
@@ -15,6 +16,8 @@ def show(config: Config) -> None:
     from tinysweep import budget  # noqa: PLC0415 torch is imported only once the settings are known to be good
     from tinysweep.data import describe  # noqa: PLC0415
 
+    if config.resume is not None:
+        raise ConfigError("resume=FOLDER goes on with a run: tinysweep resume=FOLDER; here it has no meaning")
     shape = describe(config.data)
     config = budget.resolve(config, shape)
     cost = budget.measure(config.model, shape)

@@ -8,18 +8,22 @@ import itertools
 import json
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from tinysweep.budget import Cost
 from tinysweep.config import Config
 from tinysweep.device import Hardware
+from tinysweep.errors import ConfigError
 from tinysweep.files import write_whole
 from tinysweep.training import Epoch, Score
 
@@ -64,6 +68,25 @@ class RunFolder:
     def curves(self) -> Path:
         return self.path / "curves.png"
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let no other process go on with this run meanwhile. The operating system frees the lock of one that is
+        killed.
+
+        Raises:
+            ConfigError: another process holds it.
+        """
+        lock = FileLock(self.path / ".running.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise ConfigError(f"{self.path}: this run is going on in another process") from None
+        try:
+            yield
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+
     @classmethod
     def claim(cls, wanted: Path) -> "RunFolder":
         """The folder `wanted`, or `wanted-2`, `wanted-3`, … if runs have taken those before: creating the
@@ -102,15 +125,18 @@ class Record:
     cost: Cost
     hardware: Hardware
     overrides: list[str] = field(default_factory=list)
+    commit: str | None = field(default_factory=git_commit)  # now, as a checkout moves on during a run
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
     state: State = State.running
     reason: str | None = None
     error: str | None = None  # the class of what made the run fail
     history: list[Epoch] = field(default_factory=list)
-    train_seconds: float = 0.0
     test: Score | None = None
-    commit: str | None = field(default_factory=git_commit)  # now, as a checkout moves on during a run
-    started: datetime = field(default_factory=lambda: datetime.now(UTC))
     finished: datetime | None = None
+
+    @property
+    def train_seconds(self) -> float:
+        return sum(epoch.seconds for epoch in self.history)
 
     def begin(self) -> None:
         """Write the configuration and the first record."""
@@ -120,7 +146,6 @@ class Record:
     def add(self, epoch: Epoch) -> None:
         """Take in an epoch, so that a run killed later has left all its epochs."""
         self.history.append(epoch)
-        self.train_seconds += epoch.seconds
         self.write()
 
     def take_test(self, score: Score, labels: Tensor) -> None:
@@ -169,7 +194,7 @@ class Record:
             "finished": self.finished and self.finished.isoformat(timespec="seconds"),
             "device": self.hardware.device.type,
             "threads": self.hardware.threads,
-            "precision": "bf16" if self.hardware.bf16 else "fp32",
+            "precision": self.hardware.precision,
             "python": platform.python_version(),
             "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
             "git_commit": self.commit,

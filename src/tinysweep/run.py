@@ -1,5 +1,6 @@
 """One run, from a checked configuration to the record in its folder."""
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -7,11 +8,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tinysweep import budget, saved
+from tinysweep import budget, resume, saved
+from tinysweep.checkpoint import Checkpoint
 from tinysweep.config import Config, DataConfig
 from tinysweep.data import Data, describe, load, load_test
-from tinysweep.device import hardware
-from tinysweep.errors import AbandonedError, PrunedError, TinysweepError, machine_fault
+from tinysweep.device import Hardware, hardware
+from tinysweep.errors import AbandonedError, ConfigError, PrunedError, TinysweepError, machine_fault
 from tinysweep.record import Record, RunFolder, State
 from tinysweep.training import Epoch, evaluate, fit, require_finite
 
@@ -23,12 +25,14 @@ def run(
 
     Nothing is written before the model has passed the budget and the data has been verified. A trial of a sweep
     gives `report`, which is called after each epoch and may stop the run; it takes the place of all that is
-    printed and drawn for a person.
+    printed and drawn for a person, and of the checkpoint that `resume` goes on from.
 
     Raises:
         TinysweepError: bad setting, over budget, bad data, or divergence; the last leaves a record.
         KeyboardInterrupt: passed on, once the record says interrupted.
     """
+    if config.resume is not None:
+        raise ConfigError(f"resume={config.resume} goes on with a single run, by itself: tinysweep resume=FOLDER")
     shape = describe(config.data)
     config = budget.resolve(config, shape)
     cost = budget.gate(config, shape)
@@ -37,19 +41,55 @@ def run(
         print(_heading(config, cost, machine.describe()), flush=True)
     data = _remembered(config.data) if report else load(config.data)
     record = Record(RunFolder.claim(wanted), config, cost, machine, overrides)
+    if report:
+        return _carry_out(record, data, report, None)
+    with record.folder.held():
+        return _carry_out(record, data, None, Checkpoint(record.folder, config, data))
+
+
+def go_on(path: Path) -> Record:
+    """Go on with a run that was cut short, in its folder, to what it would have found if it hadn't been.
+
+    Raises:
+        TinysweepError: as `run`; or there is no such run, it is complete or still going on, or what decides its
+            bits has changed. A run that is refused is left as it is.
+        KeyboardInterrupt: passed on, once the record says interrupted.
+    """
+    folder = resume.run_folder(path)
+    with folder.held():
+        record = resume.reopen(folder)
+        state, digest = resume.kept(record)
+        config, done = record.config, len(state["history"]) if state else 0
+        print(_heading(config, record.cost, record.hardware.describe()), flush=True)
+        data = load(config.data)
+        resume.require_same_data(record, data, digest)
+        print(f"goes on after epoch {done} of {config.trainer.epochs}", flush=True)
+        return _carry_out(record, data, None, Checkpoint(folder, config, data, state))
+
+
+def _carry_out(
+    record: Record, data: Data, report: Callable[[Epoch], None] | None, checkpoint: Checkpoint | None
+) -> Record:
+    """Train, from where the checkpoint is if there is one, and test; the record is closed in any case."""
+    config, state, keep = record.config, None, None
+    if checkpoint:
+        state, keep, record.history = checkpoint.state, checkpoint.keep, list(checkpoint.history)
     record.begin()
     try:
-        with nullcontext(report) if report else _Progress(config.trainer.epochs) as show:
+        with nullcontext(report) if report else _Progress(config.trainer.epochs, len(record.history)) as show:
 
             def on_epoch(epoch: Epoch) -> None:
                 record.add(epoch)
                 show(epoch)
 
-            result = fit(config, data, on_epoch)
-        saved.save(record.folder.model, result, config.model, shape, config.data)
+            result = fit(_on(record.hardware, config), data, on_epoch, state, keep)
+        if checkpoint:
+            checkpoint.write()
+        else:
+            saved.save(record.folder.model, result, config.model, data.shape, config.data)
         if config.trainer.test:
             images = load_test(config.data)
-            score = evaluate(result.model, images, machine)
+            score = evaluate(result.model, images, record.hardware)
             require_finite(score.loss, "the test loss", config)
             record.take_test(score, images.labels)
         if not report:
@@ -57,24 +97,41 @@ def run(
 
             curves.draw(record.history, config.name, record.folder.curves)
     except KeyboardInterrupt:
-        record.close(
-            State.interrupted, f"interrupted after epoch {len(record.history)} of {config.trainer.epochs}"
-        )
+        _close(record, checkpoint, State.interrupted)
         if not report:
             print(f"what was done until then: {record.folder.path}", file=sys.stderr)
+            print(f"to go on: {resume.command(record.folder.path)}", file=sys.stderr)
         raise
     except (PrunedError, AbandonedError) as stop:
         record.close(State.pruned if isinstance(stop, PrunedError) else State.interrupted, str(stop))
         return record
     except Exception as error:
-        own = str(error) if isinstance(error, TinysweepError) else machine_fault(error)
-        reason = own or f"{type(error).__name__}: {error}"
-        record.close(State.failed, reason, error)
+        _close(record, checkpoint, State.failed, error)
         raise
     record.close(State.complete)
     if not report:
+        # Only now, so that a run that is killed before it is complete can go on.
+        saved.save(record.folder.model, result, config.model, data.shape, config.data)
         print(_summary(record), flush=True)
     return record
+
+
+def _close(record: Record, checkpoint: Checkpoint | None, state: State, error: Exception | None = None) -> None:
+    """Close the record of a run cut short with those epochs from which it can go on."""
+    if checkpoint:
+        record.history = list(checkpoint.history)
+    reason = f"interrupted after epoch {len(record.history)} of {record.config.trainer.epochs}"
+    if error:
+        own = str(error) if isinstance(error, TinysweepError) else machine_fault(error)
+        reason = own or f"{type(error).__name__}: {error}"
+    record.close(state, reason, error)
+    if checkpoint:
+        checkpoint.write()
+
+
+def _on(machine: Hardware, config: Config) -> Config:
+    """A configuration for so many threads, whatever number of cores this machine has."""
+    return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, threads=machine.threads))
 
 
 _last_data: dict[str, Data] = {}
@@ -93,9 +150,9 @@ def _remembered(config: DataConfig) -> Data:
 class _Progress:
     """A line for each epoch, and under them a bar with the time left where a person is watching."""
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: int, done: int = 0) -> None:
         self.epochs = epochs
-        self.bar = tqdm(total=epochs, unit="epoch", file=sys.stderr, disable=None, leave=False)
+        self.bar = tqdm(total=epochs, initial=done, unit="epoch", file=sys.stderr, disable=None, leave=False)
 
     def __enter__(self) -> "_Progress":
         return self

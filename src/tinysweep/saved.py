@@ -2,13 +2,14 @@
 
 import dataclasses
 import io
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from omegaconf import OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from tinysweep.config import DataConfig, ModelConfig, Section
 from tinysweep.errors import DataError, first_line
@@ -37,10 +38,23 @@ def save(
 ) -> None:
     """Write weights, model configuration and data shape as one file; with `data` also where its images came from
     and the names of its classes."""
+    write(path, result.model.state_dict(), config, shape, data)
+
+
+def write(
+    path: Path,
+    weights: dict[str, Tensor],
+    config: ModelConfig,
+    shape: DataShape,
+    data: DataConfig | None = None,
+    **more: Any,
+) -> None:
+    """As `save`, of the weights alone; `more` is kept beside them."""
     content = {
         "model": OmegaConf.to_yaml(OmegaConf.structured(config)),
         "shape": dataclasses.asdict(shape),
-        "weights": {name: tensor.cpu().contiguous() for name, tensor in result.model.state_dict().items()},
+        "weights": {name: tensor.cpu().contiguous() for name, tensor in weights.items()},
+        **more,
     }
     if data:
         content["data"] = OmegaConf.to_yaml(OmegaConf.structured(data))
@@ -58,7 +72,7 @@ def load(path: str | Path) -> nn.Module:
         DataError: there is no such file, or it is not a model that tinysweep saved.
     """
     file = _model_file(path)
-    return _rebuilt(file, _content(file))[0]
+    return _rebuilt(file, content_of(file))[0]
 
 
 def read(path: str | Path) -> Saved:
@@ -69,7 +83,7 @@ def read(path: str | Path) -> Saved:
         DataError: there is no such file, it is not a model that tinysweep saved, or the record is damaged.
     """
     file = _model_file(path)
-    content = _content(file)
+    content = content_of(file)
     model, shape = _rebuilt(file, content)
     try:
         data = _section(DataConfig, content["data"]) if "data" in content else _data_beside(file)
@@ -85,8 +99,16 @@ def _model_file(path: str | Path) -> Path:
     return file / "model.pt" if file.is_dir() else file
 
 
-def _content(file: Path) -> dict[str, Any]:
+def content_of(file: Path) -> dict[str, Any]:
+    """All that a file of `save` holds, on the CPU.
+
+    Raises:
+        DataError: there is no such file, or it is not a model that tinysweep saved.
+    """
     try:
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():  # torch reads numbers from a damaged file without a word
+                raise ValueError(f"{damaged} is damaged")
         content = torch.load(file, map_location="cpu", weights_only=True)
         return {**content}
     except FileNotFoundError as error:

@@ -76,6 +76,10 @@ def read_space(
         name = "" if removed else read.get_key_element()
         if name.lstrip("+") == "trial":
             raise ConfigError("trial is set by the sweep itself; leave it out")
+        if name.lstrip("+") == "resume":
+            raise ConfigError(
+                "resume=FOLDER goes on with a single run, without -m; a sweep goes on by its own command"
+            )
         searched.pop(name, None)
         fixed.pop(name, None)
         if name in distributions:

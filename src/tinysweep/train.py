@@ -17,7 +17,15 @@ def train(config: Config) -> float | None:
     """Train in the folder that Hydra chose; the validation accuracy is for whatever sweeper asked."""
     composed = HydraConfig.get()
     folder, overrides = Path(composed.runtime.output_dir), list(composed.overrides.task)
-    if config.trial is None:
+    if config.resume is not None and composed.mode == RunMode.RUN:
+        if others := [word for word in (*overrides, *composed.overrides.hydra) if not _is_of_resume(word)]:
+            raise ConfigError(
+                f"{others[0]}: resume takes every setting from the run's own record; give resume=FOLDER alone"
+            )
+        from tinysweep.run import go_on  # noqa: PLC0415
+
+        record = go_on(Path(composed.runtime.cwd) / config.resume)
+    elif config.trial is None:
         if composed.mode == RunMode.RUN and (study := composed.runtime.choices.get("sweeps")):
             meant = line(["tinysweep", "-m", *sys.argv[1:]])
             raise ConfigError(f"sweeps={study} is a study, which needs -m: {meant}")
@@ -46,6 +54,10 @@ def _require_free(folder: Path, overrides: list[str]) -> None:
         raise ConfigError(
             f"hydra.run.dir: {folder} holds a run already; give another folder, or move the run away"
         )
+
+
+def _is_of_resume(word: str) -> bool:
+    return word.startswith(("resume=", "hydra.mode="))  # the latter is Hydra's own
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from tinysweep.space import Value, is_setting, override, parse
 INCIDENTAL = (
     "name",
     "trial",
+    "resume",
     "data.root",
     "data.download",
     "trainer.device",
