@@ -344,7 +344,7 @@ def test_a_class_with_one_image_cannot_stand_in_both_parts(tmp_path: Path) -> No
 
 def test_a_class_too_small_for_validation_is_refused(tmp_path: Path) -> None:
     config = settings(write_classes(tmp_path, cat=40, dog=2), validation=0.2)
-    with pytest.raises(DataError, match="class 1 has 1 image to train on"):
+    with pytest.raises(DataError, match="class dog has 1 image to train on"):
         load(config)
 
 

@@ -16,9 +16,10 @@ import pandas as pd
 import pytest
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from omegaconf import OmegaConf
+from PIL import Image
 
 import tinysweep
-from conftest import Command
+from conftest import Command, made_images
 from tinysweep import data, run, storage, trial
 from tinysweep.config import Config
 from tinysweep.device import usable_cores
@@ -729,6 +730,85 @@ def test_ctrl_c_while_a_batch_is_being_gathered_leaves_nothing_running(
     monkeypatch.setattr(Proposer, "propose", interrupted)
     assert sweep("model.width=2,3,4", "hydra.sweeper.study_name=s").status == 130
     assert list(table(place).state) == ["interrupted"] * 2
+
+
+def write_folder(root: Path) -> None:
+    """Ten images of each of three classes, two of each for testing."""
+    for part, count in {"train": 24, "test": 6}.items():
+        images = made_images(count, 3, 12)
+        for number, (pixels, label) in enumerate(zip(images.pixels, images.labels, strict=True)):
+            file = root / part / "abc"[int(label)] / f"{number:02}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[0].numpy()).save(file)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-60])
+
+
+def thinned(folder: Path) -> None:
+    for file in sorted(folder.iterdir())[1:]:
+        file.unlink()
+
+
+FOLDER = ["data=image_folder", "data.root=mine", "data.image_size=12", "data.validation=6", "data.limit=null",
+          "model.depth=[1]", "model.stem_kernel=3"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "words", "said"), [
+    (lambda root: cut(root / "train/b/01.png"), [], "mine/train/b/01.png is not a readable image"),
+    (lambda root: cut(root / "test/c/02.png"), [], "mine/test/c/02.png is not a readable image"),
+    (lambda root: thinned(root / "train/b"), [], "class b has 1 image to train on"),
+    (None, ["data.validation=22"], "data.validation=22 must leave an image of each class to train on: at most 21"),
+    (None, ["data.limit=19"], "data.limit=19 must not exceed the 18 images there are to train on"),
+    (None, ["data.limit=6,19"], "data.limit=19 must not exceed the 18 images there are to train on"),
+    (None, ["data.validation=range(4,30,2)", "hydra/sweeper/sampler=random"], "data.validation=28 must leave"),
+    (None, ["data.root=mine,nowhere"], "data.root=nowhere must be a folder of class subfolders"),
+])  # fmt: skip
+def test_what_would_fail_every_trial_is_refused_before_the_first(
+    sweep: Sweep, place: Path, launched: list[list[str]], spoil: Any, words: list[str], said: str
+) -> None:
+    write_folder(place / "mine")
+    if spoil:
+        spoil(place / "mine")
+    ended = sweep(*FOLDER, "model.width=2,3", *words)
+    assert ended.status == 1
+    assert ended.err.startswith("error: ")
+    assert said in ended.err
+    assert ended.err.count("\n") == 1
+    assert not launched
+    assert not (place / "outputs").exists()
+
+
+def test_every_data_set_that_is_searched_is_looked_for_before_the_first_trial(
+    sweep: Sweep, place: Path, mnist_root: Path
+) -> None:
+    (place / "some").mkdir()
+    (place / "some/MNIST").symlink_to(mnist_root / "MNIST")
+    ended = sweep("data=mnist,fashion_mnist", "data.root=some", "data.download=false", "model.width=2")
+    assert ended.status == 1
+    assert ended.err.startswith("error: FashionMNIST is incomplete in some: ")
+    assert not (place / "outputs").exists()
+
+
+def test_images_are_tried_before_the_first_trial_alone(
+    sweep: Sweep, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(place / "mine")
+    cut(place / "mine/train/b/01.png")
+    words = [*FOLDER, "model.width=2,3", "hydra.sweeper.study_name=s"]
+    assert sweep(*words).status == 1
+    write_folder(place / "mine")
+    ended = sweep(*words, "hydra.sweeper.n_trials=1")
+    assert ended.status == 0, ended.err
+
+    def again(_: object) -> None:
+        raise AssertionError("a trial has read them all")
+
+    monkeypatch.setattr("tinysweep.image_folder.require_readable", again)
+    ended = sweep(*words)
+    assert ended.status == 0, ended.err
+    assert list(table(place).state) == ["complete"] * 2
 
 
 def test_damaged_data_is_refused_before_the_study_is_made(sweep: Sweep, place: Path, mnist_root: Path) -> None:

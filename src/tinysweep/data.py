@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,32 @@ def prepare(config: DataConfig) -> None:
         obtain(config.name, Path(config.root), config.download)
 
 
+def check(configs: Sequence[DataConfig], *, images: bool = True) -> None:
+    """See to it that each of these will load: that the data is there and undamaged, fetched if need be, that there
+    are as many images as are asked for, and enough of each class, and, unless `images` is false, that those of a
+    folder can be read, which takes about as long as to load them.
+
+    Raises:
+        ConfigError, DataError: as `load`.
+    """
+    named: dict[tuple[str, str], Tensor] = {}  # the labels of data sets that have a name
+    folders: dict[tuple[str, float], DataConfig] = {}
+    for config in configs:
+        prepare(config)
+        if config.name == DataName.image_folder:
+            labels = torch.tensor([label for label, _ in image_folder.listed(config, "train")])
+            given = len(image_folder.listed(config, "validation")) if _gives_validation(config) else 0
+            folders[config.root, config.test_fraction] = config
+        else:
+            key, given = (config.name.value, config.root), 0
+            if key not in named:
+                named[key] = _read(config, "train").labels
+            labels = named[key]
+        _chosen(config, labels, given)
+    for config in folders.values() if images else []:
+        image_folder.require_readable(config)
+
+
 def load(config: DataConfig) -> Data:
     """The training and validation images of a data set, fetched if need be. Those that an image folder gives for
     validation are all taken, unless `validation` is 0; otherwise some training images are held out.
@@ -89,18 +116,28 @@ def load(config: DataConfig) -> Data:
     shape = describe(config)
     everything = _read(config, "train")
     given = _read(config, "validation") if _gives_validation(config) else None
-    held_out, rest = split(everything.labels, 0 if given else config.validation, config.split_seed)
+    chosen, held_out = _chosen(config, everything.labels, len(given) if given else 0)
     validation = given or everything.pick(held_out)
-    if config.limit is not None:
-        if config.limit > len(rest):
-            raise ConfigError(
-                f"data.limit={config.limit} must not exceed the {len(rest)} images there are to train on, "
-                f"{len(validation)} being held out for validation"
-            )
-        rest = rest[: config.limit]
-    train = everything.pick(rest)
+    train = everything.pick(chosen)
     mean, std = pixel_statistics(train.pixels)
     return Data(shape, train, validation if len(validation) else None, mean, std)
+
+
+def _chosen(config: DataConfig, labels: Tensor, given: int) -> tuple[Tensor, Tensor]:
+    """Indices of the images to train on, and of those held out, which are none where others are given for
+    validation; `given` is how many.
+
+    Raises:
+        ConfigError, DataError: as `load`.
+    """
+    names = image_folder.class_names(config) if config.name == DataName.image_folder else ()
+    held_out, rest = split(labels, 0 if given else config.validation, config.split_seed, names)
+    if config.limit is not None and config.limit > len(rest):
+        raise ConfigError(
+            f"data.limit={config.limit} must not exceed the {len(rest)} images there are to train on, "
+            f"{given or len(held_out)} being held out for validation"
+        )
+    return rest[: config.limit], held_out
 
 
 def load_test(config: DataConfig) -> Images:
@@ -121,8 +158,9 @@ def _read(config: DataConfig, part: str) -> Images:
     return Images(torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
 
 
-def split(labels: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the images held out and of the rest, both in random order.
+def split(labels: Tensor, held_out: float, seed: int, names: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
+    """Indices of the images held out and of the rest, both in random order. `names` are those of the classes, if
+    they have any.
 
     `held_out` is a number of images or, below 1, a fraction, which if not 0 holds out one image at least. The
     total is exact, and of every class the same share is held out: rounded down, what is missing then going to
@@ -139,8 +177,9 @@ def split(labels: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
     wanted = max(1, round(held_out * len(labels))) if held_out < 1 else int(held_out)
     counts = torch.bincount(labels)
     if alone := (counts == 1).nonzero().flatten().tolist():
+        name = names[alone[0]] if names else alone[0]
         raise DataError(
-            f"class {alone[0]} has 1 image to train on, but a validation split needs at least 2 of each class; "
+            f"class {name} has 1 image to train on, but a validation split needs at least 2 of each class; "
             "add images, or set data.validation=0"
         )
     spare = (counts - 1).clamp(min=0)

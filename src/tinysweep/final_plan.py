@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from tinysweep.config import Config
-from tinysweep.data import prepare
+from tinysweep.data import check
 from tinysweep.device import hardware, usable_cores
 from tinysweep.errors import StudyError
 from tinysweep.final_entrants import Entrant, baseline, best
@@ -65,7 +65,10 @@ class Plan:
         self._note_few()
         self.baseline = self._baseline()
         self._require_same_images()
-        prepare(self.candidates[0].recipe.data)
+        check(
+            [data for each in self.candidates for data in (each.held_out or each.recipe.data, each.recipe.data)],
+            images=False,
+        )
         hardware(self.candidates[0].recipe.trainer)
         self._require_room()
 

@@ -102,15 +102,39 @@ def read(config: DataConfig, part: str) -> tuple[Tensor, Tensor]:
         DataError: as `layout`; a class has too few images in any part, or a file is no readable image.
     """
     pixels, labels = [], []
+    for label, file in listed(config, part):
+        with opened(file) as image:
+            pixels.append(fitted(image, 3 if config.colour else 1, config.image_size))
+        labels.append(label)
+    return torch.from_numpy(np.stack(pixels)), torch.tensor(labels)
+
+
+def listed(config: DataConfig, part: str) -> list[tuple[int, Path]]:
+    """Label and file of each image of a part, as `read` has them, none of which is opened.
+
+    Raises:
+        DataError: as `layout`; a class has too few images in any part.
+    """
     found = layout(config)
     wanted = [TRAIN, VALIDATION] if part == TRAIN and config.validation == 0 else [part]
+    pairs = []
     for label, name in enumerate(found.classes):
         by_part = found.files(name, config.test_fraction)
-        for file in (file for each in wanted for file in by_part.get(each, [])):
+        pairs += [(label, file) for each in wanted for file in by_part.get(each, [])]
+    return pairs
+
+
+def require_readable(config: DataConfig) -> None:
+    """See to it that every image can be read; none is kept. That goes for those of the test part too: to mend one
+    after a study would make it a study of other images.
+
+    Raises:
+        DataError: naming the first file that is no readable image; as `listed`.
+    """
+    for part in (TRAIN, VALIDATION, TEST):
+        for _, file in listed(config, part):
             with opened(file) as image:
-                pixels.append(fitted(image, 3 if config.colour else 1, config.image_size))
-            labels.append(label)
-    return torch.from_numpy(np.stack(pixels)), torch.tensor(labels)
+                image.load()
 
 
 def _parts(root: Path, names: Sequence[str]) -> dict[str, Path]:

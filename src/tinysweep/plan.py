@@ -1,5 +1,7 @@
 """Everything that a sweep needs, read and checked before its study is touched."""
 
+import contextlib
+import itertools
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +12,7 @@ from optuna.pruners import NopPruner
 
 from tinysweep.batch import Launch
 from tinysweep.config import DataConfig
-from tinysweep.data import prepare
+from tinysweep.data import check
 from tinysweep.definition import define, made_name, require_comparable
 from tinysweep.device import usable_cores
 from tinysweep.errors import ConfigError
@@ -26,6 +28,7 @@ from tinysweep.trial_config import Composer
 DEFAULT_TRIALS = 20
 BATCH_A_WORKER = 4  # keeps all but the last seconds of a batch busy, while the sampler still hears back often
 TRIAL_SUBDIR = "trials/${trial}"  # as study.trial_path has it
+MOST_CORNERS = 1000  # combinations of data settings that are checked before a sweep
 SMALL_SPACE = 10_000  # points; in a finite space this small it is noticed at once when no point is left
 
 
@@ -55,14 +58,13 @@ class Plan:
         with Composer(context.config_loader, master, self.space.fixed).base({}).as_job() as shared:
             require_comparable(self.objectives, shared, self.space, not isinstance(self.pruner, NopPruner))
             self.definition = define(self.space, self.objectives, shared)
-            data = None if "data" in self.space.searched else OmegaConf.to_object(shared.data)
+            drawn = any(name.partition(".")[0] == "data" for name in self.space.searched)
+            shared_data = None if drawn else cast(DataConfig, OmegaConf.to_object(shared.data))
             decided = "trainer.threads" in self.space.searched or shared.trainer.threads
         self.threads = None if decided or not self.workers else max(1, usable_cores() // self.workers)
         self.composer = Composer(context.config_loader, master, self.space.fixed, self._closing())
         self.composer.compose(*config.retrain)
         self._require_choices()
-        if data:
-            prepare(cast(DataConfig, data))  # once, or every trial would fail for what is mended later
         self.is_grid = is_grid(self.sampler)
         self.points = self._points()
         self.start = read_start(config.start_with or [], self.space)
@@ -73,6 +75,9 @@ class Plan:
         self.n_trials = config.n_trials or (None if self.is_grid else DEFAULT_TRIALS)
         self.name = config.study_name or made_name(self.space, self.definition)
         self.folder = self._pin(master)
+        # Once, or every trial would fail for what can be known now. What one has trained on can be read.
+        data, trained = self._data(shared_data), any((self.folder / "trials").glob("*/model.pt"))
+        check(data, images=not trained or len(data) > 1)
         self.batch_size = config.batch_size or BATCH_A_WORKER * (self.workers or 1)
         self.launch: Launch = (
             Plugins.instance()
@@ -91,6 +96,33 @@ class Plan:
             if not is_setting(name):
                 for value in extremes(distribution):
                     self.composer.base({name: value})
+
+    def _data(self, shared: DataConfig | None) -> list[DataConfig]:
+        """The data of all trials, each once: of every combination of choices and ends of ranges that decide it; or
+        what they share, where nothing of it is searched."""
+        values = {name: extremes(distribution) for name, distribution in self.space.ordered.items()}
+        deciding = [name for name in values if name.partition(".")[0] == "data" or self._changes_data(name)]
+        if shared and not deciding:
+            return [shared]
+        found: dict[str, DataConfig] = {}
+        for corner in itertools.islice(itertools.product(*(values[name] for name in deciding)), MOST_CORNERS):
+            chosen: dict[str, Value] = {}
+            for name, value in zip(deciding, corner, strict=True):
+                if self.composer.reads(name, chosen):
+                    chosen[name] = value
+            with contextlib.suppress(ConfigError):  # for which the gate refuses a trial, and the study goes on
+                data = self.composer.config(chosen).data
+                found[repr(data)] = data
+        return list(found.values())
+
+    def _changes_data(self, name: str) -> bool:
+        """Whether a searched group or addition has choices that come with other data."""
+
+        def data(values: dict[str, Value]) -> Any:
+            return OmegaConf.to_container(self.composer.base(values).settings.data)
+
+        choices = [] if is_setting(name) else extremes(self.space.searched[name])
+        return any(data({name: choice}) != data({}) for choice in choices)
 
     def _pin(self, master: DictConfig) -> Path:
         """Fix for the launcher and, as overrides, for every job what they would find otherwise by themselves: the
