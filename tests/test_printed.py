@@ -14,7 +14,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from conftest import Command, Ended
-from tinysweep import compare, final, report, train
+from tinysweep import compare, final, final_stages, report, train
 from tinysweep.command_line import as_choice, as_value, line, without_password
 from tinysweep.composition import compose
 from tinysweep.definition import as_sweep
@@ -72,7 +72,7 @@ def test_every_printed_command_runs_as_it_is_printed(
     (place / "sweeps").mkdir()
     (place / "sweeps/mine.yaml").write_text(FILE)
     (place / "my data").symlink_to(mnist_root)
-    monkeypatch.setattr(final, "conduct", lambda plan: print(*plan.heading()))
+    monkeypatch.setattr(final_stages, "conduct", lambda plan: print(*plan.heading()))
     words = ["sweeps=mine", "data.root='my data'", *TYPED]
     refused = command("sweeps=mine", "name='it\\'s'")
     assert commands_in(refused.err) == [["tinysweep", "-m", "sweeps=mine", "name='it\\'s'"]]

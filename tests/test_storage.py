@@ -121,6 +121,7 @@ def test_a_missing_driver_is_named_as_pip_knows_it(
 
 def test_a_password_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg2", ModuleType("psycopg2"))
+    assert "secret" not in locate("postgresql+psycopg2://someone:/secret/@host/name", Path()).shown
     location = locate(
         "postgresql+psycopg2://someone:secret@host/name?sslpassword=secret&application_name=x", Path()
     )

@@ -61,7 +61,9 @@ class SweeperConfig(Section):
     max_failure_rate: float = setting(0.25, "part of the study's finished trials that may have failed", "[0, 1]")
     study_name: str | None = setting(None, "name of the study and its folder; null is made of what is searched")
     storage: str | None = setting(
-        None, "null is study.db in the study's folder; else a database URL, or the path of an Optuna journal file"
+        None,
+        "null is study.db in the study's folder; else postgresql:// or mysql://, or a file: SQLite or an Optuna "
+        "journal as it is, or as the ending of a new one says (.db, .sqlite; .log, .jsonl, .journal)",
     )
     retrain: list[str] = setting([], "overrides with which the winner's recipe is written, such as more epochs")
 
