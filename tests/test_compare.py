@@ -27,8 +27,9 @@ from tinysweep.compare_ranking import best_under as best_under_budgets
 from tinysweep.compare_where import Condition
 from tinysweep.config import Config, DataConfig, DataName, Family, ModelConfig, TrainerConfig
 from tinysweep.device import Hardware
-from tinysweep.errors import ConfigError
+from tinysweep.errors import ConfigError, DataError
 from tinysweep.record import Record, RunFolder, State
+from tinysweep.study_csv import from_table
 from tinysweep.table import COLUMNS, read_trials
 from tinysweep.training import Epoch, Score
 
@@ -835,6 +836,29 @@ def test_parameters_that_differ_come_first_and_empty_columns_are_left_out(place:
 
 
 # ---- what is refused
+
+
+@pytest.mark.parametrize(
+    "text", ["accuracy > 99", "params < 9 and 98.5 <= validation_accuracy", "not accuracy in [0.9, 99]"]
+)
+def test_a_percentage_of_what_is_a_part_of_one_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"accuracy is a part of one, from 0 to 1; write 0\.\d+ for [\d.]+%"):
+        Condition(text, ["validation_accuracy", "params"])
+    Condition("accuracy > 0.99 and accuracy <= 1 and params > 99", ["validation_accuracy", "params"])
+
+
+@pytest.mark.parametrize("sign", [";", "\t"])
+def test_a_table_that_is_separated_otherwise_is_refused_with_what_to_do(
+    place: Path, run: Compare, sign: str
+) -> None:
+    table = study(place, [trial(0, 0.9, 0.3, 100)]) / "trials.csv"
+    table.write_text(table.read_text().replace(",", sign))
+    said = (
+        f"{table} can't be read as a table of trials: its columns are separated by {sign!r}; save it with commas"
+    )
+    assert run(str(table), status=1).err.startswith(f"error: {said}")
+    with pytest.raises(DataError, match="save it with commas"):
+        from_table(table)
 
 
 @pytest.mark.parametrize(

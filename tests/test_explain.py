@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from tinysweep.composition import CONFIG_FOLDER
 from tinysweep.config import Config, Device, expected, from_dictconfig
 from tinysweep.errors import ConfigError
-from tinysweep.explain import explain, nearest, require_schema, settings
+from tinysweep.explain import explain, nearest, require_schema, require_words, settings
 
 Compose = Callable[..., DictConfig]
 
@@ -60,6 +61,15 @@ def explained(composed: Compose, *overrides: str) -> str:
         ("dropoutt", "model.dropout"),
         ("model.lr", "optimizer.lr"),
         ("optimizer.batch_size", "trainer.batch_size"),
+        # those of a search without what goes before them
+        ("n_trial", "hydra.sweeper.n_trials"),
+        ("study_name", "hydra.sweeper.study_name"),
+        ("objective", "hydra.sweeper.objective"),
+        ("hydra.max_seconds", "hydra.sweeper.max_seconds"),
+        ("batch_size", "trainer.batch_size"),
+        ("sampler", "hydra/sweeper/sampler=tpe"),
+        ("n_jobs", "hydra.launcher.n_jobs"),
+        ("sweep", "sweeps"),
         # of several settings of one name, the one in the section that was meant
         ("data.nmae", "data.name"),
         ("schedulr.name", "scheduler.name"),
@@ -77,6 +87,21 @@ def test_nonsense_gets_the_list_of_keys_instead_of_a_guess(nonsense: str) -> Non
 def test_every_proposal_is_a_valid_key() -> None:
     for key in settings():
         assert nearest(key) == f"did you mean {key}?"
+
+
+def test_a_launcher_of_a_cluster_is_named_with_what_brings_it() -> None:
+    def refused(choice: str, *options: str) -> str:
+        return explain(MissingConfigException("", f"hydra/launcher/{choice}", options))
+
+    for choice in ("submitit_local", "submitit_slurm", "slurm", "ray"):
+        said = refused(choice, "basic", "joblib")
+        assert "isn't installed, only basic, joblib; pip install 'tinysweep[clusters]' brings" in said
+    assert "did you mean hydra/launcher=joblib?" in refused("jobli", "basic", "joblib")
+    assert "pip" not in refused("submitit", "basic", "joblib", "submitit_local")
+
+
+def test_beginnings_of_hydras_options_are_let_through() -> None:
+    require_words(["--cfg", "job", "--multi", "--config-d=x", "model=plain", "-m", "name=--x"])
 
 
 # ---- types in words

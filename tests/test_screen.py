@@ -228,6 +228,16 @@ def test_without_a_completed_trial_the_result_says_so(trials: list[FrozenTrial])
     assert result(trials, ACCURACY, ["model.width"]) == "no trial has completed"
 
 
+def test_the_result_says_what_another_sweep_is_still_at_work_on() -> None:
+    running = [trial(8, Standing.running), trial(9, Standing.running)]
+    assert result(running[:1], ACCURACY, []) == (
+        "no trial has completed yet; another sweep is at work on 1 more trial"
+    )
+    assert result([trial(0), *running], ACCURACY, []).startswith(
+        "so far, as another sweep is at work on 2 more trials:"
+    )
+
+
 # ---- sentences
 
 
@@ -244,6 +254,7 @@ def test_progress_is_one_line_with_every_kind_that_there_is(tmp_path: Path) -> N
         assert words in text
     assert "interrupted" not in text
     assert progress(study, None).startswith("study mine: 4 trials trained (")
+    assert progress(study, 3).startswith("study mine: 4 trials trained, more than hydra.sweeper.n_trials=3 (")
 
 
 def refusal(number: int, became: Standing = Standing.over_budget, params: int | None = None) -> Refusal:
@@ -275,6 +286,6 @@ def test_a_study_in_which_nothing_fits_names_the_smallest_model_and_the_last_rea
 def test_a_study_in_which_nothing_fits_may_know_no_size_or_no_refusal() -> None:
     bare = create_trial(state=TrialState.FAIL, user_attrs={"standing": "invalid"})
     for text in (nothing_fits([refusal(0, Standing.invalid)], [bare]), nothing_fits([], [bare])):
-        assert text.startswith("no model fits: ")
+        assert text.startswith("nothing that is searched can be trained")
         assert "parameters" not in text
-        assert "search smaller models or raise the budget" in text
+        assert "budget" not in text, "which has nothing to do with it"

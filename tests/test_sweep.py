@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -425,7 +427,7 @@ def test_a_study_that_failed_from_outside_goes_on_once_that_is_mended(
 
 
 def test_a_trial_that_really_diverges_is_failed(sweep: Sweep, place: Path) -> None:
-    sweep("optimizer.lr=1000", "data.limit=1000", "trainer.batch_size=16", "model.width=2",
+    sweep("optimizer.lr=1000", "data.limit=1000", "trainer.batch_size=16", "model.width=choice(2)",
           "hydra.sweeper.study_name=s", "hydra.sweeper.max_failure_rate=1")  # fmt: skip
     assert list(table(place).state) == ["failed"]
     assert table(place).reason[0].startswith("training diverged: ")
@@ -449,10 +451,32 @@ def test_a_study_in_which_nothing_completes_still_leaves_its_table(
     sweep: Sweep, place: Path, faulty: dict[int, Exception]
 ) -> None:
     faulty[2] = RuntimeError("no luck")
-    ended = sweep("model.width=2", "hydra.sweeper.study_name=s", "hydra.sweeper.max_failure_rate=1")
+    ended = sweep("model.width=choice(2)", "hydra.sweeper.study_name=s", "hydra.sweeper.max_failure_rate=1")
     assert ended.status == 0
-    assert "no trial has completed" in ended.out
+    assert "no trial has completed\n" in ended.out
     assert list(table(place).state) == ["failed"]
+
+
+def test_a_sweep_with_nothing_left_to_do_says_that_another_is_still_at_work(
+    sweep: functools.partial[Any], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["model.width=choice(2)", "hydra.sweeper.study_name=s"]
+    ended: list[subprocess.CompletedProcess[str]] = []
+    real = BasicLauncher.launch
+
+    def beside(self: BasicLauncher, job_overrides: Any, initial_job_idx: int) -> Any:
+        monkeypatch.setattr(BasicLauncher, "launch", real)
+        ended.append(subprocess.run(
+            [sys.executable, "-m", "tinysweep.train", *sweep.args, *words],
+            capture_output=True, text=True, check=True,
+        ))  # fmt: skip
+        return real(self, job_overrides, initial_job_idx)
+
+    monkeypatch.setattr(BasicLauncher, "launch", beside)
+    first = sweep(*words)
+    assert "no trial has completed yet; another sweep is at work on 1 more trial\n" in ended[0].stdout
+    assert "another sweep" not in first.out
+    assert list(table(place).state).count("complete") == 1
 
 
 def test_a_locked_database_is_one_line_and_loses_nothing(
@@ -477,7 +501,7 @@ def test_a_job_that_cannot_report_goes_on_without_being_pruned(
         raise optuna.exceptions.StorageInternalError("gone for a while")
 
     monkeypatch.setattr(optuna.trial.Trial, "report", unreachable)
-    sweep("model.width=2", "hydra.sweeper.study_name=s", "hydra/sweeper/pruner=median")
+    sweep("model.width=choice(2)", "hydra.sweeper.study_name=s", "hydra/sweeper/pruner=median")
     assert list(table(place).state) == ["complete"]
 
 
@@ -611,12 +635,12 @@ def test_what_is_wrong_is_said_in_one_line_before_anything_is_made(
 
 
 def test_a_lone_worker_has_every_core(sweep: Sweep, launched: list[list[str]]) -> None:
-    sweep("model.width=2", "trainer.threads=0")
+    sweep("model.width=choice(2)", "trainer.threads=0")
     assert f"trainer.threads={usable_cores()}" in launched[0]
 
 
 def test_threads_that_are_asked_for_are_left_alone(sweep: Sweep, place: Path) -> None:
-    sweep("model.width=2", "trainer.threads=1", "hydra.sweeper.study_name=s")
+    sweep("model.width=choice(2)", "trainer.threads=1", "hydra.sweeper.study_name=s")
     assert json.loads((place / "outputs/sweeps/s/trials/0/record.json").read_text())["threads"] == 1
 
 
@@ -694,7 +718,7 @@ def test_a_choice_that_does_not_compose_is_refused_before_the_study_is_made(
 @pytest.mark.parametrize("name", ["a b", "a?b", "50%20", "{b}", "it's"])
 def test_a_study_may_have_any_name_that_a_folder_may_have(sweep: Sweep, place: Path, name: str) -> None:
     quoted = name.replace("'", "\\'")
-    ended = sweep("model.width=2", f"hydra.sweeper.study_name='{quoted}'")
+    ended = sweep("model.width=choice(2)", f"hydra.sweeper.study_name='{quoted}'")
     assert ended.status == 0, ended.err
     assert [folder.name for folder in (place / "outputs/sweeps").iterdir()] == [name]
     assert (place / "outputs/sweeps" / name / "study.db").exists()
@@ -703,7 +727,7 @@ def test_a_study_may_have_any_name_that_a_folder_may_have(sweep: Sweep, place: P
 
 @pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "a\nb"])
 def test_a_study_name_that_is_no_folder_name_is_refused(sweep: Sweep, place: Path, name: str) -> None:
-    ended = sweep("model.width=2", f'hydra.sweeper.study_name="{name}"')
+    ended = sweep("model.width=choice(2)", f'hydra.sweeper.study_name="{name}"')
     assert ended.status == 1
     assert "study_name" in ended.err
     assert not list(place.glob("outputs/*"))

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from tinysweep.composition import COMPOSITION_ERRORS, CONFIG_FOLDER, register_schema, typed
 from tinysweep.config import Config
 from tinysweep.errors import TinysweepError, machine_fault
-from tinysweep.explain import ONE_CHOICE, explain, require_groups
+from tinysweep.explain import ONE_CHOICE, explain, require_groups, require_words
 from tinysweep.terminal import INTERRUPTED, end_as_interrupted, outlets
 
 
@@ -47,6 +47,7 @@ def command(task: Callable[[Config], object]) -> None:
 
     with outlets():
         try:
+            require_words(sys.argv[1:])
             register_schema()
             hydra.main(config_path=str(CONFIG_FOLDER), config_name="config")(checked)()
         except Exception as error:

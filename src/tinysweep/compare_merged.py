@@ -14,7 +14,7 @@ from tinysweep.compare_where import written
 from tinysweep.errors import DataError, first_line
 from tinysweep.space import unquoted
 from tinysweep.study import trial_path
-from tinysweep.table import COLUMNS
+from tinysweep.table import COLUMNS, separated_otherwise
 from tinysweep.text_table import clean, some
 from tinysweep.trial_config import identity
 
@@ -82,6 +82,8 @@ def read_table(path: Path) -> pd.DataFrame:
     """
     types = defaultdict(lambda: "string", FIGURES)
     try:
+        if advice := separated_otherwise(path):
+            raise DataError(f"{clean(path)} can't be read as a table of trials: {advice}")
         frame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
     except (OSError, ValueError, OverflowError) as error:
         raise DataError(f"{clean(path)} can't be read as a table of trials: {clean(first_line(error))}") from error

@@ -93,6 +93,7 @@ class Condition:
             return lambda row: None if (met := inner(row)) is None else not met
         if isinstance(node, ast.Compare):
             terms = [self._term(term) for term in (node.left, *node.comparators)]
+            self._require_parts([node.left, *node.comparators])
             for kind, right in zip(node.ops, node.comparators, strict=True):
                 if isinstance(kind, ast.In | ast.NotIn) and not isinstance(right, ast.List | ast.Tuple | ast.Set):
                     raise self._refusal("what follows in must be a list")
@@ -104,6 +105,18 @@ class Condition:
                 False,
             )
         raise self._refusal(f"{clean(ast.unparse(node))!r} is no comparison")
+
+    def _require_parts(self, terms: Sequence[ast.expr]) -> None:
+        """Refuse a percentage where a column holds parts of one: no row would meet it, or every row."""
+        names = [self._name(term) for term in terms if isinstance(term, ast.Name | ast.Attribute)]
+        column = next((name for name in names if (named(name, self.columns) or "").endswith("_accuracy")), None)
+        found = (each.value for term in terms for each in ast.walk(term) if isinstance(each, ast.Constant))
+        percent = next((number for number in found if isinstance(number, int | float) and number > 1), None)
+        if column and percent is not None:
+            raise ConfigError(
+                f"--where {clean(self.text)!r}: {column} is a part of one, from 0 to 1; write {percent / 100:g} "
+                f"for {percent:g}%"
+            )
 
     def _term(self, node: ast.expr) -> Callable[[Mapping[str, Any]], Any]:
         """A function of a row that gives one side of a comparison."""

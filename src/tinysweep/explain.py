@@ -5,7 +5,7 @@ import functools
 import os
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,19 @@ from tinysweep.plugin import SweeperConfig, chosen_with_slash
 NO_MAPPING = "must hold settings by name, such as trainer: {epochs: 6}"
 UNREADABLE: dict[str, str] = {}  # what is wrong with a choice that Hydra doesn't know of, as sweeps/NAME
 ONE_CHOICE = "a group takes one of its choices by name, such as model=plain; tinysweep --help lists them"
+# Hydra's options, of which any beginning will do.
+_OPTIONS = tuple(
+    f"--{name}"
+    for name in (
+        "help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion",
+        "config-path", "config-name", "config-dir", "experimental-rerun", "info",
+    )
+)  # fmt: skip
+_CLUSTERS = (
+    "submitit",
+    "slurm",
+    "ray",
+)  # how launchers of hydra-submitit-launcher and hydra-ray-launcher are called
 _HYDRA_GROUPS = {f"hydra.{group}" for group in ("job_logging", "hydra_logging", "help", "hydra_help")}
 
 
@@ -44,9 +57,30 @@ def sweeper_settings() -> dict[str, Field[Any]]:
     return {f"{SweeperConfig.KEY}.{spec.name}": spec for spec in fields(SweeperConfig)}
 
 
+# What isn't a setting by this name, and what to write for it: keys of a search without what goes before them, and
+# those of Hydra's own Optuna sweeper.
+_MEANT = {
+    "sampler": "did you mean hydra/sweeper/sampler=tpe?",
+    "pruner": "did you mean hydra/sweeper/pruner=median?",
+    "launcher": "did you mean hydra/launcher=joblib, or hydra.launcher.n_jobs?",
+    "n_jobs": "did you mean hydra.launcher.n_jobs?",
+    "sweeper": "did you mean hydra.sweeper, such as hydra.sweeper.n_trials?",
+    "sweep": "did you mean sweeps?",
+    "study": "did you mean sweeps, or hydra.sweeper.study_name?",
+    "max_batch_size": "did you mean hydra.sweeper.batch_size?",
+    "direction": "leave it out: each metric of hydra.sweeper.objective says whether more of it is better",
+    "search_space": "write hydra.sweeper.params in a study's file, or KEY=range(4,17) after -m",
+    "custom_search_space": "leave it out: a field that the chosen group doesn't read isn't drawn",
+}
+
+
 def nearest(key: str) -> str:
-    """The clause that proposes the valid key most like a wrong one, or points to the list of them all."""
-    known = sweeper_settings() if key.startswith(f"{SweeperConfig.KEY}.") else settings()
+    """The clause that says what to write for a wrong key: the valid one most like it, or where they all stand."""
+    if key.startswith(f"{SweeperConfig.KEY}.params."):
+        return f"what is searched is typed by its own name: {key.removeprefix(f'{SweeperConfig.KEY}.params.')}=A,B"
+    if meant := _MEANT.get(_leaf(key)):
+        return meant
+    known = sweeper_settings() if key.startswith(f"{SweeperConfig.KEY}.") else settings() | sweeper_settings()
 
     def likeness(name: str) -> tuple[float, float]:
         leaves = difflib.SequenceMatcher(None, _leaf(name), _leaf(key)).ratio()
@@ -59,6 +93,25 @@ def nearest(key: str) -> str:
 
 def _leaf(key: str) -> str:
     return key.rsplit(".", 1)[-1]
+
+
+def require_words(words: Sequence[str]) -> None:
+    """Refuse a setting that is given as an option, such as --epochs 5.
+
+    Raises:
+        ConfigError: naming the first such word, and how the setting is given.
+    """
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        name, equals, value = word.partition("=")
+        if not name.startswith("--") or any(option.startswith(name) for option in _OPTIONS):
+            continue
+        key = name.removeprefix("--").replace("-", "_")
+        meant = re.fullmatch(r"did you mean ([\w.]+)\?", nearest(key))
+        advice = ""
+        if key in settings() or meant:
+            given = value if equals else "VALUE" if following.startswith("-") or "=" in following else following
+            advice = f"; did you mean {key if key in settings() else meant[1]}={given or 'VALUE'}?"  # type: ignore[index]
+        raise ConfigError(f"{name} is not an option; settings are given as KEY=VALUE{advice}")
 
 
 def require_schema(composed: DictConfig) -> None:
@@ -167,6 +220,10 @@ def _reworded(text: str) -> str:
         return f"{group} is chosen twice; give {group}=CHOICE once, without a +"
     if text.startswith("Config group override must be"):
         return ONE_CHOICE
+    if text.startswith("Sweeping over Hydra's configuration"):
+        key = text.split("'")[-2].partition("=")[0].lstrip("+")
+        searched = f"; {nearest(key)}" if key.startswith(f"{SweeperConfig.KEY}.params.") else ""
+        return f"{key} takes one value, as it is no setting of a run{searched}"
     if "does not have a `_target_` field" in text:
         return chosen_with_slash("hydra.sweeper", "budget") + ", which is so without saying"
     return text
@@ -199,6 +256,11 @@ def _missing_choice(error: MissingConfigException) -> str:
     if not error.options or not error.missing_cfg_file:
         return str(error).splitlines()[0]
     group, _, choice = error.missing_cfg_file.rpartition("/")
+    if group == "hydra/launcher" and choice.startswith(_CLUSTERS) and "submitit_local" not in error.options:
+        return (
+            f"{group}={choice} isn't installed, only {', '.join(sorted(error.options))}; "
+            "pip install 'tinysweep[clusters]' brings submitit_local, submitit_slurm and ray"
+        )
     close = difflib.get_close_matches(choice, list(error.options), n=1)
     advice = f"did you mean {group}={close[0]}?" if close else ""
     return f"{group}={choice} must be one of {', '.join(sorted(error.options))}" + (

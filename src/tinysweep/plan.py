@@ -16,6 +16,7 @@ from tinysweep.data import check
 from tinysweep.definition import define, made_name, require_comparable
 from tinysweep.device import usable_cores
 from tinysweep.errors import ConfigError
+from tinysweep.explain import require_schema
 from tinysweep.plugin import SweeperConfig
 from tinysweep.proposals import Proposal
 from tinysweep.samplers import Points, is_grid
@@ -53,9 +54,15 @@ class Plan:
             locate(config.storage, Path())  # refused before data is fetched for it
         self.sampler = master.hydra.sweeper.sampler
         self.space = read_space(config.params, arguments, _written_params(master))
+        if not self.space.searched:
+            raise ConfigError(
+                "there is nothing to search: give a setting several values, such as model.width=4,8, or a study, "
+                "such as sweeps=quick; a single run needs no -m"
+            )
         self.pruner = build_pruner(master.hydra.sweeper.pruner)
         self.workers = _workers(master.hydra.launcher)
         with Composer(context.config_loader, master, self.space.fixed).base({}).as_job() as shared:
+            require_schema(shared)
             require_comparable(self.objectives, shared, self.space, not isinstance(self.pruner, NopPruner))
             self.definition = define(self.space, self.objectives, shared)
             drawn = any(name.partition(".")[0] == "data" for name in self.space.searched)
@@ -95,7 +102,8 @@ class Plan:
         for name, distribution in self.space.searched.items():
             if not is_setting(name):
                 for value in extremes(distribution):
-                    self.composer.base({name: value})
+                    with self.composer.base({name: value}).as_job() as composed:
+                        require_schema(composed)
 
     def _data(self, shared: DataConfig | None) -> list[DataConfig]:
         """The data of all trials, each once: of every combination of choices and ends of ranges that decide it; or

@@ -3,8 +3,10 @@
 Hydra imports every plugin at every start, so neither torch nor Optuna is imported before a sweep begins.
 """
 
+import difflib
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -26,6 +28,16 @@ METRICS = {
     "seconds": False,
 }
 PRUNABLE = ("validation_accuracy", "validation_loss")  # what there is to compare after every epoch
+
+
+def _metric_meant(name: str) -> str:
+    """What to write for a wrong metric."""
+    if name.startswith("test"):
+        return ", as no search reads the test set"
+    part = re.split(r"[^a-z]+", name.lower())[-1]
+    likely = [metric for metric in METRICS if part and part in metric]
+    close = likely or difflib.get_close_matches(name, METRICS, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def chosen_with_slash(key: str, value: object) -> str:
@@ -71,7 +83,9 @@ class SweeperConfig(Section):
         super().__post_init__()
         names = self.objectives
         wrong = [name for name in names if name not in METRICS]
-        if not names or wrong or len(set(names)) < len(names):
+        if wrong:
+            self.refuse("objective", f"names no metric {wrong[0]}{_metric_meant(wrong[0])}")
+        if not names or len(set(names)) < len(names):
             self.refuse("objective", "must be one of the metrics, or a list of different ones")
         if self.study_name is not None and not is_folder_name(self.study_name):
             self.refuse("study_name", "must be usable as a folder name: no / \\ : and no leading dot")
@@ -114,6 +128,12 @@ class BudgetSweeper(Sweeper):
             key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             for key, value in self.settings.items()
         }
+        known = [spec.name for spec in fields(SweeperConfig)]
+        if strange := [key for key in plain if key not in known]:
+            from tinysweep.explain import nearest  # noqa: PLC0415 which imports this module
+
+            key = f"{SweeperConfig.KEY}.{strange[0]}"
+            raise ConfigError(f"{key} is not a setting; {nearest(key)}")
         self.wanted = SweeperConfig(**plain)
         self.master, self.context, self.task = config, hydra_context, task_function
 

@@ -74,11 +74,14 @@ def figure(trial: FrozenTrial, name: str) -> str:
 def result(trials: list[FrozenTrial], objectives: list[str], searched: list[str]) -> str:
     """The best trials and the Pareto front as text tables."""
     best = ranked(trials, objectives)
+    running = count(trials, Standing.running)
+    elsewhere = f"another sweep is at work on {running} more trial{'s' if running > 1 else ''}"
     if not best:
-        return "no trial has completed"
+        return f"no trial has completed yet; {elsewhere}" if running else "no trial has completed"
     front = pareto_front(trials, objectives)
     return "\n".join(
         [
+            *([f"so far, as {elsewhere}:", ""] if running else []),
             f"the best {min(SHOWN, len(best))} of {len(best)} completed trials by {_words(objectives[0])}:",
             table(best[:SHOWN], searched),
             "",
@@ -116,10 +119,10 @@ def progress(study: Study, n_trials: int | None) -> str:
     kinds = {became.value.replace("_", " "): count(trials, became) for became in Standing}
     kinds["failed earlier"] = len(study.retried)
     words = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
-    of = f" of {n_trials}" if n_trials else ""
-    return (
-        f"study {study.optuna.study_name}: {count(trials, *TRAINED)}{of} trials trained ({words or 'none begun'})"
-    )
+    trained = count(trials, *TRAINED)
+    of = f" of {n_trials}" if n_trials and trained <= n_trials else ""
+    more = f", more than hydra.sweeper.n_trials={n_trials}" if n_trials and trained > n_trials else ""
+    return f"study {study.optuna.study_name}: {trained}{of} trials trained{more} ({words or 'none begun'})"
 
 
 def from_outside(study: Study) -> str:
@@ -148,10 +151,14 @@ def nothing_fits(refusals: list[Refusal], trials: Sequence[FrozenTrial]) -> str:
     """Why a study in which no proposal may be trained ends."""
     sizes = [trial.user_attrs["params"] for trial in trials if "params" in trial.user_attrs]
     reasons = [trial.user_attrs["reason"] for trial in trials if "reason" in trial.user_attrs]
-    row = f"{len(refusals):,} proposals in a row were refused; " if refusals else ""
-    smallest = f"the smallest model had {min(sizes):,} trainable parameters; " if sizes else ""
-    last = f"the last: {first_line(reasons[-1])}; " if reasons else ""
-    return f"no model fits: {row}{smallest}{last}search smaller models or raise the budget"
+    parts = [
+        f"{len(refusals):,} proposals in a row were refused" if refusals else "",
+        f"the smallest model had {min(sizes):,} trainable parameters" if sizes else "",
+        f"the last: {first_line(reasons[-1])}" if reasons else "",
+    ]
+    if {standing(trial) for trial in trials} == {Standing.invalid}:
+        return f"nothing that is searched can be trained: {'; '.join(filter(None, parts))}"
+    return f"no model fits: {'; '.join(filter(None, [*parts, 'search smaller models or raise the budget']))}"
 
 
 def front_title(objectives: list[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from types import UnionType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
@@ -63,6 +63,8 @@ def read_space(
         ConfigError: a sweep that can't be read or that Optuna has no distribution for, a key that is no setting,
         or an end of a range that breaks its setting's rule.
     """
+    for name, sweep in (params or {}).items():
+        _require_sweep(name, sweep)
     searched: dict[str, BaseDistribution] = {}
     fixed: dict[str, str] = {}
     shared = {override(name, value): override(name, (written or {}).get(name, value))
@@ -88,6 +90,32 @@ def read_space(
         else:
             fixed[name or text] = shared.get(text, text)
     return Space(searched, list(fixed.values()))
+
+
+def _require_sweep(name: str, written: Any) -> None:
+    """Refuse what other sweepers take for a sweep: a list of choices, or a mapping of type, low and high."""
+    takes_list = name in settings() and get_origin(settings()[name].type) is list
+    is_value = takes_list and isinstance(written, list) and not any(isinstance(each, list) for each in written)
+    if isinstance(written, dict | list) and not is_value:
+        raise ConfigError(
+            f"hydra.sweeper.params.{name}={written} must be a sweep; write {name}: {_sweep_of(written)}"
+        )
+
+
+def _sweep_of(described: dict[str, Any] | list[Any]) -> str:
+    """The sweep that a list of choices, or a mapping of type, low and high, stands for."""
+    if isinstance(described, list):
+        described = {"choices": described}
+    if choices := described.get("choices"):
+        return f"choice({','.join(map(str, choices))})"
+    low, high = described.get("low"), described.get("high")
+    if low is None or high is None:
+        return "range(4,17), choice(a,b), interval(0.1,1) or tag(log,interval(0.01,1))"
+    if described.get("log"):
+        return f"tag(log,interval({low},{high}))"
+    if described.get("type") == "int" and isinstance(high, int):
+        return f"range({low},{high + 1}{f',{step}' if (step := described.get('step')) else ''})"
+    return f"interval({low},{high})"
 
 
 def _unreadable(text: str, error: Exception) -> str:

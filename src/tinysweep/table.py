@@ -92,17 +92,30 @@ def _iso(moment: datetime | None) -> str | None:
     return moment.astimezone(UTC).isoformat(timespec="seconds") if moment else None
 
 
+def separated_otherwise(path: Path) -> str | None:
+    """What to do about a table without commas between its columns, as some spreadsheets write it; None for any
+    other file."""
+    if not path.is_file():
+        return None
+    with path.open(errors="replace") as stream:
+        header = stream.readline(10_000)
+    found = next((sign for sign in (";", "\t") if sign in header and "," not in header), None)
+    return f"its columns are separated by {found!r}; save it with commas, and points in numbers" if found else None
+
+
 def read_trials(path: str | Path) -> pd.DataFrame:
     """A trials.csv, or the one in a study's folder, with the types that it was written with; those of two studies
     can be concatenated.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or its columns aren't separated by commas.
     """
     path = Path(path)
     path = path / "trials.csv" if path.is_dir() else path
     if not path.exists():
         raise DataError(f"{path}: no such file; give a study's folder, such as outputs/sweeps/quick")
+    if advice := separated_otherwise(path):
+        raise DataError(f"{path} can't be read as a table of trials: {advice}")
     return pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=[""])
 
 
