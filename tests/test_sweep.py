@@ -660,7 +660,7 @@ def test_a_refusal_changes_nothing(sweep: Sweep, place: Path) -> None:
     )
     for kept in ("null", "all.db", "all.log"):
         name = f"hydra.sweeper.study_name=kept-{kept}"
-        assert sweep("model.width=2", name, f"hydra.sweeper.storage={kept}").status == 0
+        assert sweep("model.width=choice(2)", name, f"hydra.sweeper.storage={kept}").status == 0
     for file in (place / "outputs/sweeps/kept-null").glob("study.db*"):
         file.unlink()
     in_database = ["hydra.sweeper.study_name=kept-all.db", "hydra.sweeper.storage=all.db"]
