@@ -15,6 +15,7 @@ from tinysweep import image_folder
 from tinysweep.config import DataConfig, DataName
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.fetch import obtain, read_split
+from tinysweep.idx import read_idx
 from tinysweep.model import DataShape
 
 
@@ -68,17 +69,6 @@ def describe(config: DataConfig) -> DataShape:
     return DataShape(channels=1, size=28, classes=10)
 
 
-def prepare(config: DataConfig) -> None:
-    """See to it that a data set is there and undamaged, fetched if need be, without reading an image.
-
-    Raises:
-        DataError: it can't be had, or is damaged.
-    """
-    describe(config)
-    if config.name != DataName.image_folder:
-        obtain(config.name, Path(config.root), config.download)
-
-
 def check(configs: Sequence[DataConfig], *, images: bool = True) -> None:
     """See to it that each of these will load: that the data is there and undamaged, fetched if need be, that there
     are as many images as are asked for, and enough of each class, and, unless `images` is false, that those of a
@@ -90,7 +80,6 @@ def check(configs: Sequence[DataConfig], *, images: bool = True) -> None:
     named: dict[tuple[str, str], Tensor] = {}  # the labels of data sets that have a name
     folders: dict[tuple[str, float], DataConfig] = {}
     for config in configs:
-        prepare(config)
         if config.name == DataName.image_folder:
             labels = torch.tensor([label for label, _ in image_folder.listed(config, "train")])
             given = len(image_folder.listed(config, "validation")) if _gives_validation(config) else 0
@@ -98,9 +87,10 @@ def check(configs: Sequence[DataConfig], *, images: bool = True) -> None:
         else:
             key, given = (config.name.value, config.root), 0
             if key not in named:
-                named[key] = _read(config, "train").labels
+                files = obtain(config.name, Path(config.root), config.download)
+                named[key] = torch.from_numpy(read_idx(files["train_labels"]).astype(np.int64))
             labels = named[key]
-        _chosen(config, labels, given)
+        _require_enough(config, labels, given)
     for config in folders.values() if images else []:
         image_folder.require_readable(config)
 
@@ -116,28 +106,28 @@ def load(config: DataConfig) -> Data:
     shape = describe(config)
     everything = _read(config, "train")
     given = _read(config, "validation") if _gives_validation(config) else None
-    chosen, held_out = _chosen(config, everything.labels, len(given) if given else 0)
+    _require_enough(config, everything.labels, len(given) if given else 0)
+    held_out, rest = split(everything.labels, 0 if given else config.validation, config.split_seed)
     validation = given or everything.pick(held_out)
-    train = everything.pick(chosen)
+    train = everything.pick(rest[: config.limit])
     mean, std = pixel_statistics(train.pixels)
     return Data(shape, train, validation if len(validation) else None, mean, std)
 
 
-def _chosen(config: DataConfig, labels: Tensor, given: int) -> tuple[Tensor, Tensor]:
-    """Indices of the images to train on, and of those held out, which are none where others are given for
-    validation; `given` is how many.
+def _require_enough(config: DataConfig, labels: Tensor, given: int) -> None:
+    """Refuse to hold out or train on more images than there are; `given` is how many come apart for validation.
 
     Raises:
         ConfigError, DataError: as `load`.
     """
     names = image_folder.class_names(config) if config.name == DataName.image_folder else ()
-    held_out, rest = split(labels, 0 if given else config.validation, config.split_seed, names)
-    if config.limit is not None and config.limit > len(rest):
+    held_out = 0 if given else held_out_count(labels, config.validation, names)
+    left = len(labels) - held_out
+    if config.limit is not None and config.limit > left:
         raise ConfigError(
-            f"data.limit={config.limit} must not exceed the {len(rest)} images there are to train on, "
-            f"{given or len(held_out)} being held out for validation"
+            f"data.limit={config.limit} must not exceed the {left} images there are to train on, "
+            f"{given or held_out} being held out for validation"
         )
-    return rest[: config.limit], held_out
 
 
 def load_test(config: DataConfig) -> Images:
@@ -158,22 +148,16 @@ def _read(config: DataConfig, part: str) -> Images:
     return Images(torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
 
 
-def split(labels: Tensor, held_out: float, seed: int, names: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
-    """Indices of the images held out and of the rest, both in random order. `names` are those of the classes, if
-    they have any.
-
-    `held_out` is a number of images or, below 1, a fraction, which if not 0 holds out one image at least. The
-    total is exact, and of every class the same share is held out: rounded down, what is missing then going to
-    the classes with the largest remainders. So a class with a share of less than one image may have none held
-    out, but each keeps one at least to train on.
+def held_out_count(labels: Tensor, held_out: float, names: Sequence[str] = ()) -> int:
+    """How many images a number or fraction `held_out` stands for; `names` are those of the classes, if they have
+    any.
 
     Raises:
         ConfigError: not every class would have an image left to train on.
         DataError: a class has a single image.
     """
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     if held_out == 0:
-        return order[:0], order
+        return 0
     wanted = max(1, round(held_out * len(labels))) if held_out < 1 else int(held_out)
     counts = torch.bincount(labels)
     if alone := (counts == 1).nonzero().flatten().tolist():
@@ -182,12 +166,31 @@ def split(labels: Tensor, held_out: float, seed: int, names: Sequence[str] = ())
             f"class {name} has 1 image to train on, but a validation split needs at least 2 of each class; "
             "add images, or set data.validation=0"
         )
-    spare = (counts - 1).clamp(min=0)
-    if wanted > spare.sum():
+    most = int((counts - 1).clamp(min=0).sum())
+    if wanted > most:
         raise ConfigError(
             f"data.validation={held_out:g} must leave an image of each class to train on: at most "
-            f"{int(spare.sum())} of the {len(labels)} images there are"
+            f"{most} of the {len(labels)} images there are"
         )
+    return wanted
+
+
+def split(labels: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the images held out and of the rest, both in random order.
+
+    `held_out` is a number of images or, below 1, a fraction, which if not 0 holds out one image at least. The
+    total is exact, and of every class the same share is held out: rounded down, what is missing then going to
+    the classes with the largest remainders. So a class with a share of less than one image may have none held
+    out, but each keeps one at least to train on.
+
+    Raises:
+        ConfigError, DataError: as `held_out_count`.
+    """
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    if held_out == 0:
+        return order[:0], order
+    wanted, counts = held_out_count(labels, held_out), torch.bincount(labels)
+    spare = (counts - 1).clamp(min=0)
     exact = counts.double() * wanted / len(labels)
     quota = exact.floor().long()
     for _ in range(wanted - int(quota.sum())):
