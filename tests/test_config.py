@@ -101,6 +101,8 @@ def unlike(spec: Field[Any]) -> Any:
     """A value that is allowed but not the default."""
     if spec.type is bool:
         return not spec.default
+    if str in parts(spec.type):
+        return "other"
     return next(value for value in inside(spec) if value != spec.default)
 
 

@@ -40,6 +40,7 @@ from tinysweep.final_plan import Job, Stage
 from tinysweep.final_results import Candidate
 from tinysweep.final_runs import Run
 from tinysweep.final_settings import FinalConfig, read_words
+from tinysweep.image_folder import content_digest
 from tinysweep.model import DataShape
 from tinysweep.record import RunFolder
 from tinysweep.report_final import read_final
@@ -230,10 +231,11 @@ def test_candidates_keep_the_validation_images_and_final_models_train_on_all(
 
 def test_recipes_are_the_trials_own_retrained_and_the_baselines_own(held: Held, made: Path) -> None:
     study, found = held.study, held.found
+    images = baseline_config(made / "images").data
     for one in [*found["candidates"], *found["tested"]]:
         for run in one["runs"]:
             wanted = (
-                identity(baseline_config(made / "images"))
+                identity(baseline_config(made / "images")) | {"data.digest": content_digest(images)}
                 if one["trial"] is None
                 else identity(record_in(study / f"trials/{one['trial']}")["config"]) | {"trainer.epochs": 2}
             )

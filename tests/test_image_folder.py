@@ -1,5 +1,9 @@
 """Image folders of all layouts and kinds of image, made here; and the ones that are refused."""
 
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from tinysweep.config import DataConfig, DataName
-from tinysweep.data import describe, load, load_test
+from tinysweep.data import check, describe, load, load_test, pinned
 from tinysweep.errors import ConfigError, DataError
-from tinysweep.image_folder import class_names, read
+from tinysweep.image_folder import class_names, content_digest, read
 from tinysweep.model import DataShape
 from tinysweep.picture_files import EXTENSIONS
 
@@ -118,6 +122,81 @@ def test_given_validation_images_are_all_used_and_trained_on_only_if_nothing_is_
     assert len(load(settings(tmp_path, limit=12)).train) == 12
     with pytest.raises(ConfigError, match=r"data\.limit=13 must not exceed the 12 images"):
         load(settings(tmp_path, limit=13))
+
+
+def test_a_digest_is_of_what_the_images_are_and_not_of_where_they_lie(tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        write_classes(tmp_path / "one" / part, cat=2, dog=2)
+
+    def copied() -> Path:
+        folder = tmp_path / "copy"
+        shutil.rmtree(folder, ignore_errors=True)
+        return Path(shutil.copytree(tmp_path / "one", folder, copy_function=shutil.copy))
+
+    def digest(folder: Path) -> str:
+        return content_digest(settings(folder))
+
+    original = digest(tmp_path / "one")
+    same: list[Callable[[Path], object]] = [
+        lambda folder: folder,
+        lambda folder: os.utime(folder / "train/cat/000.png", (0, 0)),
+        lambda folder: (folder / "train/cat/notes.txt").write_text("about cats"),
+        lambda folder: write_image(folder / "train/cat/.thumbnails/0.png"),
+        lambda folder: (folder / "val").rename(folder / "Validation"),
+    ]
+    for change in same:
+        folder = copied()
+        change(folder)
+        assert digest(folder) == original
+    other: list[Callable[[Path], object]] = [
+        lambda folder: write_image(folder / "train/cat/000.png", 1),  # as many bytes
+        lambda folder: write_image(folder / "test/dog/002.png"),
+        lambda folder: (folder / "val/dog/001.png").unlink(),
+        lambda folder: (folder / "train/cat/000.png").rename(folder / "train/cat/002.png"),
+        lambda folder: (folder / "train/cat/000.png").rename(folder / "train/dog/002.png"),
+        lambda folder: (folder / "train/cat/000.png").rename(folder / "val/cat/002.png"),
+        lambda folder: (folder / "train/cat/000.png").rename(folder / "train/cat/1000.png"),
+        lambda folder: [
+            (folder / part / "dog").rename(folder / part / "ant") for part in ("train", "val", "test")
+        ],
+    ]
+    digests = {original}
+    for change in other:
+        folder = copied()
+        change(folder)
+        digests.add(digest(folder))
+    assert len(digests) == len(other) + 1
+
+
+def test_images_that_are_not_those_of_the_digest_are_refused_in_one_line(tmp_path: Path) -> None:
+    config = pinned(settings(write_classes(tmp_path, cat=5, dog=5), validation=2))
+    assert config.digest == content_digest(config)
+    load(config)
+    load_test(config)
+    write_image(tmp_path / "cat" / "000.png", 9)
+    for act in (lambda config: check([config]), load, load_test):
+        with pytest.raises(
+            DataError, match=rf"^data.root={tmp_path} holds images-\w+, not .*={config.digest}: .*null$"
+        ):
+            act(config)
+    load(dataclasses.replace(config, digest=None))
+
+
+def test_data_is_pinned_to_its_place_and_a_folder_to_what_it_held_when_it_was_first_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_classes(Path("images"), cat=2, dog=2)
+    digests: dict[str, str] = {}
+    first = pinned(settings(Path("images")), digests)
+    assert (first.root, digests) == (str(tmp_path / "images"), {first.root: first.digest})
+    write_image(tmp_path / "images" / "cat" / "000.png", 9)
+    assert pinned(settings(Path("images")), digests) == first
+    assert pinned(settings(Path("images"))).digest != first.digest
+    assert pinned(first) == first, "what was noted once stays"
+    named = DataConfig(root="files")
+    assert pinned(named) == dataclasses.replace(named, root=str(tmp_path / "files"))
+    assert pinned(DataConfig(root="~/files")).root == "~/files"
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.3, 0.99])

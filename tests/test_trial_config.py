@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import tinysweep
 from conftest import loaded
-from tinysweep.config import Config, SchedulerName
+from tinysweep.config import Config, DataConfig, DataName, SchedulerName
 from tinysweep.errors import ConfigError
 from tinysweep.explain import settings
 from tinysweep.space import Value, override
@@ -305,7 +305,11 @@ def test_what_is_incidental_is_a_setting() -> None:
 
 
 def test_the_identity_names_every_other_setting_once() -> None:
-    assert sorted(identity(Config())) == sorted(set(LEAVES) - set(INCIDENTAL))
+    folder = DataConfig(name=DataName.image_folder, digest="images-0")
+    assert sorted(identity(Config(data=folder))) == sorted(set(LEAVES) - set(INCIDENTAL))
+    assert set(identity(Config(data=folder))) - set(identity(Config())) == {"data.digest"}, (
+        "as in earlier versions"
+    )
 
 
 def test_a_composed_configuration_and_its_typed_one_are_the_same() -> None:

@@ -51,16 +51,17 @@ def _setting(settings: Mapping[str, Any], name: str) -> Value | None:
 @dataclass(frozen=True)
 class HeldOut:
     """The images that validation figures are judged on, as data.validation says it: a number of them, or below 1 a
-    part of the data set, drawn by a seed. `root` tells apart image folders alone."""
+    part of the data set, drawn by a seed. `folder` tells apart image folders alone: by what they hold or, in old
+    records, by where they lie."""
 
     data: str
-    root: str
+    folder: str
     share: float
     seed: int
 
     def __str__(self) -> str:
         size = f"{self.share:,.0f} images" if self.share >= 1 else f"{100 * self.share:g}% of the images"
-        return f"{size} of {clean(self.root or self.data)}, data.split_seed={self.seed}"
+        return f"{size} of {clean(self.folder or self.data)}, data.split_seed={self.seed}"
 
 
 def held_out(trial: Trial) -> HeldOut | None:
@@ -68,10 +69,11 @@ def held_out(trial: Trial) -> HeldOut | None:
     data: Any = config(trial).get("data")
     try:
         name, share, seed = str(data["name"]), float(data["validation"]), int(data["split_seed"])
-        root = "" if name in DATA_SETS else str(data["root"])
+        held = data.get("digest")
+        folder = "" if name in DATA_SETS else f"data.digest={held}" if held else str(data["root"])
     except (KeyError, TypeError, ValueError):
         return None
-    return HeldOut(name, root, share, seed) if share > 0 else None
+    return HeldOut(name, folder, share, seed) if share > 0 else None
 
 
 def images(trial: Trial, column: str) -> int | None:
@@ -81,9 +83,9 @@ def images(trial: Trial, column: str) -> int | None:
     if column == TESTED:
         return known.shapes[3][0] if known else None
     judge = held_out(trial)
-    if judge is None or judge.share >= 1:
-        return int(judge.share) if judge else None
-    return max(1, round(judge.share * known.shapes[1][0])) if known else None
+    if judge is None or not known:  # an image folder may have a val/ of any size
+        return None
+    return int(judge.share) if judge.share >= 1 else max(1, round(judge.share * known.shapes[1][0]))
 
 
 @dataclass(frozen=True)

@@ -238,6 +238,9 @@ class DataConfig(Section):
     test_fraction: float = setting(
         0.2, "part held out as test set if there is no test folder", "(0, 1)", only=(DataName.image_folder,)
     )
+    digest: str | None = setting(
+        None, "what images the folder must hold; a run and a sweep note it", only=(DataName.image_folder,)
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

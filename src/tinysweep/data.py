@@ -4,7 +4,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,8 @@ def check(configs: Sequence[DataConfig], *, images: bool = True) -> None:
     """
     named: dict[tuple[str, str], Tensor] = {}  # the labels of data sets that have a name
     folders: dict[tuple[str, float], DataConfig] = {}
+    for config in {(config.root, config.digest): config for config in configs}.values():
+        _require_digest(config)
     for config in configs:
         if config.name == DataName.image_folder:
             labels = torch.tensor([label for label, _ in image_folder.listed(config, "train")])
@@ -95,15 +97,44 @@ def check(configs: Sequence[DataConfig], *, images: bool = True) -> None:
         image_folder.require_readable(config)
 
 
+def pinned(config: DataConfig, digests: dict[str, str] | None = None) -> DataConfig:
+    """The same data, its place an absolute path, and of an image folder with the digest of what it holds now. The
+    other data sets need none, as they are what their names say wherever they lie. `digests` are those of the
+    folders looked at before, by place; one that isn't there is added.
+
+    Raises:
+        DataError: an image folder is missing, or no data set.
+    """
+    # A home folder, which differs between machines, is left to be found on each.
+    root = config.root if config.root.startswith("~") else str(Path(config.root).absolute())
+    if config.name != DataName.image_folder or config.digest is not None:
+        return replace(config, root=root)
+    digests = {} if digests is None else digests
+    if root not in digests:
+        digests[root] = image_folder.content_digest(config)
+    return replace(config, root=root, digest=digests[root])
+
+
+def _require_digest(config: DataConfig) -> None:
+    if config.digest is not None and (found := image_folder.content_digest(config)) != config.digest:
+        raise DataError(
+            f"data.root={config.root} holds {found}, not the images of data.digest={config.digest}: some were "
+            "changed, added or removed; bring them back, or begin another study; a single run takes these by "
+            "data.digest=null"
+        )
+
+
 def load(config: DataConfig) -> Data:
     """The training and validation images of a data set, fetched if need be. Those that an image folder gives for
     validation are all taken, unless `validation` is 0; otherwise some training images are held out.
 
     Raises:
         ConfigError: `validation` or `limit` asks for more images than there are.
-        DataError: the data can't be had, or is damaged, or a class is too small to be split.
+        DataError: the data can't be had, or is damaged, or is not what its digest says, or a class is too small to
+            be split.
     """
     shape = describe(config)
+    _require_digest(config)
     everything = _read(config, "train")
     given = _read(config, "validation") if _gives_validation(config) else None
     _require_enough(config, everything.labels, len(given) if given else 0)
@@ -131,7 +162,12 @@ def _require_enough(config: DataConfig, labels: Tensor, given: int) -> None:
 
 
 def load_test(config: DataConfig) -> Images:
-    """The test images; a run calls this once, when its training is over."""
+    """The test images; a run calls this once, when its training is over.
+
+    Raises:
+        DataError: as `load`.
+    """
+    _require_digest(config)
     return _read(config, "test")
 
 

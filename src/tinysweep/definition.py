@@ -12,7 +12,7 @@ from tinysweep.command_line import as_choice
 from tinysweep.errors import ConfigError, StudyError
 from tinysweep.plugin import PRUNABLE
 from tinysweep.space import Space, extremes, typed_value
-from tinysweep.trial_config import digest, identity
+from tinysweep.trial_config import DIGEST, digest, identity
 
 RESOLVER = re.compile(r"\$\{[\w.]+:[^${}]*\}")  # with arguments that are plain text
 NOTHING_HELD_OUT = "data.validation=0 leaves a sweep nothing to judge by; hold images out, such as 5000"
@@ -83,6 +83,11 @@ def require_same(study: optuna.Study, definition: dict[str, str]) -> None:
         study.set_user_attr("definition", definition)
         return
     keys = [key for key in {**known, **definition} if known.get(key) != definition.get(key)]
+    if keys == [DIGEST] and DIGEST not in known:
+        raise StudyError(
+            f"study {study.study_name} was begun by an earlier version, which didn't note what data.root held, so "
+            "new trials can't be compared with its own; begin another: hydra.sweeper.study_name=NAME"
+        )
     if keys:
         changes = [f"  {key}: {known.get(key, '(none)')} -> {definition.get(key, '(none)')}" for key in keys]
         raise StudyError(

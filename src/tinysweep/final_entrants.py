@@ -11,7 +11,7 @@ from tinysweep.budget import Cost
 from tinysweep.composition import compose
 from tinysweep.config import Config, DataConfig
 from tinysweep.data import describe
-from tinysweep.errors import ConfigError, StudyError, TinysweepError
+from tinysweep.errors import ConfigError, DataError, StudyError, TinysweepError
 from tinysweep.retrain import retrained
 from tinysweep.study_view import StudyView
 from tinysweep.trial_config import digest, identity
@@ -92,6 +92,9 @@ def baseline(name: str, rival: Entrant) -> Entrant | None:
 
 def _gated(config: Config) -> tuple[Config, Cost]:
     """A configuration with a number for its width, and its cost, which is within the budget."""
-    shape = describe(config.data)
+    try:
+        shape = describe(config.data)
+    except DataError as error:
+        raise DataError(f"{error}; data.root=FOLDER says where the images are now") from error
     config = budget.resolve(config, shape)
     return config, budget.gate(config, shape)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from tinysweep.config import Config
+from tinysweep.config import Config, DataName
 from tinysweep.data import check
 from tinysweep.device import hardware, usable_cores
 from tinysweep.errors import StudyError
@@ -65,6 +65,7 @@ class Plan:
         self._note_few()
         self.baseline = self._baseline()
         self._require_same_images()
+        self._note_unknown_images()
         check(
             [data for each in self.candidates for data in (each.held_out or each.recipe.data, each.recipe.data)],
             images=False,
@@ -148,13 +149,22 @@ class Plan:
         splits: dict[tuple[object, ...], str] = {}
         for entrant in self.candidates:
             data, held_out = entrant.recipe.data, entrant.held_out or entrant.recipe.data
-            split = data.name, data.root, data.test_fraction, held_out.validation, held_out.split_seed
+            images = (data.digest or data.root) if data.name == DataName.image_folder else data.name
+            split = images, data.test_fraction, held_out.validation, held_out.split_seed
             splits.setdefault(split, entrant.name)
         if len(splits) > 1:
             one, other = list(splits.values())[:2]
             raise StudyError(
                 f"{one} and {other} have different data or validation images, so their figures can't be compared; "
                 "leave trials out by exclude=[NUMBER]"
+            )
+
+    def _note_unknown_images(self) -> None:
+        data = self.candidates[0].recipe.data
+        if data.name == DataName.image_folder and data.digest is None:
+            self.notes.append(
+                f"the study is of an earlier version, which didn't note what {data.root} held; it is taken as "
+                "it is now"
             )
 
     def _require_room(self) -> None:

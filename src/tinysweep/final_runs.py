@@ -153,9 +153,11 @@ def _finished(folder: RunFolder) -> dict[str, Any] | None:
 
 def _is_of(record: dict[str, Any], job: Job) -> bool:
     held = record["config"]
-    same_place = job.config.data.name != DataName.image_folder or held["data"]["root"] == job.config.data.root
+    data = job.config.data
+    # Of images without a digest, as those of earlier versions are, their place is all that is known.
+    placed = data.name == DataName.image_folder and data.digest is None
     wanted = json.loads(json.dumps(dataclasses.asdict(job.config)))
-    return same_place and identity(held) == identity(wanted)
+    return identity(held) == identity(wanted) and (not placed or held["data"]["root"] == data.root)
 
 
 def _task(job: Job, threads: int) -> Task:

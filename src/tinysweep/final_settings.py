@@ -17,6 +17,7 @@ DECIDED = {
     "trainer.test": "final models are tested once, candidates never",
     "trainer.threads": "jobs=N shares the cores out among N runs",
     "data.validation": "candidates are judged on the study's validation images, final models have none held out",
+    "data.digest": "the images of a final are those of its study",
     "data.split_seed": "candidates are judged on the study's validation images",
 }
 

@@ -1,5 +1,7 @@
 """The user's own images: a folder with one subfolder a class, resized to one square size."""
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,6 +139,27 @@ def require_readable(config: DataConfig) -> None:
                 image.load()
 
 
+def content_digest(config: DataConfig) -> str:
+    """A fingerprint of the images: their bytes, names, classes and parts, and nothing else, so that it is the same
+    wherever the folder lies, whenever it was copied, and whatever else is in it.
+
+    Raises:
+        DataError: as `layout`; a class has no images, or one can't be read.
+    """
+    found = layout(config)
+    whole = hashlib.sha256()
+    for part in sorted(found.parts) or [""]:
+        for name in found.classes:
+            folder = found.parts.get(part, found.root) / name
+            for file in _files(folder):
+                try:
+                    content = hashlib.sha256(file.read_bytes()).hexdigest()
+                except OSError as error:
+                    raise DataError(f"{file} can't be read: {error.strerror}; mend or remove it") from error
+                whole.update(json.dumps([part, name, file.parts[len(folder.parts) :], content]).encode())
+    return f"images-{whole.hexdigest()[:16]}"
+
+
 def _parts(root: Path, names: Sequence[str]) -> dict[str, Path]:
     """The folder of each part in `root`, which has subfolders of these names; none where they are the classes.
 
@@ -210,7 +233,7 @@ def _files(folder: Path) -> list[Path]:
     files = files_in(folder)
     if not files:
         raise DataError(f"class folder {folder} holds no images of the kinds {' '.join(sorted(EXTENSIONS))}")
-    inner = {file.relative_to(folder).parts[0] for file in files}
+    inner = {file.parts[len(folder.parts)] for file in files}
     parts = {PART_NAMES[name.casefold()]: name for name in sorted(inner) if name.casefold() in PART_NAMES}
     if len(parts) > 1:
         raise DataError(

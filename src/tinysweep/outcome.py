@@ -10,13 +10,13 @@ from optuna.trial import FrozenTrial
 from tinysweep.budget import resolve
 from tinysweep.command_line import line, shown_folder
 from tinysweep.composition import typed
-from tinysweep.config import Config
-from tinysweep.data import describe
+from tinysweep.config import Config, DataName
+from tinysweep.data import describe, pinned
 from tinysweep.files import write_whole
 from tinysweep.space import unquoted
 from tinysweep.study import Study
 from tinysweep.table import metric, pareto_front, ranked
-from tinysweep.trial_config import INCIDENTAL, Composer
+from tinysweep.trial_config import DIGEST, INCIDENTAL, Composer
 
 WINNER = "winner"
 
@@ -60,7 +60,9 @@ def write_winner(study: Study, best: FrozenTrial, composer: Composer, retrain: l
     changes = f", with {' '.join(retrain)}" if retrain else ""
     origin = f"Trial {best.number} of the study {study.optuna.study_name}{changes}."
     config = dataclasses.replace(
-        resolve(config, describe(config.data)), name=f"{study.optuna.study_name}-{WINNER}"
+        resolve(config, describe(config.data)),
+        name=f"{study.optuna.study_name}-{WINNER}",
+        data=pinned(config.data, composer.digests),
     )
     return write_experiment(study.folder, WINNER, config, origin)
 
@@ -71,7 +73,10 @@ def write_experiment(folder: Path, choice: str, config: Config, origin: str) -> 
     `origin` says in a line where it comes from.
     """
     content = dataclasses.asdict(config)
-    for key in INCIDENTAL:  # where data lies and what it runs on is for whoever runs it to say
+    # Where data lies and what it runs on is for whoever runs it to say; but one's own images lie in one place.
+    own = config.data.name == DataName.image_folder
+    left_out = set(INCIDENTAL) - {"data.root"} if own else {*INCIDENTAL, DIGEST}
+    for key in left_out:
         section, _, leaf = key.rpartition(".")
         (content[section] if section else content).pop(leaf)
     content = {"name": config.name, **content}

@@ -1,5 +1,6 @@
 """Pictures of any kind, read upright and in 8 bits, and fitted to what a model takes."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +18,12 @@ MOST_PIXELS = 50_000_000  # as many as a phone's camera; a decoded picture takes
 
 def files_in(folder: Path) -> list[Path]:
     """Pictures in a folder and its subfolders, but for hidden ones, which other programs leave behind."""
-    found = [file for file in folder.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file()]
-    return sorted(file for file in found if not any(name[0] == "." for name in file.relative_to(folder).parts))
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder):  # several times as fast as Path.rglob
+        folders[:] = [name for name in folders if name[0] != "."]
+        shown = (Path(place, name) for name in names if name[0] != ".")
+        found += [file for file in shown if file.suffix.lower() in EXTENSIONS and file.is_file()]
+    return sorted(found)
 
 
 @contextmanager

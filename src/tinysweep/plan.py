@@ -12,7 +12,7 @@ from optuna.pruners import NopPruner
 
 from tinysweep.batch import Launch
 from tinysweep.config import DataConfig
-from tinysweep.data import check
+from tinysweep.data import check, pinned
 from tinysweep.definition import define, made_name, require_comparable
 from tinysweep.device import usable_cores
 from tinysweep.errors import ConfigError
@@ -24,7 +24,7 @@ from tinysweep.space import Value, extremes, grid, is_setting, read_space
 from tinysweep.start_points import read_start
 from tinysweep.storage_location import locate
 from tinysweep.trial import build_pruner
-from tinysweep.trial_config import Composer
+from tinysweep.trial_config import DIGEST, Composer
 
 DEFAULT_TRIALS = 20
 BATCH_A_WORKER = 4  # keeps all but the last seconds of a batch busy, while the sampler still hears back often
@@ -80,10 +80,14 @@ class Plan:
                 "hydra.sweeper.start_with has no meaning for a grid, which tries every point; leave it out"
             )
         self.n_trials = config.n_trials or (None if self.is_grid else DEFAULT_TRIALS)
+        data = self._data(shared_data)
+        digests = [pinned(each, self.composer.digests).digest for each in data]
+        if known := dict.fromkeys(digest for digest in digests if digest is not None):
+            self.definition[DIGEST] = ", ".join(known)
         self.name = config.study_name or made_name(self.space, self.definition)
         self.folder = self._pin(master)
         # Once, or every trial would fail for what can be known now. What one has trained on can be read.
-        data, trained = self._data(shared_data), any((self.folder / "trials").glob("*/model.pt"))
+        trained = any((self.folder / "trials").glob("*/model.pt"))
         check(data, images=not trained or len(data) > 1)
         self.batch_size = config.batch_size or BATCH_A_WORKER * (self.workers or 1)
         self.launch: Launch = (
@@ -184,11 +188,13 @@ class Plan:
         return self.n_trials or (self.points.total if self.points else None)
 
     def job(self, proposal: Proposal) -> list[str]:
-        """The overrides of a trial's job, the same that were composed and costed, and where its data lies."""
-        root = proposal.config.data.root
+        """The overrides of a trial's job, the same that were composed and costed, where its data lies, and which
+        images of the user's own it is to find there."""
+        root, digest = proposal.config.data.root, proposal.config.data.digest
         relative = not root.startswith("~") and not Path(root).is_absolute()
-        place = [_quoted("data.root", str(Path(root).absolute()))] if relative else []
-        closing = [*place, *self.composer.closing, f"trial={proposal.number}"]
+        data = [_quoted("data.root", str(Path(root).absolute()))] if relative else []
+        data += [] if digest is None else [f"{DIGEST}={digest}"]
+        closing = [*data, *self.composer.closing, f"trial={proposal.number}"]
         return [*self.space.fixed, *proposal.overrides, *closing]
 
 

@@ -1,7 +1,7 @@
 """What is tried next: draws from the sampler, each composed and held to the budget before it may be launched."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from tinysweep import budget
 from tinysweep.config import Config
-from tinysweep.data import describe
+from tinysweep.data import describe, pinned
 from tinysweep.definition import NOTHING_HELD_OUT
 from tinysweep.errors import BudgetError, ConfigError
 from tinysweep.ledger import Ledger
@@ -74,6 +74,8 @@ class Proposer:
             config = self.composer.config(values, len(self.trials))
             if config.data.validation == 0:
                 raise ConfigError(NOTHING_HELD_OUT)
+            digest = pinned(config.data, self.composer.digests).digest
+            config = replace(config, data=replace(config.data, digest=digest))
             shape = describe(config.data)
             config = budget.resolve(config, shape)
         except BudgetError as error:

@@ -18,9 +18,9 @@ from tinysweep.report_markup import Html, definitions, join, table, tag
 from tinysweep.space import read_space
 from tinysweep.study import TRAINED
 from tinysweep.study_view import StudyView
-from tinysweep.trial_config import flat
+from tinysweep.trial_config import DIGEST, flat
 
-OF_A_TRIAL = ("trial", "trainer.threads", "trainer.test")  # what a sweep adds to each trial's overrides
+OF_A_TRIAL = ("trial", "trainer.threads", "trainer.test", DIGEST)  # what a sweep adds to each trial's overrides
 RECIPES = (("final/experiment", "best"), ("experiment", "best"), ("experiment", "winner"))
 
 

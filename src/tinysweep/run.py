@@ -11,7 +11,7 @@ from tqdm import tqdm
 from tinysweep import budget, resume, saved
 from tinysweep.checkpoint import Checkpoint
 from tinysweep.config import Config, DataConfig
-from tinysweep.data import Data, describe, load, load_test
+from tinysweep.data import Data, describe, load, load_test, pinned
 from tinysweep.device import Hardware, hardware
 from tinysweep.errors import AbandonedError, ConfigError, PrunedError, TinysweepError, machine_fault
 from tinysweep.record import Record, RunFolder, State
@@ -40,6 +40,8 @@ def run(
     if not report:
         print(_heading(config, cost, machine.describe()), flush=True)
     data = _remembered(config.data) if report else load(config.data)
+    if not report:  # a sweep and a final have said which images they mean
+        config = dataclasses.replace(config, data=pinned(config.data))
     record = Record(RunFolder.claim(wanted), config, cost, machine, overrides)
     if report:
         return _carry_out(record, data, report, None)

@@ -34,6 +34,7 @@ INCIDENTAL = (
     "trainer.cuda_graphs",
     "trainer.test",
 )
+DIGEST = "data.digest"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Composer:
         self.loader, self.master, self.fixed, self.closing = loader, master, list(fixed), list(closing)
         self.composed: dict[tuple[str, ...], Composition] = {}
         self.built: dict[tuple[str, ...], dict[str, Any]] = {}
+        self.digests: dict[str, str] = {}  # what each image folder held when the sweep first looked, by its path
 
     def base(self, values: Mapping[str, Value]) -> Composition:
         """The composition of the shared overrides and of those values that choose from groups.
@@ -197,7 +199,8 @@ def _interpolates(value: Any) -> bool:
 def identity(config: Config | dict[str, Any]) -> dict[str, Any]:
     """All that decides what a run finds, by dotted key."""
     found = flat(config if isinstance(config, dict) else asdict(config))
-    return {key: value for key, value in found if key not in INCIDENTAL}
+    # Data that its name says all of has no digest, and no study had one once.
+    return {key: value for key, value in found if key not in INCIDENTAL and (key, value) != (DIGEST, None)}
 
 
 def flat(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
