@@ -55,8 +55,9 @@ class Composition:
         """The settings, where resolvers find what they find in the job of trial `number`: the environment that
         hydra.job.env_set makes, and Hydra's own settings under ${hydra:...}."""
         running, before = HydraConfig.instance(), HydraConfig.instance().cfg
-        with open_dict(self.whole), read_write(self.whole):
-            job = self.whole.hydra.job
+        own = self.whole.hydra  # read-only once it has been shown to resolvers
+        with open_dict(own), read_write(own):
+            job = own.job
             job.num = number or 0
             job.id = f"{job.name}_{job.num}"
         running.set_config(self.whole)
