@@ -17,12 +17,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
 import tinysweep
 from conftest import Command
+from tinysweep import cli, run, train
 from tinysweep import layers as inspect
-from tinysweep import run, train
 from tinysweep.composition import CONFIG_FOLDER
 from tinysweep.config import Config, from_dictconfig
 from tinysweep.errors import DataError
@@ -331,6 +332,14 @@ def test_neither_help_nor_a_refusal_waits_for_torch(
     assert not list(place.iterdir())
 
 
+def test_the_package_runs_as_a_module(place: Path) -> None:
+    with start("model.widht=3", module="tinysweep") as process:
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith("error: model.widht is not a setting")
+    assert not list(place.iterdir())
+
+
 @pytest.mark.parametrize(("name", "main"), [("tinysweep", train.main), ("tinysweep-inspect", inspect.main)])
 def test_the_installed_commands_are_these(name: str, main: Callable[[], None]) -> None:
     assert importlib.metadata.entry_points(group="console_scripts")[name].load() is main
@@ -350,9 +359,77 @@ def test_inspect_counts_the_baseline_and_leaves_no_files(command: Command, place
 
 def test_inspect_shows_a_model_over_budget_all_the_same(command: Command, place: Path) -> None:
     ended = command("model=era_seed", "budget.params=19349", main=inspect.main)
-    assert ended.status == 0
+    assert ended.status == 1
+    assert "19,349" in ended.out.splitlines()[-2]
     assert "over budget: 19,349 trainable parameters" in ended.out.splitlines()[-1]
     assert not list(place.iterdir())
+
+
+def test_inspect_has_a_help_of_its_own_whose_examples_compose(command: Command, place: Path) -> None:
+    for word in ("--help", "-h"):
+        ended = command(word, main=inspect.main)
+        assert ended.status == 0
+        assert ended.out.startswith("usage: tinysweep-inspect ")
+    examples = [line.split()[1:] for line in lines_of_help(ended.out, "tinysweep-inspect ")]
+    assert len(examples) > 3
+    for example in examples:
+        assert command(*example, main=inspect.main).status == 0
+    assert not list(place.iterdir())
+
+
+@pytest.mark.parametrize("words", [["-m", "model.width=2,4"], ["--multirun"], ["hydra.mode=MULTIRUN"]])
+def test_inspect_shows_one_model_alone(command: Command, place: Path, words: list[str]) -> None:
+    ended = command(*words, main=inspect.main)
+    assert (ended.status, ended.out) == (1, "")
+    assert re.fullmatch("error: tinysweep-inspect shows one model; leave out -m.*\n", ended.err), ended.err
+    assert not list(place.iterdir())
+
+
+# ---- sweepers that aren't ours
+
+BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["-m", "hydra/sweeper=optuna"], "hydra/sweeper=optuna"),
+        (["-m", "hydra/sweeper=basic"], "hydra/sweeper=basic"),
+        (["hydra.mode=MULTIRUN", "hydra/sweeper=basic"], "hydra/sweeper=basic"),
+        (["-m", "sweeps=quick", "hydra/sweeper=basic"], "hydra/sweeper=basic"),
+        (["-m", "sweeps=foreign"], "hydra/sweeper=optuna"),
+        (["-m", f"hydra.sweeper._target_={BASIC}"], f"hydra.sweeper._target_={BASIC}"),
+        (["-m", "hydra.sweeper._target_=no.such.Sweeper"], "hydra.sweeper._target_=no.such.Sweeper"),
+    ],
+)
+def test_a_sweep_by_another_sweeper_is_refused_before_it_begins(
+    command: Command, place: Path, words: list[str], named: str
+) -> None:
+    study = place / "sweeps" / "foreign.yaml"
+    study.parent.mkdir()
+    study.write_text("defaults:\n  - override /hydra/sweeper: optuna\n")
+    ended = command(*words, "trainer.seed=0", "hydra/launcher=basic", "hydra.sweep.dir=swept")
+    assert (ended.status, ended.out, ended.err.count("\n")) == (1, "", 1)
+    assert ended.err.startswith(f"error: {named} must be left out: only tinysweep's own sweeper"), ended.err
+    assert [path for path in place.rglob("*") if path.is_file()] == [study]
+
+
+def test_a_job_of_another_sweeper_trains_nothing(
+    command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_check_sweepers", lambda _sweeps: None)
+    monkeypatch.setattr(run, "run", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr(
+        Plugins.instance(), "instantiate_sweeper", Plugins.instantiate_sweeper.__get__(Plugins.instance())
+    )
+    ended = command("-m", "hydra/sweeper=optuna", "hydra/launcher=basic", "trainer.seed=0,1")
+    assert ended.status == 1
+    assert "error: hydra/sweeper=optuna must be left out" in ended.err
+    assert not list(place.rglob("record.json"))
+
+
+def test_another_sweeper_is_of_no_account_to_a_single_run(command: Command) -> None:
+    assert command("hydra/sweeper=basic", main=inspect.main).status == 0
 
 
 # ---- whole runs

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import tinysweep
 from conftest import Command
 from test_cli import SMALL, only_folder, record_of
 from tinysweep import compare, export, final, layers, predict, report, train
@@ -43,6 +44,13 @@ def test_help_that_nobody_reads_ends_quietly(unread: Command, place: Path, main:
     ended = unread("--help", main=main)
     assert (ended.status, ended.err) == (141, "")
     assert not list(place.iterdir())
+
+
+@pytest.mark.parametrize("main", COMMANDS, ids=lambda main: main.__module__)
+def test_every_command_tells_the_version_of_tinysweep(command: Command, main: Callable[[], None]) -> None:
+    for words in (["--version"], ["model.width=4", "--version"]):
+        ended = command(*words, main=main)
+        assert (ended.status, ended.out, ended.err) == (0, f"tinysweep {tinysweep.__version__}\n", "")
 
 
 @pytest.mark.parametrize(

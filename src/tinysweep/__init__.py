@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tinysweep.saved import load
     from tinysweep.training import fit
 
+    __version__: str
+
 __all__ = ["Config", "compose", "describe", "fit", "gate", "load", "load_data", "load_test", "measure", "resolve"]
 
 _HOMES = {
@@ -42,8 +44,16 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 few need it
+
+        return version("tinysweep")
     # Commands that only print help or refuse a value must not wait for torch to be imported.
     if name not in _HOMES:
         raise AttributeError(f"module 'tinysweep' has no attribute {name!r}")
     module, attribute = _HOMES[name]
     return getattr(importlib.import_module(f"tinysweep.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

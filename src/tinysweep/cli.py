@@ -6,22 +6,27 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tinysweep.composition import COMPOSITION_ERRORS, CONFIG_FOLDER, register_schema, typed
 from tinysweep.config import Config
-from tinysweep.errors import TinysweepError, machine_fault
+from tinysweep.errors import ConfigError, TinysweepError, machine_fault
 from tinysweep.explain import ONE_CHOICE, explain, require_groups, require_words
-from tinysweep.terminal import INTERRUPTED, end_as_interrupted, outlets
+from tinysweep.plugin import OWN_SWEEPER
+from tinysweep.terminal import INTERRUPTED, end_as_interrupted, outlets, version_line
 
 
-def command(task: Callable[[Config], object]) -> None:
-    """Run `task` on the configuration that Hydra composes from the command line.
+def command(task: Callable[[Config], object], sweeps: bool = True, usage: str | None = None) -> None:
+    """Run `task` on the configuration that Hydra composes from the command line, or on many if it `sweeps`.
+    `usage` is printed for --help instead of what conf/hydra/help says of the command tinysweep.
 
     Exits with status 1 and one line on an error that the user can mend, with 130 when interrupted or
     terminated. HYDRA_FULL_ERROR=1 shows tracebacks instead.
@@ -34,6 +39,8 @@ def command(task: Callable[[Config], object]) -> None:
     def checked(composed: DictConfig) -> object:
         hydra_config = HydraConfig.get()
         try:
+            if hydra_config.mode == RunMode.MULTIRUN:
+                _require_sweep(hydra_config, sweeps)
             require_groups(hydra_config)
             return task(_as_typed(typed(composed), Path(hydra_config.runtime.cwd)))
         except Exception as error:
@@ -46,9 +53,16 @@ def command(task: Callable[[Config], object]) -> None:
             _drop_if_empty(Path(runtime.output_dir), Path(runtime.cwd))
 
     with outlets():
+        if "--version" in sys.argv[1:]:
+            print(version_line())
+            return
+        if usage and {"-h", "--help"} & set(sys.argv[1:]):
+            print(usage, end="")
+            return
         try:
             require_words(sys.argv[1:])
             register_schema()
+            _check_sweepers(sweeps)
             hydra.main(config_path=str(CONFIG_FOLDER), config_name="config")(checked)()
         except Exception as error:
             line = _line(error)
@@ -58,6 +72,39 @@ def command(task: Callable[[Config], object]) -> None:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
+
+
+def _check_sweepers(sweeps: bool) -> None:
+    """Refuse a multirun before its sweeper is made, whatever its configuration is composed of.
+
+    An error raised in a Hydra callback would become a warning, and so wouldn't stop it.
+    """
+    plugins = Plugins.instance()
+
+    def instantiate_sweeper(*, config: DictConfig, **others: Any) -> Sweeper:
+        _require_sweep(config.hydra, sweeps)
+        return Plugins.instantiate_sweeper(plugins, config=config, **others)
+
+    plugins.instantiate_sweeper = instantiate_sweeper  # type: ignore[method-assign]
+
+
+def _require_sweep(hydra_config: HydraConf, sweeps: bool) -> None:
+    """Refuse a multirun of a command that doesn't sweep, or by another sweeper than tinysweep's own.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if not sweeps:
+        raise ConfigError("tinysweep-inspect shows one model; leave out -m, and give one value to each setting")
+    target = OmegaConf.select(hydra_config.sweeper, "_target_")
+    if target == OWN_SWEEPER:
+        return
+    chosen = hydra_config.runtime.choices.get("hydra/sweeper")
+    given = f"hydra.sweeper._target_={target}" if chosen == "budget" else f"hydra/sweeper={chosen}"
+    raise ConfigError(
+        f"{given} must be left out: only tinysweep's own sweeper holds to the budget and leaves the test set "
+        "unread; how it searches is chosen by hydra/sweeper/sampler=tpe, random, grid, …"
+    )
 
 
 def _as_typed(config: Config, start: Path) -> Config:

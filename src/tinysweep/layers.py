@@ -1,5 +1,6 @@
 """The command `tinysweep-inspect`: the layer table of a model, for people who learn by counting."""
 
+import argparse
 from typing import TYPE_CHECKING
 
 from tinysweep import text_table
@@ -11,8 +12,38 @@ if TYPE_CHECKING:
     from tinysweep.budget import Cost
 
 
+EXAMPLES = """examples:
+  tinysweep-inspect                              the model that tinysweep trains
+  tinysweep-inspect model=era_seed               another of the groups' choices; tinysweep --help lists them
+  tinysweep-inspect model.width=12 model.hidden=16
+  tinysweep-inspect budget.params=5000           model.width=auto, the default, follows the budget
+
+The exit status is 1 if the model is over its budget."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """For its help alone: the overrides are Hydra's to read."""
+    parser = argparse.ArgumentParser(
+        "tinysweep-inspect",
+        description="Show the layers of a model with output shapes, parameters, multiply-accumulates\n(MACs) and "
+        "live activation bytes, and whether it is within its budget; train nothing.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="GROUP=CHOICE or KEY=VALUE", help="as for tinysweep, without -m"
+    )
+    parser.add_argument("--cfg", metavar="job", help="print every setting with its value instead")
+    parser.add_argument("--version", action="store_true", help="tell tinysweep's version and exit")
+    return parser
+
+
 def show(config: Config) -> None:
-    """Print the layers with output shapes, parameters, MACs and live activation bytes; train nothing."""
+    """Print the layers with output shapes, parameters, MACs and live activation bytes; train nothing.
+
+    Raises:
+        SystemExit: the model is over budget, which has been printed.
+    """
     from tinysweep import budget  # noqa: PLC0415 torch is imported only once the settings are known to be good
     from tinysweep.data import describe  # noqa: PLC0415
 
@@ -27,6 +58,8 @@ def show(config: Config) -> None:
     excess = budget.excesses(cost, config.budget)
     verdict = "over budget: " + "; ".join(excess) if excess else "within budget"
     print(f"{verdict} (trainable parameters must be fewer than {config.budget.params:,})")
+    if excess:
+        raise SystemExit(1)
 
 
 def table(cost: "Cost") -> str:
@@ -46,7 +79,7 @@ def table(cost: "Cost") -> str:
 
 def main() -> None:
     """Entry point of the console script."""
-    command(show)
+    command(show, sweeps=False, usage=build_parser().format_help())
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ METRICS = {
     "activation_bytes": False,
     "seconds": False,
 }
+OWN_SWEEPER = "tinysweep.plugin.BudgetSweeper"
 PRUNABLE = ("validation_accuracy", "validation_loss")  # what there is to compare after every epoch
 
 
@@ -107,7 +108,7 @@ class SweeperConfig(Section):
 class _Node(SweeperConfig):
     """The same as Hydra composes it."""
 
-    _target_: str = "tinysweep.plugin.BudgetSweeper"
+    _target_: str = OWN_SWEEPER
     defaults: list[Any] = field(default_factory=lambda: ["_self_", {"sampler": "grid"}, {"pruner": "none"}])
 
 

@@ -28,6 +28,9 @@ def program(parser: argparse.ArgumentParser, task: Callable[[argparse.Namespace]
     refuses, with 130 when interrupted or terminated. A reader that goes away, such as `head`, ends it quietly.
     """
     end_as_interrupted()
+    parser.add_argument(
+        "--version", action="version", version=version_line(), help="tell tinysweep's version and exit"
+    )
     with outlets():
         try:
             task(parser.parse_args())
@@ -43,6 +46,13 @@ def program(parser: argparse.ArgumentParser, task: Callable[[argparse.Namespace]
                 raise
             print(f"error: {line}", file=sys.stderr)
             raise SystemExit(1) from None
+
+
+def version_line() -> str:
+    """What --version prints."""
+    from importlib.metadata import version  # noqa: PLC0415 few need it
+
+    return f"tinysweep {version('tinysweep')}"
 
 
 class _Outlet(io.FileIO):

@@ -1,4 +1,4 @@
-"""The command `tinysweep`: one run, composed by Hydra. `python -m tinysweep.train` is the same."""
+"""The command `tinysweep`: one run, composed by Hydra, or a sweep of them."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,8 @@ def train(config: Config) -> float | None:
             )
         from tinysweep.run import go_on  # noqa: PLC0415
 
-        record = go_on(Path(composed.runtime.cwd) / config.resume)
+        with outlasting_readers():
+            record = go_on(Path(composed.runtime.cwd) / config.resume)
     elif config.trial is None:
         if composed.mode == RunMode.RUN and (study := composed.runtime.choices.get("sweeps")):
             meant = line(["tinysweep", "-m", *sys.argv[1:]])
