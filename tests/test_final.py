@@ -526,6 +526,12 @@ def unfinished(folder: Path) -> None:
     (folder / "record.json").write_text(json.dumps(record | {"state": "running"}))
 
 
+def failed_from_outside(folder: Path) -> None:
+    record = record_in(folder)
+    failed = {"state": "failed", "error": "OSError", "reason": "no space left on device"}
+    (folder / "record.json").write_text(json.dumps(record | failed))
+
+
 def broken(folder: Path) -> None:
     (folder / "record.json").write_text("{")
 
@@ -534,7 +540,7 @@ def unpredicted(folder: Path) -> None:
     (folder / "test_predictions.csv").unlink()
 
 
-@pytest.mark.parametrize("spoil", [unfinished, broken])
+@pytest.mark.parametrize("spoil", [unfinished, broken, failed_from_outside])
 def test_what_did_not_finish_is_replaced(
     hold: Final, study: Path, trained: list[str], spoil: Callable[[Path], None]
 ) -> None:
