@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import optuna
@@ -26,6 +27,7 @@ from tinysweep import data, run, storage, trial
 from tinysweep.config import Config
 from tinysweep.device import usable_cores
 from tinysweep.errors import DivergedError
+from tinysweep.lease import Lease
 from tinysweep.proposals import Proposer
 from tinysweep.study_view import open_view
 from tinysweep.table import read_trials
@@ -692,6 +694,35 @@ def test_a_refusal_changes_nothing(sweep: Sweep, place: Path) -> None:
         assert "secret" not in ended.err, reason
         assert tree(place).keys() == before.keys(), reason
         assert tree(place) == before, reason
+
+
+def test_settings_that_came_to_nothing_do_not_bind_a_study(sweep: Sweep, place: Path) -> None:
+    assert "no model fits" in sweep("model.width=30,40", "hydra.sweeper.study_name=s").err
+    at_work = Lease(place / "outputs/sweeps/s")
+    at_work.begin(load_study(place).set_user_attr)
+    ended = sweep("model.width=2,30", "hydra.sweeper.study_name=s", "hydra.sweeper.objective=params")
+    at_work.end()
+    assert "study s was begun with other settings" in ended.err
+    ended = sweep("model.width=2,30", "hydra.sweeper.study_name=s", "hydra.sweeper.objective=params")
+    assert ended.status == 0, ended.err
+    assert list(table(place).state) == ["complete", "over_budget"]
+    assert load_study(place).direction.name == "MINIMIZE"
+    assert "study s was begun with other settings" in sweep("model.width=2", "hydra.sweeper.study_name=s").err
+
+
+def test_the_password_of_a_storage_is_written_nowhere(
+    sweep: Sweep, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg2", ModuleType("psycopg2"))
+    monkeypatch.setattr(storage, "_url", lambda _: f"sqlite:///{place}/server.db")
+    monkeypatch.setattr(storage, "_engine", lambda *_, **__: {})
+    url = "hydra.sweeper.storage='postgresql+psycopg2://someone:secret@host/name'"
+    ended = sweep("model.width=2", "hydra.sweeper.study_name=s", url)
+    assert ended.status == 0, ended.err
+    assert "secret" not in ended.out + ended.err
+    assert not [name for name, content in tree(place).items() if b"secret" in (content or b"")]
+    ended = sweep("model.width=3", "hydra.sweeper.study_name=s", url)
+    assert (ended.status, "secret" in ended.err) == (1, False)
 
 
 def test_the_trials_of_a_lost_study_are_not_taken_for_those_of_a_new_one(sweep: Sweep, place: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import optuna
 from filelock import FileLock
+from optuna.storages import BaseStorage
 
 from tinysweep.batch import Batch, figures, read_record, settle
 from tinysweep.command_line import as_typed
@@ -23,7 +24,7 @@ from tinysweep.samplers import GridOrder, build_sampler
 from tinysweep.screen import Screen, from_outside, nothing_fits, progress, refused, result
 from tinysweep.storage import look_into, open_storage, storage_errors
 from tinysweep.storage_location import Location, locate
-from tinysweep.study import TRAINED, Standing, Study, count, failed_from_outside, trial_path
+from tinysweep.study import TRAINED, Standing, Study, count, failed_from_outside, standing, trial_path
 from tinysweep.table import Table
 
 JUDGED_FROM = 10  # finished trials; a failure among fewer says little of a rate
@@ -94,19 +95,38 @@ class Sweep:
                     f"{f' (it has {others})' if others else ''}; move the folder away, or begin another study: "
                     "hydra.sweeper.study_name=NAME"
                 )
-            if study:
+            if study and not self._may_begin_anew(study):
                 require_same(study, self.plan.definition)
 
-    def _open(self) -> Study:
-        """The study, new or begun by an earlier call, with this call's sampler and pruner."""
-        optimized = optuna.create_study(
+    def _may_begin_anew(self, study: optuna.Study) -> bool:
+        """Whether a study was begun with other settings that came to nothing: no trial was trained, such as where
+        no model fits, and no other sweep is at work on it."""
+        notes, lease = study.user_attrs, Lease(self.plan.folder)
+        if notes.get("definition", self.plan.definition) == self.plan.definition:
+            return False
+        idle = (Standing.over_budget, Standing.invalid, Standing.duplicate, Standing.withdrawn)
+        if any(standing(trial) not in idle for trial in study.get_trials(deepcopy=False)):
+            return False
+        tokens = [key.removeprefix(LEASE_PREFIX) for key in notes if key.startswith(LEASE_PREFIX)]
+        return not any(lease.is_alive(token, notes) for token in tokens)
+
+    def _create(self, storage: BaseStorage) -> optuna.Study:
+        return optuna.create_study(
             study_name=self.plan.name,
-            storage=open_storage(self.plan.config.storage, self.plan.folder),
+            storage=storage,
             directions=["maximize" if METRICS[name] else "minimize" for name in self.plan.objectives],
             pruner=self.plan.pruner,
             sampler=optuna.samplers.RandomSampler(),
             load_if_exists=True,
         )
+
+    def _open(self) -> Study:
+        """The study, new or begun by an earlier call, with this call's sampler and pruner."""
+        storage = open_storage(self.plan.config.storage, self.plan.folder)
+        optimized = self._create(storage)
+        if self._may_begin_anew(optimized):
+            optuna.delete_study(study_name=self.plan.name, storage=storage)
+            optimized = self._create(storage)
         require_same(optimized, self.plan.definition)  # which another sweep may have begun since it was looked at
         optimized.set_metric_names(self.plan.objectives)  # as dashboards show them
         optimized.set_user_attr("retrain", self.plan.config.retrain)  # for the final, which Hydra doesn't compose
