@@ -669,21 +669,29 @@ def test_a_refusal_changes_nothing(sweep: Sweep, place: Path) -> None:
     in_journal = ["hydra.sweeper.study_name=kept-all.log", "hydra.sweeper.storage=all.log"]
     refusals = {
         "other settings": ["model.width=2,3", *in_database],
-        "other settings, in a journal": ["model.width=3", *in_journal],
-        "another objective": ["model.width=2", *in_database, "hydra.sweeper.objective=[params,macs]"],
-        "a lost database": ["model.width=2", "hydra.sweeper.study_name=kept-null"],
-        "another storage": ["model.width=2", *in_journal, "hydra.sweeper.storage=all.db"],
-        "another's study": ["model.width=2", "hydra.sweeper.study_name=s", "hydra.sweeper.storage=plain.db"],
-        "another's database": ["model.width=2", "hydra.sweeper.storage=theirs.db"],
-        "another's file": ["model.width=2", "hydra.sweeper.storage=notes.txt"],
-        "a new file of no kind": ["model.width=2", "hydra.sweeper.storage=new"],
-        "memory": ["model.width=2", "hydra.sweeper.storage='sqlite://'"],
-        "no folder": ["model.width=2", "hydra.sweeper.storage=no/new.db"],
-        "no driver": ["model.width=2", "hydra.sweeper.storage='mysql://someone:secret@host/name'"],
-        "no scheme": ["model.width=2", "hydra.sweeper.storage='redis://someone:secret@host/name'"],
+        "other settings, in a journal": ["model.width=choice(3)", *in_journal],
+        "another objective": ["model.width=choice(2)", *in_database, "hydra.sweeper.objective=[params,macs]"],
+        "a lost database": ["model.width=choice(2)", "hydra.sweeper.study_name=kept-null"],
+        "another storage": ["model.width=choice(2)", *in_journal, "hydra.sweeper.storage=all.db"],
+        "another's study": [
+            "model.width=choice(2)",
+            "hydra.sweeper.study_name=s",
+            "hydra.sweeper.storage=plain.db",
+        ],
+        "another's database": ["model.width=choice(2)", "hydra.sweeper.storage=theirs.db"],
+        "another's file": ["model.width=choice(2)", "hydra.sweeper.storage=notes.txt"],
+        "a new file of no kind": ["model.width=choice(2)", "hydra.sweeper.storage=new"],
+        "memory": ["model.width=choice(2)", "hydra.sweeper.storage='sqlite://'"],
+        "no folder": ["model.width=choice(2)", "hydra.sweeper.storage=no/new.db"],
+        "no driver": ["model.width=choice(2)", "hydra.sweeper.storage='mysql://someone:secret@host/name'"],
+        "no scheme": ["model.width=choice(2)", "hydra.sweeper.storage='redis://someone:secret@host/name'"],
         "a space that isn't one": ["optimizer.lr=interval(0.1,0.2)"],
-        "a pruner that can't": ["model.width=2", "hydra/sweeper/pruner=median", "hydra.sweeper.objective=params"],
-        "a launcher that isn't": ["model.width=2", "hydra/launcher=nope"],
+        "a pruner that can't": [
+            "model.width=choice(2)",
+            "hydra/sweeper/pruner=median",
+            "hydra.sweeper.objective=params",
+        ],
+        "a launcher that isn't": ["model.width=choice(2)", "hydra/launcher=nope"],
     }
     gc.collect()  # closes the databases, which the ends of their processes would have closed
     before = tree(place)
