@@ -13,6 +13,7 @@ from tinysweep.config import Config, DataConfig
 from tinysweep.data import describe
 from tinysweep.errors import ConfigError, DataError, StudyError, TinysweepError
 from tinysweep.retrain import retrained
+from tinysweep.space import unquoted
 from tinysweep.study_view import StudyView
 from tinysweep.trial_config import digest, identity
 
@@ -71,8 +72,9 @@ def _entrant(view: StudyView, trial: FrozenTrial, retrain: Sequence[str]) -> Ent
     recipe = retrained(own, retrain, view.record(trial.number)["overrides"])
     held_out = replace(recipe.data, validation=own.data.validation, split_seed=own.data.split_seed)
     trainer = replace(recipe.trainer, seed=0, threads=0, test=True)
+    changed = {name: unquoted(value) for name, value in trial.params.items()}
     recipe = replace(recipe, data=replace(held_out, validation=0.0), trainer=trainer, trial=None)
-    return Entrant(f"trial {trial.number}", *_gated(recipe), trial.number, held_out, trial.params)
+    return Entrant(f"trial {trial.number}", *_gated(recipe), trial.number, held_out, changed)
 
 
 def baseline(name: str, rival: Entrant) -> Entrant | None:

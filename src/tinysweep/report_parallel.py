@@ -65,7 +65,7 @@ def _parameter(name: str, kind: BaseDistribution, trials: Sequence[FrozenTrial])
         # As text: Optuna may give True where 1 is a choice as well.
         choices = list(dict.fromkeys(str(choice) for choice in kind.choices))
         place = {choice: (index + 0.5) / len(choices) for index, choice in enumerate(choices)}
-        ticks = [(place[choice], choice) for choice in choices[:: math.ceil(len(choices) / MOST_CHOICES)]]
+        ticks = [(place[choice], short(choice)) for choice in choices[:: math.ceil(len(choices) / MOST_CHOICES)]]
         return Axis(name, [None if value is None else place[str(value)] for value in values], ticks)
     assert isinstance(kind, FloatDistribution | IntDistribution)
     low, high, log = float(kind.low), float(kind.high), kind.log

@@ -1,6 +1,5 @@
 """What a report is about: a study as it stood when it was read, from its storage or from trials.csv alone."""
 
-import copy
 import csv
 import math
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 
 import optuna
 from omegaconf import OmegaConf
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
@@ -22,7 +21,6 @@ from tinysweep.config import Config, from_dictconfig
 from tinysweep.errors import DataError, StudyError, TinysweepError, first_line
 from tinysweep.plugin import METRICS
 from tinysweep.record import RunFolder
-from tinysweep.space import unquoted
 from tinysweep.storage import look_into, storage_errors
 from tinysweep.storage_location import Kind, Location, locate
 from tinysweep.study import Standing, standing, trial_path
@@ -206,19 +204,4 @@ def _from_csv(folder: Path) -> StudyView:
 
 
 def _begun(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    return [_unquoted(trial) for trial in trials if trial.datetime_start is not None]
-
-
-def _unquoted(trial: FrozenTrial) -> FrozenTrial:
-    """A trial with its parameters as people read them."""
-    if all(unquoted(value) is value for value in trial.params.values()):
-        return trial
-    shown = copy.copy(trial)
-    shown.params = {name: unquoted(value) for name, value in trial.params.items()}
-    shown.distributions = {
-        name: CategoricalDistribution(list(dict.fromkeys(map(unquoted, kind.choices))))
-        if isinstance(kind, CategoricalDistribution)
-        else kind
-        for name, kind in trial.distributions.items()
-    }
-    return shown
+    return [trial for trial in trials if trial.datetime_start is not None]
