@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tinysweep import saved
 from tinysweep.config import Config
-from tinysweep.data import Data
 from tinysweep.errors import ConfigError, DataError, first_line
+from tinysweep.model import DataShape
 from tinysweep.record import RunFolder
 from tinysweep.training import Epoch, TrainingState
 
@@ -21,8 +21,10 @@ class Checkpoint:
     """Keeps the state of the last finished epoch and writes it to model.pt; where epochs are short, not after each
     of them, but so seldom that it takes no more than a hundredth of the time."""
 
-    def __init__(self, folder: RunFolder, config: Config, data: Data, state: TrainingState | None = None) -> None:
-        self.folder, self.config, self.data = folder, config, data
+    def __init__(
+        self, folder: RunFolder, config: Config, shape: DataShape, state: TrainingState | None = None
+    ) -> None:
+        self.folder, self.config, self.shape = folder, config, shape
         self.state, self.is_written = state, True
         self.last_written, self.cost = time.perf_counter(), 0.0  # seconds
 
@@ -36,16 +38,15 @@ class Checkpoint:
         """Write the state that is kept, if it isn't."""
         if self.state is None or self.is_written:
             return
-        identity = {"config": json.dumps(_plain(self.config)), "digest": self.data.digest}
         began = time.perf_counter()
         state = {key: _portable(value) for key, value in self.state.items()}
         saved.write(
             self.folder.model,
             state["average"] or state["model"],
             self.config.model,
-            self.data.shape,
+            self.shape,
             self.config.data,
-            training={**identity, "state": state},
+            training={"config": json.dumps(_plain(self.config)), "state": state},
         )
         self.is_written, self.last_written = True, time.perf_counter()
         self.cost = self.last_written - began
@@ -55,8 +56,8 @@ class Checkpoint:
         return self.state["history"] if self.state else []
 
 
-def read(folder: RunFolder, config: Config) -> tuple[TrainingState, str]:
-    """The state that a run has kept, and the digest of the data it was trained on.
+def read(folder: RunFolder, config: Config) -> TrainingState:
+    """The state that a run has kept.
 
     Raises:
         ConfigError: it was trained with another configuration.
@@ -68,12 +69,12 @@ def read(folder: RunFolder, config: Config) -> tuple[TrainingState, str]:
     try:
         training = content["training"]
         state = {**training["state"], "history": [Epoch(**epoch) for epoch in training["state"]["history"]]}
-        trained, digest = json.loads(training["config"]), str(training["digest"])
+        trained = json.loads(training["config"])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder.model} is damaged ({type(error).__name__}: {first_line(error)})") from error
     if trained != _plain(config):
         raise ConfigError(f"{folder.record} doesn't hold the configuration that {folder.model} was trained with")
-    return state, digest
+    return state
 
 
 def _plain(config: Config) -> Any:

@@ -1,7 +1,5 @@
 """A data set as tensors in memory: training and validation split, and the test set, read only when asked for."""
 
-import functools
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -46,16 +44,6 @@ class Data:
     validation: Images | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """A fingerprint of every image and label, in their order."""
-        content = hashlib.sha256()
-        for images in (self.train, self.validation):
-            for tensor in (images.pixels, images.labels) if images else ():
-                content.update(str(tuple(tensor.shape)).encode())
-                content.update(tensor.contiguous().numpy().data)
-        return content.hexdigest()
 
 
 def describe(config: DataConfig) -> DataShape:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from tinysweep import budget, checkpoint
 from tinysweep.config import Config, from_dictconfig
-from tinysweep.data import Data, describe
+from tinysweep.data import describe
 from tinysweep.device import Hardware, hardware
 from tinysweep.errors import ConfigError, DataError, first_line
 from tinysweep.record import Record, RunFolder, State
@@ -74,8 +74,8 @@ def reopen(folder: RunFolder) -> Record:
     return Record(folder, config, cost, _same_hardware(folder, config, machine), overrides, commit, started)
 
 
-def kept(record: Record) -> tuple[TrainingState | None, str]:
-    """The state that a run goes on from, None if no epoch of it had ended, and the digest of its data.
+def kept(record: Record) -> TrainingState | None:
+    """The state that a run goes on from, None if no epoch of it had ended.
 
     Raises:
         TinysweepError: the checkpoint is missing or damaged.
@@ -87,20 +87,7 @@ def kept(record: Record) -> tuple[TrainingState | None, str]:
             f"{record.folder.path} has no model.pt to go on from; a run of a final keeps none before its end, nor "
             "did one of an earlier version: begin it anew"
         )
-    return None, ""
-
-
-def require_same_data(record: Record, data: Data, digest: str) -> None:
-    """Refuse to go on with other images.
-
-    Raises:
-        DataError: they, their labels or their order differ from those that the run was begun with.
-    """
-    if digest and data.digest != digest:
-        raise DataError(
-            f"the images in {record.config.data.root} are not those that {record.folder.path} was begun with; "
-            "bring them back, or begin the run anew"
-        )
+    return None
 
 
 def _same_hardware(folder: RunFolder, config: Config, begun: tuple[str, int, str]) -> Hardware:
