@@ -1,7 +1,9 @@
 """What makes two calls one study, and what no sweep can do."""
 
+import copy
 import functools
 import itertools
+from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -10,11 +12,12 @@ from omegaconf import DictConfig
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from conftest import loaded
+from tinysweep.config import Config
 from tinysweep.definition import define, made_name, require_comparable, require_same, words
 from tinysweep.errors import ConfigError, StudyError
 from tinysweep.plugin import METRICS
 from tinysweep.space import Space, read_space
-from tinysweep.trial_config import Composer
+from tinysweep.trial_config import Composer, digest, identity
 
 SEARCHED = ["model.width=4,8", "optimizer.lr=tag(log,interval(0.01,1))"]
 
@@ -132,6 +135,20 @@ def test_all_differences_are_shown_and_nothing_else(study: optuna.Study) -> None
 def test_where_and_on_what_it_runs_and_in_which_words_is_free(study: optuna.Study, arguments: list[str]) -> None:
     require_same(study, defined(*SEARCHED))
     require_same(study, defined(*arguments))
+
+
+def test_a_study_from_before_a_setting_is_one_with_its_default(study: optuna.Study) -> None:
+    earlier = ("model.bottleneck", "model.stem_fraction")
+    now = defined(*SEARCHED)
+    require_same(study, {key: value for key, value in now.items() if key not in earlier})
+    require_same(study, now)
+    with pytest.raises(StudyError, match=r"model\.bottleneck: \(none\) -> 0\.5"):
+        require_same(study, defined(*SEARCHED, "model.bottleneck=0.5"))
+    config = asdict(Config())
+    before = copy.deepcopy(config)
+    for name in earlier:
+        del before["model"][name.partition(".")[2]]
+    assert digest(identity(config)) == digest(identity(before))
 
 
 def test_a_study_that_others_made_is_refused(study: optuna.Study) -> None:

@@ -88,10 +88,13 @@ class Device(StrEnum):
     mps = "mps"
 
 
-def setting(default: Any, meaning: str, within: str | None = None, only: tuple[str, ...] = ()) -> Any:
+def setting(
+    default: Any, meaning: str, within: str | None = None, only: tuple[str, ...] = (), *, added: bool = False
+) -> Any:
     """A field with its meaning, the interval its value (or each of its values) must lie in, such as
-    "[0, 1)", and, where not every choice of the section's `name` reads it, the ones that do."""
-    metadata = {"meaning": meaning, "within": within, "only": only}
+    "[0, 1)", and, where not every choice of the section's `name` reads it, the ones that do. `added`: there are
+    studies and records without it, which are as if it had its default."""
+    metadata = {"meaning": meaning, "within": within, "only": only, "added": added}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -239,7 +242,10 @@ class DataConfig(Section):
         0.2, "part held out as test set if there is no test folder", "(0, 1)", only=(DataName.image_folder,)
     )
     digest: str | None = setting(
-        None, "what images the folder must hold; a run and a sweep note it", only=(DataName.image_folder,)
+        None,
+        "what images the folder must hold; a run and a sweep note it",
+        only=(DataName.image_folder,),
+        added=True,
     )
 
     def __post_init__(self) -> None:
@@ -259,11 +265,14 @@ class ModelConfig(Section):
     )
     depth: list[int] = setting([1, 2, 1], "blocks in each stage; stages are split by pooling", "[1, 100]")
     growth: float = setting(1.5, "factor on the channels", "[0.1, 10]")
-    stem_fraction: float = setting(1.0, "channels of the first convolution, a fraction of model.width", "(0, 1]")
+    stem_fraction: float = setting(
+        1.0, "channels of the first convolution, a fraction of model.width", "(0, 1]", added=True
+    )
     bottleneck: float = setting(
         0.0,
         "channels of a 1x1 convolution that ends each stage but the last, a fraction of its own; 0 leaves it out",
         "[0, 1]",
+        added=True,
     )
     growth_by: GrowthBy = setting(GrowthBy.stage, "whether channels grow with each stage or each block")
     channel_multiple: int = setting(1, "channels are rounded to a multiple of this, at least one", "[1, 1000]")

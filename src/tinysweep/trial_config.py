@@ -163,8 +163,8 @@ class Composer:
         names = self.base(values).interpolated | {name for name, value in values.items() if _interpolates(value)}
         found = [
             f"{key}={as_value(value)}"
-            for key, value in identity(config).items()
-            if is_setting(key) and (key in names or key.partition(".")[0] in names)
+            for key, value in flat(asdict(config))
+            if key not in INCIDENTAL and is_setting(key) and (key in names or key.partition(".")[0] in names)
         ]
         return [*(override(name, value) for name, value in values.items()), *found]
 
@@ -198,10 +198,16 @@ def _interpolates(value: Any) -> bool:
 
 
 def identity(config: Config | dict[str, Any]) -> dict[str, Any]:
-    """All that decides what a run finds, by dotted key."""
+    """All that decides what a run finds, by dotted key. Settings that not every study knew are left out at their
+    default, so that theirs stay the same."""
     found = flat(config if isinstance(config, dict) else asdict(config))
-    # Data that its name says all of has no digest, and no study had one once.
-    return {key: value for key, value in found if key not in INCIDENTAL and (key, value) != (DIGEST, None)}
+    return {key: value for key, value in found if key not in INCIDENTAL and not _is_as_before(key, value)}
+
+
+def _is_as_before(key: str, value: Any) -> bool:
+    """Whether a value is that which a setting had before there was such a setting."""
+    spec = settings().get(key)
+    return spec is not None and spec.metadata.get("added", False) and value == spec.default
 
 
 def flat(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
