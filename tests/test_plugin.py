@@ -35,7 +35,10 @@ def composed(*overrides: str) -> DictConfig:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: SweeperConfig(objective="accuracy"), ["objective=accuracy", "one of the metrics"]),
+        (
+            lambda: SweeperConfig(objective="accuracy"),
+            ["objective=accuracy", "names no metric accuracy", "validation_accuracy?"],
+        ),
         (lambda: SweeperConfig(objective=[]), ["objective=[]", "one of the metrics"]),
         (lambda: SweeperConfig(objective=None), ["objective=", "one of the metrics"]),
         (lambda: SweeperConfig(objective=["params", "params"]), ["objective=", "different"]),

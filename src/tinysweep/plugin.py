@@ -84,9 +84,9 @@ class SweeperConfig(Section):
         super().__post_init__()
         names = self.objectives
         wrong = [name for name in names if name not in METRICS]
-        if wrong:
+        if wrong and self.objective is not None:
             self.refuse("objective", f"names no metric {wrong[0]}{_metric_meant(wrong[0])}")
-        if not names or len(set(names)) < len(names):
+        if wrong or not names or len(set(names)) < len(names):
             self.refuse("objective", "must be one of the metrics, or a list of different ones")
         if self.study_name is not None and not is_folder_name(self.study_name):
             self.refuse("study_name", "must be usable as a folder name: no / \\ : and no leading dot")
