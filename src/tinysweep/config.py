@@ -270,7 +270,7 @@ class ModelConfig(Section):
     )
     bottleneck: float = setting(
         0.0,
-        "channels of a 1x1 convolution that ends each stage but the last, a fraction of its own; 0 leaves it out",
+        "part of its channels that a 1x1 convolution at the end of each stage but the last keeps; 0: none",
         "[0, 1]",
         added=True,
     )
