@@ -103,11 +103,12 @@ def final_command(view: StudyView) -> str | None:
 def alone(overrides: Sequence[str], config: Config) -> list[str]:
     """The words of a single run that trains what a trial's job trained. A study's file needs -m, so what it set is
     said setting by setting; and so is all, where the words no longer compose."""
-    words = _without(overrides, "trial", "sweeps")
+    said = {_key(word): word for word in _without(overrides, "trial")}  # of two, the last counts
+    words = _without(said.values(), "sweeps")
     wanted = dict(flat(asdict(config)))
     try:
         known = dict(flat(asdict(compose(*words))))
-        if len(words) == len(_without(overrides, "trial")):
+        if "sweeps" not in said:
             return words
     except TinysweepError:
         words, known = [], dict(flat(asdict(compose())))
