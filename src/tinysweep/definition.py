@@ -124,4 +124,5 @@ def require_comparable(objectives: list[str], base: DictConfig, space: Space, pr
 
 def _asks_for_test(text: str) -> bool:
     name, _, value = text.partition("=")
-    return name.lstrip("+") == "trainer.test" and typed_value("trainer.test", value) is True
+    asked = name.lstrip("+") == "trainer.test" and "${" not in value
+    return asked and typed_value("trainer.test", value) is True

@@ -173,9 +173,9 @@ def typed_value(name: str, value: Any) -> Any:
     holder = OmegaConf.structured(Config)
     try:
         OmegaConf.update(holder, name, parse(name, value))
+        held = OmegaConf.select(holder, name)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
-    held = OmegaConf.select(holder, name)
     return OmegaConf.to_container(held) if OmegaConf.is_config(held) else held
 
 
