@@ -85,6 +85,11 @@ def check(configs: Sequence[DataConfig], *, images: bool = True) -> None:
         image_folder.require_readable(config)
 
 
+def placed(config: DataConfig) -> DataConfig:
+    """The same data by an absolute path; ~, which differs between machines, stays."""
+    return config if config.root.startswith("~") else replace(config, root=str(Path(config.root).absolute()))
+
+
 def pinned(config: DataConfig, digests: dict[str, str] | None = None) -> DataConfig:
     """The same data, its place an absolute path, and of an image folder with the digest of what it holds now. The
     other data sets need none, as they are what their names say wherever they lie. `digests` are those of the
@@ -93,14 +98,13 @@ def pinned(config: DataConfig, digests: dict[str, str] | None = None) -> DataCon
     Raises:
         DataError: an image folder is missing, or no data set.
     """
-    # A home folder, which differs between machines, is left to be found on each.
-    root = config.root if config.root.startswith("~") else str(Path(config.root).absolute())
+    config = placed(config)
     if config.name != DataName.image_folder or config.digest is not None:
-        return replace(config, root=root)
+        return config
     digests = {} if digests is None else digests
-    if root not in digests:
-        digests[root] = image_folder.content_digest(config)
-    return replace(config, root=root, digest=digests[root])
+    if config.root not in digests:
+        digests[config.root] = image_folder.content_digest(config)
+    return replace(config, digest=digests[config.root])
 
 
 def _require_digest(config: DataConfig) -> None:

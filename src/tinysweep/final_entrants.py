@@ -10,7 +10,7 @@ from tinysweep import budget
 from tinysweep.budget import Cost
 from tinysweep.composition import compose
 from tinysweep.config import Config, DataConfig
-from tinysweep.data import describe
+from tinysweep.data import describe, placed
 from tinysweep.errors import ConfigError, DataError, StudyError, TinysweepError
 from tinysweep.retrain import retrained
 from tinysweep.space import unquoted
@@ -70,7 +70,7 @@ def best(view: StudyView, wanted: int, excluded: Sequence[int], retrain: Sequenc
 def _entrant(view: StudyView, trial: FrozenTrial, retrain: Sequence[str]) -> Entrant:
     own = view.config(trial.number)
     recipe = retrained(own, retrain, view.record(trial.number)["overrides"])
-    held_out = replace(recipe.data, validation=own.data.validation, split_seed=own.data.split_seed)
+    held_out = placed(replace(recipe.data, validation=own.data.validation, split_seed=own.data.split_seed))
     trainer = replace(recipe.trainer, seed=0, threads=0, test=True)
     changed = {name: unquoted(value) for name, value in trial.params.items()}
     recipe = replace(recipe, data=replace(held_out, validation=0.0), trainer=trainer, trial=None)

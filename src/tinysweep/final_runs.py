@@ -154,10 +154,12 @@ def _finished(folder: RunFolder) -> dict[str, Any] | None:
 def _is_of(record: dict[str, Any], job: Job) -> bool:
     held = record["config"]
     data = job.config.data
-    # Of images without a digest, as those of earlier versions are, their place is all that is known.
-    placed = data.name == DataName.image_folder and data.digest is None
     wanted = json.loads(json.dumps(dataclasses.asdict(job.config)))
-    return identity(held) == identity(wanted) and (not placed or held["data"]["root"] == data.root)
+    if identity(held) != identity(wanted):
+        return False
+    # Of images without a digest, as those of earlier versions are, their place is all that is known.
+    known = data.name != DataName.image_folder or data.digest is not None
+    return known or Path(held["data"]["root"]).absolute() == Path(data.root).absolute()
 
 
 def _task(job: Job, threads: int) -> Task:
