@@ -111,8 +111,8 @@ def _require_digest(config: DataConfig) -> None:
     if config.digest is not None and (found := image_folder.content_digest(config)) != config.digest:
         raise DataError(
             f"data.root={config.root} holds {found}, not the images of data.digest={config.digest}: some were "
-            "changed, added or removed; bring them back, or begin another study; a single run takes these by "
-            "data.digest=null"
+            "changed, added or removed; bring them back, or begin anew with these: a search under another "
+            "hydra.sweeper.study_name, a run by data.digest=null"
         )
 
 
