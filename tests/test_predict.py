@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 from torch import nn
 from torchvision import datasets
 
@@ -19,16 +21,17 @@ from conftest import Command
 from small_model import trained_run
 from tinysweep import image_folder
 from tinysweep.config import DataConfig, DataName, ModelConfig
+from tinysweep.curves import draw
 from tinysweep.data import load_test
 from tinysweep.errors import DataError
 from tinysweep.model import DataShape, build_model
 from tinysweep.onnx_model import convert, folded
 from tinysweep.picture_files import MOST_PIXELS, opened
-from tinysweep.predict import main, prepared
+from tinysweep.predict import SURE, main, prepared
 from tinysweep.saved import read, save
 from tinysweep.strokes import FORMS, Invert, formed
 from tinysweep.task import DIGITS, NAMES, Task
-from tinysweep.training import Normalise, Result
+from tinysweep.training import Epoch, Normalise, Result
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -81,7 +84,7 @@ def named(model: nn.Module, pixels: list[Grey]) -> list[int]:
 
 def on_canvas(ink: NDArray[np.float64], height: int, width: int, top: int, left: int) -> NDArray[np.float64]:
     canvas = np.zeros((height, width))
-    canvas[top : top + len(ink), left : left + len(ink)] = ink
+    canvas[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
     return canvas
 
 
@@ -165,6 +168,105 @@ def test_a_picture_turned_by_its_camera_is_turned_back(
     assert (forms[0] == forms[1]).all()
 
 
+# ---- paper, light and tables; and what is no digit
+
+Y, X = np.mgrid[:360, :480].astype(float)
+PAPER = 225 - 60 * X / 480 - 30 * (Y / 360 - 0.3) ** 2
+RULES = (np.abs((Y + 0.02 * X) % 60 - 30) < 1) * 0.35
+SQUARES = np.maximum(RULES, (np.abs((X - 0.02 * Y) % 40 - 20) < 1) * 0.35)
+TABLE = 50 + 8 * np.sin(X / 7)
+SURFACES = {
+    "ruled": PAPER * (1 - RULES),
+    "squared": PAPER * (1 - SQUARES),
+    "half in a hard shadow": PAPER * np.where(X + 0.4 * Y > 300, 0.45, 1),
+    "ruled and in shadow": PAPER * (1 - RULES) * np.where(Y - 0.3 * X > 120, 0.5, 1),
+    "beside a dark table": np.where(X - 0.1 * Y < 50, TABLE, PAPER),
+    "at a corner of a dark table": np.where((X > 420) | (Y + 0.05 * X > 330), TABLE, PAPER),
+}
+
+
+def written(ink: NDArray[np.float64], surface: NDArray[np.float64]) -> Grey:
+    """Ink (H, W) on a surface (360, 480), in its middle, with a camera's noise."""
+    top, left = (360 - len(ink)) // 2, (480 - ink.shape[1]) // 2
+    noise = np.random.default_rng(0).normal(0, 3, surface.shape)
+    shown = surface * (1 - 0.8 * on_canvas(ink, 360, 480, top, left)) + noise
+    picture: Grey = shown.clip(0, 255).astype(np.uint8)
+    return picture
+
+
+@pytest.mark.parametrize("name", SURFACES)
+def test_a_digit_is_named_whatever_it_is_written_on(
+    name: str, drawings: list[tuple[int, NDArray[np.float64]]], model: nn.Module
+) -> None:
+    some = drawings[:12]
+    forms = [formed(written(ink, SURFACES[name]), MNIST, 28, Invert.auto) for _, ink in some]
+    same = sum(found == label for found, (label, _) in zip(named(model, forms), some, strict=True))
+    assert same >= len(some) - 1
+
+
+def waves(width: float, length: float) -> NDArray[np.float64]:
+    rough = ndimage.gaussian_filter(np.random.default_rng(0).normal(0, 1, (360, 480)), (length, width))
+    grain: NDArray[np.float64] = 140 + 40 * (rough - rough.mean()) / rough.std()
+    return grain
+
+
+def typed(text: str) -> NDArray[np.float64]:
+    image = Image.new("L", (440, 130))
+    font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 90)
+    ImageDraw.Draw(image).text((10, 10), text, 255, font)
+    return np.asarray(image) / 255
+
+
+NO_DIGIT = {
+    **{f"nothing, {name}": written(np.zeros((9, 9)), surface) for name, surface in SURFACES.items()},
+    **{f"grain {size}": waves(*size).clip(0, 255).astype(np.uint8) for size in ((2, 2), (8, 8), (4, 40), (40, 6))},
+    **{f"squares of {n}": np.where((X // n + Y // n) % 2, 220, 40).astype(np.uint8) for n in (8, 20, 45, 90)},
+    **{f"stripes of {n}": np.where((X + 0.7 * Y) // n % 2, 220, 40).astype(np.uint8) for n in (15, 40, 90)},
+    **{text: written(typed(text), PAPER) for text in ("hello", "1998", "407", "no", "10%", "x = 2")},
+    "black rules through it": written(typed("7"), PAPER * (1 - 2.3 * RULES)),
+    "a spot": written(((X - 100) ** 2 + (Y - 100) ** 2 < 9000).astype(float)[:200, :200], PAPER),
+}
+
+
+@pytest.mark.parametrize("name", NO_DIGIT)
+def test_what_hasnt_the_shape_of_one_digit_is_refused(name: str) -> None:
+    with pytest.raises(DataError, match=r"^(shows no single digit: |is blank: )"):
+        formed(NO_DIGIT[name], MNIST, 28, Invert.auto)
+
+
+def test_of_the_data_sets_own_digits_hardly_any_is_refused_for_its_shape(digits: Grey) -> None:
+    for digit in digits[:100]:
+        assert formed(mixed(on_canvas(large(digit), 300, 320, 40, 50), 20, 230), MNIST, 28, Invert.auto).any()
+
+
+def test_what_the_model_is_unsure_of_is_refused_unless_taken_as_it_is(
+    command: Command, place: Path, small: Path, model: nn.Module, digits: Grey
+) -> None:
+    mixtures = np.rint(0.5 * digits[:-1] + 0.5 * digits[1:]).astype(np.uint8)
+    with torch.inference_mode():
+        chances = model(torch.from_numpy(mixtures)[:, None].float()).softmax(1).amax(1)
+    two = mixtures[int(chances.argmin())]
+    assert chances.min() < SURE, "or this test tells nothing"
+    for name, digit in (("both", two), ("one", digits[0])):
+        Image.fromarray(digit).save(place / f"{name}.png")
+    ended = command(str(small), "both.png", "one.png", main=main)
+    assert ended.status == 1
+    assert ended.out.startswith("one.png")
+    assert ended.err.startswith("error: both.png shows no single digit: the likeliest, ")
+    assert command(str(small), "both.png", "--as-is", main=main).status == 0
+
+
+def test_plots_that_tinysweep_drew_are_passed_over(
+    command: Command, place: Path, small: Path, digits: Grey
+) -> None:
+    (place / "run").mkdir()
+    draw([Epoch(1, 1.0, 1.0, 0.5, 0.1, 1.0)], "run", place / "run" / "curves.png")
+    Image.fromarray(digits[0]).save(place / "run" / "digit.png")
+    ended = command(str(small), "run", main=main)
+    assert (ended.status, ended.out.split()[0], ended.out.count("\n")) == (0, "run/digit.png", 1)
+    assert ended.err == "run/curves.png is a plot that tinysweep drew: passed over\n"
+
+
 # ---- the form of MNIST
 
 
@@ -180,14 +282,12 @@ def test_every_digit_and_its_negative_keep_their_pixels(digits: Grey) -> None:
     for digit in digits:
         for picture in (digit, 255 - digit):
             form = formed(picture, MNIST, 28, Invert.auto)
-            assert form is not None
             assert (form == digit).all()
 
 
 def test_a_form_is_20_pixels_long_and_centred_by_mass(drawings: list[tuple[int, NDArray[np.float64]]]) -> None:
     for _, ink in drawings:
         form = formed(mixed(ink, 0, 255), MNIST, 28, Invert.auto)
-        assert form is not None
         assert form.max() == 255
         rows, columns = np.flatnonzero(form.any(1)), np.flatnonzero(form.any(0))
         assert max(np.ptp(rows), np.ptp(columns)) + 1 == 20
@@ -196,10 +296,8 @@ def test_a_form_is_20_pixels_long_and_centred_by_mass(drawings: list[tuple[int, 
             assert abs(float(mass @ np.arange(28)) - 14) <= 0.5, "as in MNIST itself"
 
 
-def alike(one: Grey | None, other: Grey | None) -> bool:
+def alike(one: Grey, other: Grey) -> bool:
     """Whether two forms are the same up to faint edges and a pixel's shift, which rounding decides."""
-    assert one is not None
-    assert other is not None
     shifted = [np.roll(other, (down, right), (0, 1)) for down in (-1, 0, 1) for right in (-1, 0, 1)]
     return min(float(np.abs(one.astype(float) - each).mean()) for each in shifted) < 3
 
@@ -228,13 +326,11 @@ def test_invert_overrules_what_the_border_says(digits: Grey) -> None:
     digit = digits[0]
     for invert, picture in ((Invert.yes, 255 - digit), (Invert.no, digit)):
         form = formed(picture, MNIST, 28, invert)
-        assert form is not None
         assert (form == digit).all()
     one = np.full((200, 60), 20, np.uint8)  # cropped so tightly that most of its border is stroke
     one[:, :8] = one[:, 52:] = 230
     one[:30, :25] = one[170:, 35:] = 230
     form = formed(one, MNIST, 28, Invert.yes)
-    assert form is not None
     assert form[14, 14] == 255
     assert not form[:, :10].any()
     inverted = formed(255 - one, MNIST, 28, Invert.no)
@@ -273,7 +369,6 @@ def test_garments_keep_their_texture_and_fill_the_image() -> None:
     picture = np.full((300, 300), 255, np.uint8)
     picture[50:230, 100:220] = texture
     form = formed(picture, FORMS[DataName.fashion_mnist], 28, Invert.auto)
-    assert form is not None
     rows, columns = np.flatnonzero(form.any(1)), np.flatnonzero(form.any(0))
     assert (rows[0], rows[-1]) == (0, 27)
     assert (columns[0], columns[-1]) == (4, 22)

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tinysweep.files import write_whole
+from tinysweep.picture_files import OWN
 from tinysweep.training import Epoch
 
 TRAIN, VALIDATION = "#1f77b4", "#d95f02"
@@ -38,5 +39,5 @@ def draw(history: list[Epoch], title: str, path: Path) -> None:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=130)
+    figure.savefig(stream, format="png", dpi=130, metadata=OWN)
     write_whole(path, stream.getvalue())

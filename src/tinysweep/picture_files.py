@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from tinysweep.errors import DataError, first_line
 
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+OWN = {"Software": "tinysweep"}  # what the plots that tinysweep draws say of themselves, as PNG text
 MOST_PIXELS = 50_000_000  # as many as a phone's camera; a decoded picture takes up to 4 bytes for each
 
 
@@ -24,6 +25,15 @@ def files_in(folder: Path) -> list[Path]:
         shown = (Path(place, name) for name in names if name[0] != ".")
         found += [file for file in shown if file.suffix.lower() in EXTENSIONS and file.is_file()]
     return sorted(found)
+
+
+def is_own_plot(file: Path) -> bool:
+    """Whether a file is a plot that tinysweep drew, and no picture to classify."""
+    try:
+        with Image.open(file) as image:
+            return image.info.items() >= OWN.items()
+    except Exception:  # whatever is wrong with it is told when it is read
+        return False
 
 
 @contextmanager

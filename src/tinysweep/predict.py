@@ -13,10 +13,12 @@ from PIL import Image
 from tinysweep.classifier import Found, open_model, ranked
 from tinysweep.config import DataName
 from tinysweep.errors import ConfigError, DataError, TinysweepError
-from tinysweep.picture_files import MOST_PIXELS, files_in, fitted, opened
+from tinysweep.picture_files import MOST_PIXELS, files_in, fitted, is_own_plot, opened
 from tinysweep.strokes import FORMS, Invert, formed, grey
 from tinysweep.task import Task
 from tinysweep.terminal import program
+
+SURE = 0.55  # of MNIST's validation images, default models give 0.3% a lower probability
 
 DESCRIPTION = f"""\
 Name the class of pictures: PNG, JPEG or whatever else Pillow reads, of any
@@ -28,10 +30,13 @@ probabilities, the softmax of the model's logits.
 For a model of MNIST a picture is made what MNIST's are (LeCun et al., 1998):
   - grey, and inverted if its border is lighter than the middle between its
     darkest and lightest pixels;
-  - without its background, which may fade smoothly, and without dust;
+  - without its background, which may be ruled, in shadow or run off to a
+    table, and without dust;
   - cropped to the stroke and scaled, with its aspect ratio, to fit 20x20;
   - placed in 28x28 with its centre of mass in the middle.
 What is 28x28 with a black border, as it is or inverted, is taken as it is.
+What hasn't the shape of one digit, or isn't named with a probability of at
+least {SURE}, is refused; many letters have that shape.
 For KMNIST and Fashion-MNIST the picture is scaled to fit 28x28 and centred.
 For a model of an image folder it is resized as in training, and no more.
 
@@ -85,25 +90,33 @@ def predict(options: argparse.Namespace) -> None:
     if task.data not in FORMS and options.invert != Invert.auto:
         raise ConfigError(f"--invert {options.invert} is for models of digits and the like, not of {task.data}")
     files, failed = list(_files(options.images)), False
-    width, longest = max(len(str(file)) for file in files), max(map(len, task.classes))
+    width, longest = max((len(str(file)) for file in files), default=0), max(map(len, task.classes))
     for file in files:
         try:
             pixels = prepared(file, task, Invert(options.invert), options.as_is)
+            found = ranked(model(pixels[None])[0], task.classes)
+            if task.data == DataName.mnist and not options.as_is:
+                require_sure(file, found[0])
         except TinysweepError as error:
             print(f"error: {error}", file=sys.stderr)
             failed = True
             continue
-        found = ranked(model(pixels[None])[0], task.classes)[: options.top]
-        line = _json(file, found) if options.json else f"{file!s:<{width}}  {_words(found, longest)}"
+        shown = found[: options.top]
+        line = _json(file, shown) if options.json else f"{file!s:<{width}}  {_words(shown, longest)}"
         print(line, flush=True)
     if failed:
         raise SystemExit(1)
 
 
 def _files(given: list[Path]) -> Iterator[Path]:
-    """The pictures given, those of a folder in its place; one without any is refused in its turn."""
+    """The pictures given, those of a folder in its place, but for plots of this program's own, which are passed
+    over with a word; a folder without any is refused in its turn."""
     for path in given:
-        yield from (files_in(path) or [path]) if path.is_dir() else [path]
+        for file in (files_in(path) or [path]) if path.is_dir() else [path]:
+            if is_own_plot(file):
+                print(f"{file} is a plot that tinysweep drew: passed over", file=sys.stderr)
+            else:
+                yield file
 
 
 def prepared(file: Path, task: Task, invert: Invert, as_is: bool) -> NDArray[np.uint8]:
@@ -121,12 +134,23 @@ def prepared(file: Path, task: Task, invert: Invert, as_is: bool) -> NDArray[np.
         if as_is:
             plain = fitted(Image.fromarray(picture), 1, task.size)
             return 255 - plain if invert == Invert.yes else plain
-        pixels = formed(picture, FORMS[task.data], task.size, invert)
-    if pixels is None:
+        try:
+            return formed(picture, FORMS[task.data], task.size, invert)[None]
+        except DataError as error:
+            raise DataError(f"{file} {error}; --as-is takes it all the same") from error
+
+
+def require_sure(file: Path, best: Found) -> None:
+    """Refuse what a model of digits is unsure of, as it is of most that are none.
+
+    Raises:
+        DataError: saying so.
+    """
+    if best.probability < SURE:
         raise DataError(
-            f"{file} is blank: nothing in it stands out from the background; --as-is takes it all the same"
+            f"{file} shows no single digit: the likeliest, {best.name}, gets {100 * best.probability:.0f}%, less "
+            f"than {100 * SURE:.0f}%; --as-is names it all the same"
         )
-    return pixels[None]
 
 
 def _words(found: list[Found], width: int) -> str:

@@ -12,6 +12,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodF
 from optuna.trial import FrozenTrial
 
 from tinysweep.files import write_whole
+from tinysweep.picture_files import OWN
 from tinysweep.report_importance import Importances
 from tinysweep.report_scales import BEST, COLOURS, FRONT, LIMIT, SERIES, Scale, scale, words
 from tinysweep.study import Standing, standing
@@ -55,7 +56,7 @@ def png(picture: Picture, title: str) -> bytes:
             figure.text(0.5, 0.5, why, ha="center", va="center", color="#555555", wrap=True)
         figure.suptitle(title, x=0.01, ha="left", fontsize=12)
         stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=150)
+        figure.savefig(stream, format="png", dpi=150, metadata=OWN)
     return stream.getvalue()
 
 
