@@ -3,6 +3,8 @@
 import argparse
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,3 +105,15 @@ def test_a_file_that_cant_be_written_whole_is_named_and_nothing_is_left(
         write_whole(tmp_path / "table.csv", "after")
     assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
     assert (tmp_path / "table.csv").read_text() == "before"
+
+
+@pytest.mark.parametrize("name", ["tinysweep", "pytest"])
+def test_ctrl_c_while_a_command_is_imported_ends_it_without_a_traceback(name: str) -> None:
+    heard = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{heard}; sys.argv = ['{name}']; import tinysweep; signal.raise_signal(signal.SIGINT)"
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (ended.stderr == "interrupted\n") is (name == "tinysweep")
+    assert (ended.returncode == 130) is (name == "tinysweep")

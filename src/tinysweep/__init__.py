@@ -14,6 +14,10 @@ the command line, and `tinysweep.load(folder)` the trained model of a run.
 """
 
 import importlib
+import os
+import signal
+import sys
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,3 +61,17 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, "__version__"})
+
+
+def end_at_once(*_: object) -> None:
+    """A signal handler for the time in which a command imports what it needs and nothing has begun yet."""
+    os.write(2, b"interrupted\n")
+    os._exit(130)
+
+
+# An installed command, not a program of the user's, and Ctrl-C isn't ignored; `terminal` takes over later.
+if (
+    PurePath(sys.argv[0]).name.startswith("tinysweep")
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):
+    signal.signal(signal.SIGINT, end_at_once)

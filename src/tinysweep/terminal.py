@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, ClassVar, TextIO
 
+from tinysweep import end_at_once
 from tinysweep.errors import TinysweepError, machine_fault
 
 if TYPE_CHECKING:
@@ -131,6 +132,8 @@ def outlasting_readers() -> Iterator[None]:
 def end_as_interrupted() -> None:
     """Let being terminated, or a terminal that is closed, end this command as Ctrl-C does: with its records closed
     and its workers ended. A signal that is ignored, as nohup has it, stays ignored."""
+    if signal.getsignal(signal.SIGINT) is end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("SIGTERM", "SIGHUP"):  # the latter is unknown to Windows
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
