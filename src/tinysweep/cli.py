@@ -96,7 +96,9 @@ def _require_sweep(hydra_config: HydraConf, sweeps: bool) -> None:
     """
     if not sweeps:
         raise ConfigError("tinysweep-inspect shows one model; leave out -m, and give one value to each setting")
-    target = OmegaConf.select(hydra_config.sweeper, "_target_")
+    if not OmegaConf.is_dict(hydra_config.sweeper):
+        return  # no sweeper at all, which Hydra refuses
+    target = hydra_config.sweeper.get("_target_")
     if target == OWN_SWEEPER:
         return
     chosen = hydra_config.runtime.choices.get("hydra/sweeper")
