@@ -620,7 +620,7 @@ def test_a_study_without_m_is_refused(command: Command, place: Path) -> None:
     (["model.width=2,3", "hydra.sweeper.start_with=[{model.width:2}]"], "start_with has no meaning for a grid"),
     (["model.width=2,3", "hydra/sweeper/sampler=random", "hydra.sweeper.start_with=[{model.width:4}]"],
      "model.width=4 isn't in what is searched, choice(2,3)"),
-    (["model.width=2,3", "hydra.sweeper.objective=accuracy"], "hydra.sweeper.objective=accuracy must be one of"),
+    (["model.width=2,3", "hydra.sweeper.objective=accuracy"], "objective=accuracy names no metric accuracy"),
     (["model.width=2,3", "hydra.sweeper.n_trails=3"], "did you mean hydra.sweeper.n_trials?"),
     (["model.width=2,3", "hydra.sweeper.retrain=['trainer.epoch=3']"], "did you mean trainer.epochs?"),
     (["model.width=2,3", "hydra.sweeper.storage=nonesuch://x/y"], "nonesuch"),
