@@ -98,13 +98,13 @@ def pinned(config: DataConfig, digests: dict[str, str] | None = None) -> DataCon
     Raises:
         DataError: an image folder is missing, or no data set.
     """
-    config = placed(config)
+    found = placed(config)
     if config.name != DataName.image_folder or config.digest is not None:
-        return config
+        return found
     digests = {} if digests is None else digests
-    if config.root not in digests:
-        digests[config.root] = image_folder.content_digest(config)
-    return replace(config, digest=digests[config.root])
+    if found.root not in digests:
+        digests[found.root] = image_folder.content_digest(config)  # whose errors name the place as it was typed
+    return replace(found, digest=digests[found.root])
 
 
 def _require_digest(config: DataConfig) -> None:
