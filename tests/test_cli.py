@@ -66,6 +66,7 @@ WRONG = [
     (["-m", "trainer.seed=0,1", "~trainer.test"], ["trainer.test can't be removed"]),
     *(([f"~{group}"], [f"{group} can't be removed", f"leave out ~{group}"]) for group in GROUPS),
     (["-m", "optimizer=sgd,adamw", "~schema"], ["schema can't be removed"]),
+    (["~schema"], ["schema can't be removed"]),
     (["~optimizer=sgd"], ["optimizer can't be removed"]),
     (["-m", "trainer.seed=0,1", "~optimizer"], ["optimizer can't be removed"]),
     (["-m", "model=plain,residual", "~model"], ["model can't be removed"]),
@@ -91,7 +92,20 @@ WRONG = [
     (["experiment=foo"], ["experiment=foo must be one of ", "era_seed"]),
     (["+experiment=era_seed"], ["experiment=CHOICE", "without a +"]),
     (["model=null"], ["a group takes one of its choices by name"]),
-    (["trainer=[1]"], ["a group takes one of its choices by name"]),
+    *(
+        ([*many, word], [f"{word}: a group takes one of its choices by name"])
+        for word in (
+            "model=[]",
+            "optimizer=[sgd,adamw]",
+            "+model=[plain]",
+            "hydra/launcher=[basic]",
+            "trainer=[1]",
+        )
+        for many in ([], ["-m", *TWO])
+    ),
+    (["experiment=[fast,thorough]"], ["a group takes one of its choices by name"]),
+    (["sweeps=[quick]"], ["a group takes one of its choices by name"]),
+    (["-m", "sweeps=[quick]"], ["a group takes one of its choices by name"]),
     (["hydra.job_logging=none"], ["hydra.job_logging=none must be a choice of a group", "hydra/job_logging=none"]),
     (
         ["-m", *TWO, "hydra.sweeper.sampler=random"],
@@ -120,6 +134,8 @@ WRONG = [
     (["name=${foo}"], ["'foo' not found"]),
     # not an override
     (["model.width=[1"], ["'model.width=[1'", "KEY=VALUE"]),
+    (["data.root=[mysql://me:secret@host/name"], ["'data.root=[mysql://me:***@host/name' can't be read"]),
+    (["--storage=mysql://me:secret@host/name"], ["hydra.sweeper.storage=mysql://me:***@host/name"]),
     (["model.width"], ["'model.width'", "KEY=VALUE"]),
     (["model.width=1,2"], ["model.width=1,2", "-m for a multirun"]),
     # outside the range
@@ -157,15 +173,40 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(
     assert not list(place.iterdir())
 
 
-def test_a_group_that_a_defaults_list_sets_to_null_is_a_mistake(command: Command, place: Path) -> None:
+@pytest.mark.parametrize("choice", ["null", "[sgd,adamw]"])
+def test_a_group_that_a_defaults_list_gives_no_one_choice_is_a_mistake(
+    command: Command, place: Path, choice: str
+) -> None:
     recipe = place / "mine" / "experiment" / "bare.yaml"
     recipe.parent.mkdir(parents=True)
-    recipe.write_text("# @package _global_\ndefaults:\n  - override /optimizer: null\n")
+    recipe.write_text("# @package _global_\ndefaults:\n  - override /optimizer: " + choice + "\n")
     for many in ([], ["-m", "trainer.seed=0,1"]):
         ended = command("--config-dir", "mine", "experiment=bare", *many)
         assert ended.status == 1
-        assert ended.err.startswith("error: optimizer=null can't be chosen"), ended.err
+        assert ended.err.startswith("error: optimizer must be one choice, "), ended.err
     assert list(place.iterdir()) == [place / "mine"]
+
+
+@pytest.mark.parametrize("main", [train.main, inspect.main])
+def test_what_a_run_would_write_into_is_left_as_it_was(
+    command: Command, place: Path, main: Callable[[], None]
+) -> None:
+    Path("mine/run").mkdir(parents=True)
+    for folder in ("mine/run", "mine/run/new/of/it", "mine/other"):
+        assert command(f"hydra.run.dir={folder}", "model.width=400", main=main).status == 1
+        assert [str(path.relative_to(place)) for path in sorted(place.rglob("*"))] == ["mine", "mine/run"]
+
+
+@pytest.mark.parametrize("fault", [ValueError("ours"), TypeError("ours"), OSError("ours")])
+def test_a_fault_of_the_sweeper_itself_keeps_its_traceback(
+    command: Command, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    def stumble(*_: object) -> NoReturn:
+        raise fault
+
+    monkeypatch.setattr("tinysweep.plan.read_space", stumble)
+    with pytest.raises(type(fault), match="ours"):
+        command("-m", *TWO)
 
 
 def test_a_group_without_a_choice_may_be_removed(command: Command) -> None:

@@ -3,11 +3,14 @@
 import argparse
 import errno
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -107,13 +110,21 @@ def test_a_file_that_cant_be_written_whole_is_named_and_nothing_is_left(
     assert (tmp_path / "table.csv").read_text() == "before"
 
 
-@pytest.mark.parametrize("name", ["tinysweep", "pytest"])
-def test_ctrl_c_while_a_command_is_imported_ends_it_without_a_traceback(name: str) -> None:
-    heard = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    program = f"{heard}; sys.argv = ['{name}']; import tinysweep; signal.raise_signal(signal.SIGINT)"
-    ended = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert (ended.stderr == "interrupted\n") is (name == "tinysweep")
-    assert (ended.returncode == 130) is (name == "tinysweep")
+INSTALLED = [str(Path(sys.executable).with_name(name)) for name in ("tinysweep", "tinysweep-compare")]
+
+
+@pytest.mark.parametrize("words", [[INSTALLED[0]], [sys.executable, "-m", "tinysweep"], [INSTALLED[1], "missing"]])
+def test_ctrl_c_at_any_moment_of_a_start_ends_it_with_one_word(place: Path, words: list[str]) -> None:
+    for moment in np.random.default_rng(0).uniform(0.1, 0.5, 4):
+        with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            time.sleep(moment)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        if "missing" in err:
+            continue  # it was over
+        if process.returncode == -signal.SIGINT and (
+            f"{os.sep}tinysweep{os.sep}" not in err or "import signal" in err
+        ):
+            continue  # Python itself was still starting
+        assert (process.returncode, err) == (130, "interrupted\n")
+        assert not list(place.iterdir())

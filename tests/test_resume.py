@@ -358,3 +358,5 @@ def test_folders_are_quoted_only_where_they_must_be() -> None:
     assert (
         resume.command(Path("/runs/2026-01-01/10-00-00-fast")) == "tinysweep resume=/runs/2026-01-01/10-00-00-fast"
     )
+    for odd in ("/my runs/a=b", "/it's/[1,2]", "/runs/$x,{y}"):
+        assert compose(shlex.split(resume.command(Path(odd)))[1]).resume == odd

@@ -141,6 +141,7 @@ def test_the_winner_is_trained_on_its_images_from_any_folder_and_on_no_others(
     assert ended.status == 1
     assert ended.err.startswith("error: data.root=photos holds images-")
     assert f"not the images of data.digest={wanted[1]}: " in ended.err
+    assert "a run from its first epoch, not by resume=, with data.digest=null" in ended.err
     assert ended.err.count("\n") == 1
     assert command(*words, "data.digest=null").status == 0
 

@@ -17,6 +17,7 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
+from filelock import FileLock, Timeout
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from omegaconf import OmegaConf
 from PIL import Image
@@ -26,7 +27,7 @@ from conftest import Command, made_images
 from tinysweep import data, run, storage, trial
 from tinysweep.config import Config
 from tinysweep.device import usable_cores
-from tinysweep.errors import DivergedError
+from tinysweep.errors import DivergedError, StudyError
 from tinysweep.lease import Lease
 from tinysweep.proposals import Proposer
 from tinysweep.report_again import retold
@@ -882,3 +883,16 @@ def test_damaged_data_is_refused_before_the_study_is_made(sweep: Sweep, place: P
     assert ended.err.startswith("error: MNIST is incomplete in bad: ")
     assert ended.err.count("\n") == 1
     assert not (place / "outputs").exists()
+
+
+def test_a_database_is_opened_by_one_sweep_at_a_time_wherever_it_lies(
+    sweep: Sweep, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(*_: object) -> None:
+        with pytest.raises(Timeout):
+            FileLock(place / "shared/.opening.lock").acquire(timeout=0)
+        raise StudyError("looked")
+
+    monkeypatch.setattr("tinysweep.sweeper.open_storage", look)
+    (place / "shared").mkdir()
+    assert sweep("model.width=4,6", "hydra.sweeper.storage=shared/studies.db").err == "error: looked\n"

@@ -13,12 +13,49 @@ Use from Python, without Hydra:
 the command line, and `tinysweep.load(folder)` the trained model of a run.
 """
 
-import importlib
 import os
 import signal
 import sys
-from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+
+new_folders: list[str] = []  # made for a run, the innermost first; removed again unless something comes of it
+
+
+def drop_new_folders() -> None:
+    """Remove the folders that were made for a run, as far as they are empty."""
+    try:
+        for folder in new_folders:
+            os.rmdir(folder)  # noqa: PTH106 pathlib takes a while to be imported
+    except OSError:
+        return  # it isn't empty
+
+
+def end_at_once(*_: object) -> None:
+    """A signal handler for the time in which a command imports and composes, and no work has begun yet: there,
+    libraries turn a KeyboardInterrupt into other errors."""
+    drop_new_folders()
+    os.write(2, b"interrupted\n")
+    os._exit(130)
+
+
+def _is_command() -> bool:
+    """Whether this process is a command of tinysweep's, rather than a program of the user's, or a worker."""
+    words = [word for word in sys.orig_argv[1:] if not word.startswith("-")]  # the script, or module, comes first
+    return (
+        "-c" not in sys.orig_argv[:2]
+        and words[:1] != []
+        and words[0].rpartition(os.sep)[2].startswith("tinysweep")
+    )
+
+
+# First of all, as what follows takes a while to be imported; `terminal` takes over when work begins. A signal that
+# is ignored, as nohup has it, stays ignored.
+for _name in ("SIGINT", "SIGTERM", "SIGHUP") if _is_command() else ():  # the last is unknown to Windows
+    _number = getattr(signal, _name, None)
+    if _number and signal.getsignal(_number) in (signal.default_int_handler, signal.SIG_DFL):
+        signal.signal(_number, end_at_once)
+
+import importlib  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 if TYPE_CHECKING:
     from tinysweep.budget import gate, measure, resolve
@@ -61,17 +98,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, "__version__"})
-
-
-def end_at_once(*_: object) -> None:
-    """A signal handler for the time in which a command imports what it needs and nothing has begun yet."""
-    os.write(2, b"interrupted\n")
-    os._exit(130)
-
-
-# An installed command, not a program of the user's, and Ctrl-C isn't ignored; `terminal` takes over later.
-if (
-    PurePath(sys.argv[0]).name.startswith("tinysweep")
-    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-):
-    signal.signal(signal.SIGINT, end_at_once)

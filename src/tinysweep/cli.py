@@ -16,12 +16,13 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from tinysweep.composition import COMPOSITION_ERRORS, CONFIG_FOLDER, register_schema, typed
+from tinysweep import drop_new_folders, new_folders
+from tinysweep.composition import COMPOSITION_ERRORS, CONFIG_FOLDER, LIBRARY_ERRORS, register_schema, typed
 from tinysweep.config import Config
 from tinysweep.errors import ConfigError, TinysweepError, machine_fault
 from tinysweep.explain import ONE_CHOICE, explain, require_groups, require_words
 from tinysweep.plugin import OWN_SWEEPER
-from tinysweep.terminal import INTERRUPTED, end_as_interrupted, outlets, version_line
+from tinysweep.terminal import INTERRUPTED, outlets, version_line
 
 
 def command(task: Callable[[Config], object], sweeps: bool = True, usage: str | None = None) -> None:
@@ -34,7 +35,6 @@ def command(task: Callable[[Config], object], sweeps: bool = True, usage: str | 
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra prints composition errors over many lines and exits, unless it is told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    end_as_interrupted()
 
     def checked(composed: DictConfig) -> object:
         hydra_config = HydraConfig.get()
@@ -49,8 +49,9 @@ def command(task: Callable[[Config], object], sweeps: bool = True, usage: str | 
                 raise  # a job's error is its sweeper's to judge
             _fail(line)  # here, because Hydra would put a line of its own before an error it sees
         finally:
-            runtime = hydra_config.runtime
-            _drop_if_empty(Path(runtime.output_dir), Path(runtime.cwd))
+            if hydra_config.mode == RunMode.MULTIRUN:
+                new_folders[:] = [hydra_config.runtime.output_dir]  # in a study's folder
+            drop_new_folders()
 
     with outlets():
         if "--version" in sys.argv[1:]:
@@ -63,6 +64,7 @@ def command(task: Callable[[Config], object], sweeps: bool = True, usage: str | 
             require_words(sys.argv[1:])
             register_schema()
             _check_sweepers(sweeps)
+            HydraConfig.instance().set_config = _set_config  # type: ignore[method-assign, assignment]
             hydra.main(config_path=str(CONFIG_FOLDER), config_name="config")(checked)()
         except Exception as error:
             line = _line(error)
@@ -121,34 +123,23 @@ def _line(error: Exception) -> str | None:
     """The one line for an error that isn't the program's own; None for one that is."""
     if line := str(error) if isinstance(error, TinysweepError) else machine_fault(error):
         return line
-    if isinstance(error, COMPOSITION_ERRORS) and _is_composition(error):
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if any(frame.f_code.co_name == "checked" for frame in frames):
+        return None  # raised by a task
+    modules = [str(frame.f_globals["__name__"]) for frame in frames]
+    ours = any(name.startswith("tinysweep.") and name != __name__ for name in modules)
+    if isinstance(error, LIBRARY_ERRORS if ours else COMPOSITION_ERRORS):
         return explain(error)
-    return ONE_CHOICE if _is_hydras_type_error(error) else None
+    return ONE_CHOICE if isinstance(error, TypeError) and modules[-1].startswith("hydra.") else None
 
 
-def _is_composition(error: Exception) -> bool:
-    """Whether an error was raised while Hydra read the command line, rather than by a running task."""
-    frame = error.__traceback__
-    while frame is not None:
-        if frame.tb_frame.f_code.co_name == "checked":
-            return False
-        frame = frame.tb_next
-    return True
-
-
-def _is_hydras_type_error(error: Exception) -> bool:
-    """Whether Hydra itself, rather than what it called, stumbled on a type: so it does on a list for a group."""
-    modules = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return isinstance(error, TypeError) and modules[-1].startswith("hydra.")
-
-
-def _drop_if_empty(folder: Path, start: Path) -> None:
-    """Remove the folder that Hydra makes for every task, and those above it that lie below `start`, if nothing
-    came of them."""
-    above = [path for path in folder.parents if start in path.parents]
-    with contextlib.suppress(OSError):  # a folder that isn't empty refuses to be removed
-        for path in [folder, *above] if folder != start else []:
-            path.rmdir()
+def _set_config(config: DictConfig) -> None:
+    """As Hydra calls it before it makes the folder of a run: note what of that isn't there yet."""
+    HydraConfig.set_config(HydraConfig.instance(), config)
+    if config.hydra.mode != RunMode.MULTIRUN:
+        folder = Path(config.hydra.run.dir).absolute()
+        with contextlib.suppress(OSError):  # which Hydra raises again when it makes the folder
+            new_folders[:] = [str(path) for path in (folder, *folder.parents) if not path.exists()]
 
 
 def _fail(message: str) -> NoReturn:

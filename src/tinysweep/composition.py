@@ -18,7 +18,8 @@ _INSTALLED = Path(__file__).parent
 _HOME = _INSTALLED if (_INSTALLED / "conf").is_dir() else Path(__file__).resolve().parents[2]
 CONFIG_FOLDER, SWEEPS_FOLDER = _HOME / "conf", _HOME / "sweeps"
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError)
+LIBRARY_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
+COMPOSITION_ERRORS = (*LIBRARY_ERRORS, ValueError, OSError)
 
 
 def register_schema() -> None:

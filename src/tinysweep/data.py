@@ -112,7 +112,7 @@ def _require_digest(config: DataConfig) -> None:
         raise DataError(
             f"data.root={config.root} holds {found}, not the images of data.digest={config.digest}: some were "
             "changed, added or removed; bring them back, or begin anew with these: a search under another "
-            "hydra.sweeper.study_name, a run by data.digest=null"
+            "hydra.sweeper.study_name, a run from its first epoch, not by resume=, with data.digest=null"
         )
 
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
+from tinysweep.command_line import without_password
 from tinysweep.config import Config, expected
 from tinysweep.errors import ConfigError
 from tinysweep.plugin import SweeperConfig, chosen_with_slash
@@ -96,11 +97,12 @@ def _leaf(key: str) -> str:
 
 
 def require_words(words: Sequence[str]) -> None:
-    """Refuse a setting that is given as an option, such as --epochs 5.
+    """Refuse a setting that is given as an option, such as --epochs 5, or a group that isn't given one choice.
 
     Raises:
         ConfigError: naming the first such word, and how the setting is given.
     """
+    _require_one_choice(words)
     for word, following in zip(words, [*words[1:], ""], strict=False):
         name, equals, value = word.partition("=")
         if not name.startswith("--") or any(option.startswith(name) for option in _OPTIONS):
@@ -110,7 +112,9 @@ def require_words(words: Sequence[str]) -> None:
         advice = ""
         if key in settings() or meant:
             given = value if equals else "VALUE" if following.startswith("-") or "=" in following else following
-            advice = f"; did you mean {key if key in settings() else meant[1]}={given or 'VALUE'}?"  # type: ignore[index]
+            advice = (
+                f"; did you mean {key if key in settings() else meant[1]}={without_password(given) or 'VALUE'}?"  # type: ignore[index]
+            )
         raise ConfigError(f"{name} is not an option; settings are given as KEY=VALUE{advice}")
 
 
@@ -133,17 +137,31 @@ def require_groups(hydra: HydraConf) -> None:
     """Refuse a composition without the choice of a group: defaults that nobody chose would stand in for it.
 
     Raises:
-        ConfigError: `~group` removed it, or a defaults list set it to null.
+        ConfigError: `~group` removed it, or a list stands for it, or a defaults list set it to null.
     """
-    groups = [spec.name for spec in fields(Config) if is_dataclass(spec.type)]
     overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # they may hold interpolations
+    _require_one_choice(overrides)
+    for group in _groups():
+        if hydra.runtime.choices.get(group) is None:
+            raise ConfigError(
+                f"{group} must be one choice, and a defaults list leaves it out, or sets it to null or a list; "
+                "name one of its choices instead"
+            )
+
+
+def _groups() -> list[str]:
+    return [spec.name for spec in fields(Config) if is_dataclass(spec.type)]
+
+
+def _require_one_choice(overrides: Sequence[str]) -> None:
+    """Refuse `~group`, and a list for a group, which Hydra takes without noting a choice."""
     for override in overrides:
         removed = re.fullmatch(r"~(\w+)(=.*)?", override)
-        if removed and removed[1] in (*groups, "schema"):
+        if removed and removed[1] in (*_groups(), "schema"):
             raise ConfigError(_removed(removed[1]))
-    for group in groups:
-        if hydra.runtime.choices.get(group, "") is None:
-            raise ConfigError(f"{group}=null can't be chosen by a defaults list; name one of its choices instead")
+        listed = re.match(r"\+{0,2}([\w/]+)(@[^=]*)?=\s*\[", override)
+        if listed and (listed[1] in (*_groups(), "experiment", "sweeps") or "/" in listed[1]):
+            raise ConfigError(f"{override}: {ONE_CHOICE}")
 
 
 def _removed(key: str) -> str:
@@ -159,7 +177,11 @@ def _composed_keys(node: DictConfig, prefix: str) -> Iterator[str]:
 
 
 def explain(error: Exception) -> str:
-    """One line for an error of composition."""
+    """One line for an error of composition, without the password of a storage that it may cite."""
+    return without_password(_explained(error))
+
+
+def _explained(error: Exception) -> str:
     if isinstance(error, MissingConfigException):
         return _missing_choice(error)
     if isinstance(error, OverrideParseException):

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from optuna.pruners import NopPruner
 
 from tinysweep.batch import Launch
+from tinysweep.command_line import as_value
 from tinysweep.config import DataConfig
 from tinysweep.data import check, pinned
 from tinysweep.definition import define, made_name, require_comparable
@@ -157,7 +158,7 @@ class Plan:
             if self.config.storage is not None:
                 self.config.storage = locate(self.config.storage, folder).from_anywhere
                 master.hydra.sweeper.storage = pinned["hydra.sweeper.storage"] = self.config.storage
-            master.hydra.overrides.hydra.extend([_quoted(name, text) for name, text in pinned.items()])
+            master.hydra.overrides.hydra.extend([f"{name}={as_value(text)}" for name, text in pinned.items()])
         return folder
 
     def _points(self) -> Points | None:
@@ -192,16 +193,10 @@ class Plan:
         images of the user's own it is to find there."""
         root, digest = proposal.config.data.root, proposal.config.data.digest
         relative = not root.startswith("~") and not Path(root).is_absolute()
-        data = [_quoted("data.root", str(Path(root).absolute()))] if relative else []
+        data = [f"data.root={as_value(str(Path(root).absolute()))}"] if relative else []
         data += [] if digest is None else [f"{DIGEST}={digest}"]
         closing = [*data, *self.composer.closing, f"trial={proposal.number}"]
         return [*self.space.fixed, *proposal.overrides, *closing]
-
-
-def _quoted(name: str, text: str) -> str:
-    """An override that sets a text, whatever signs are in it."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{name}='{escaped}'"
 
 
 def _written_params(master: DictConfig) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 import importlib.metadata
 import json
-import re
-import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from tinysweep import budget, checkpoint
+from tinysweep.command_line import as_value, line
 from tinysweep.config import Config, from_dictconfig
 from tinysweep.data import describe
 from tinysweep.device import Hardware, hardware
@@ -23,10 +22,7 @@ SAME_BITS = ("tinysweep", "torch")  # packages that must be of the same version
 
 def command(folder: Path) -> str:
     """The words that go on with the run in a folder, as a shell takes them."""
-    path = str(folder)
-    if not re.fullmatch(r"[\w/.:+-]+", path, re.ASCII):  # what Hydra reads without quotes
-        path = "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return f"tinysweep {shlex.quote(f'resume={path}')}"
+    return line(["tinysweep", f"resume={as_value(str(folder))}"])
 
 
 def run_folder(path: Path) -> RunFolder:

@@ -23,7 +23,7 @@ from tinysweep.proposals import Proposal, Proposer, Refusal
 from tinysweep.samplers import GridOrder, build_sampler
 from tinysweep.screen import Screen, from_outside, nothing_fits, progress, refused, result
 from tinysweep.storage import look_into, open_storage, storage_errors
-from tinysweep.storage_location import Location, locate
+from tinysweep.storage_location import Kind, Location, locate
 from tinysweep.study import TRAINED, Standing, Study, count, failed_from_outside, standing, trial_path
 from tinysweep.table import Table
 
@@ -48,7 +48,9 @@ class Sweep:
         warnings.filterwarnings("ignore", message="Constraints have been set, but")  # said again at every draw
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         location = locate(self.plan.config.storage, self.plan.folder)
-        lock = FileLock(self.plan.folder / ".opening.lock")  # two at once would both make the database's tables
+        # Two at once would both make the tables of a database, whose file may be that of several studies.
+        beside = self.plan.folder if location.kind == Kind.server else location.file.parent
+        lock = FileLock(beside / ".opening.lock")
         with storage_errors(location.shown), lock if Path(lock.lock_file).exists() else nullcontext():
             self._require_open(location)
         self.plan.folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, ClassVar, TextIO
 
-from tinysweep import end_at_once
 from tinysweep.errors import TinysweepError, machine_fault
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ def program(parser: argparse.ArgumentParser, task: Callable[[argparse.Namespace]
     Exits with status 1 and one line on an error that the user can mend, with 2 on arguments that the parser
     refuses, with 130 when interrupted or terminated. A reader that goes away, such as `head`, ends it quietly.
     """
-    end_as_interrupted()
     parser.add_argument(
         "--version", action="version", version=version_line(), help="tell tinysweep's version and exit"
     )
@@ -121,25 +119,23 @@ def _outlet(stream: TextIO | None, missed: bool) -> TextIO:
 
 @contextmanager
 def outlasting_readers() -> Iterator[None]:
-    """Let work go on to its end when nobody reads standard output any more, as its results lie in files."""
+    """Let work go on to its end when nobody reads standard output any more, as its results lie in files; and let
+    Ctrl-C, being terminated, or a terminal that is closed end it with its records closed and its workers ended.
+    A signal that is ignored, as nohup has it, stays ignored."""
+    numbers = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]  # some unknown to Windows
+    before = {number: signal.getsignal(number) for number in numbers if number is not None}
+    taken = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     _Outlet.outlasted = True
     try:
+        for number in taken:
+            signal.signal(number, interrupt)
         yield
     finally:
         _Outlet.outlasted = False
-
-
-def end_as_interrupted() -> None:
-    """Let being terminated, or a terminal that is closed, end this command as Ctrl-C does: with its records closed
-    and its workers ended. A signal that is ignored, as nohup has it, stays ignored."""
-    if signal.getsignal(signal.SIGINT) is end_at_once:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    for name in ("SIGTERM", "SIGHUP"):  # the latter is unknown to Windows
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, interrupt)
+        for number, handler in taken.items():
+            signal.signal(number, handler)
 
 
 def interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """A signal handler that ends a command as Ctrl-C does."""
+    """A signal handler that ends work as Ctrl-C does."""
     raise KeyboardInterrupt
