@@ -16,6 +16,7 @@ from conftest import Command, made_images
 from test_run import change, names_in, record_in, write_part
 from tinysweep import checkpoint, resume, saved
 from tinysweep import run as run_module
+from tinysweep.composition import compose
 from tinysweep.config import (
     AugmentationConfig,
     Config,
