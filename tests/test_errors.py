@@ -16,7 +16,7 @@ import torch
 
 from conftest import Command
 from tinysweep import compare, export, final, layers, predict, report, run, train
-from tinysweep.errors import machine_fault
+from tinysweep.errors import message_of
 from tinysweep.files import write_whole
 from tinysweep.terminal import program
 
@@ -53,12 +53,12 @@ def test_what_the_machine_refuses_is_one_line(
 def test_an_allocation_that_fails_is_known_by_what_torch_says_of_it() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**48)
-    assert "memory is used up" in str(machine_fault(caught.value))
+    assert "memory is used up" in str(message_of(caught.value))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), TypeError("a bug"), BrokenPipeError(errno.EPIPE, "x")])
 def test_an_error_of_another_kind_is_not_the_machines(error: Exception) -> None:
-    assert machine_fault(error) is None
+    assert message_of(error) is None
 
 
 LONG = "a" * 300

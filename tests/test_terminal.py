@@ -97,7 +97,7 @@ def test_what_works_goes_on_and_what_reads_its_results_ends_quietly(
     picture.paste(255, (12, 4, 16, 24))
     for name in ("one.png", "two.png"):
         picture.save(place / name)
-    ended = unread(str(run), "one.png", "two.png", main=predict.main)
+    ended = unread(str(run), "one.png", "two.png", "--as-is", main=predict.main)
     assert (ended.status, ended.err) == (141, "")
 
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from tinysweep import drop_new_folders, new_folders
 from tinysweep.composition import COMPOSITION_ERRORS, CONFIG_FOLDER, LIBRARY_ERRORS, register_schema, typed
 from tinysweep.config import Config
-from tinysweep.errors import ConfigError, TinysweepError, machine_fault
+from tinysweep.errors import ConfigError, message_of
 from tinysweep.explain import ONE_CHOICE, explain, require_groups, require_words
 from tinysweep.plugin import OWN_SWEEPER
 from tinysweep.terminal import INTERRUPTED, outlets, version_line
@@ -44,7 +44,7 @@ def command(task: Callable[[Config], object], sweeps: bool = True, usage: str | 
             require_groups(hydra_config)
             return task(_as_typed(typed(composed), Path(hydra_config.runtime.cwd)))
         except Exception as error:
-            line = str(error) if isinstance(error, TinysweepError) else machine_fault(error)
+            line = message_of(error)
             if line is None or traceback_wanted or hydra_config.mode == RunMode.MULTIRUN:
                 raise  # a job's error is its sweeper's to judge
             _fail(line)  # here, because Hydra would put a line of its own before an error it sees
@@ -121,7 +121,7 @@ def _as_typed(config: Config, start: Path) -> Config:
 
 def _line(error: Exception) -> str | None:
     """The one line for an error that isn't the program's own; None for one that is."""
-    if line := str(error) if isinstance(error, TinysweepError) else machine_fault(error):
+    if line := message_of(error):
         return line
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if any(frame.f_code.co_name == "checked" for frame in frames):

@@ -69,8 +69,11 @@ def first_line(said: object) -> str:
     return next(iter(str(said).strip().splitlines()), "")
 
 
-def machine_fault(error: Exception) -> str | None:
-    """One line for what the machine has refused, a file or memory; None for an error of any other kind."""
+def message_of(error: Exception) -> str | None:
+    """What a user is to read of an error that isn't the program's own: ours, or what the machine has refused, a
+    file or memory; None for one of any other kind."""
+    if isinstance(error, TinysweepError):
+        return str(error)
     if isinstance(error, OSError) and error.strerror and not isinstance(error, BrokenPipeError):
         remedy = _REMEDIES.get(error.errno or 0)
         where = str(error.filename or "")

@@ -4,7 +4,6 @@ Optuna writes the next one, and can read neither."""
 import io
 import json
 import os
-import re
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ from typing import Any
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from tinysweep.errors import StudyError
-
-RECORD_BEGINS = re.compile(rb'\{\s*"op_code"\s*:')
+from tinysweep.storage_location import JOURNAL_BEGINS
 
 
 class Journal(JournalFileBackend):
@@ -59,11 +57,12 @@ class Journal(JournalFileBackend):
                 content = io.BytesIO(stream.read())
                 start = 0
                 for number, line in enumerate(content, start=1):
-                    if half := line[: self._half(line, number)].strip():
+                    length = self._half(line, number)
+                    if half := line[:length].strip():
                         with self.file.with_name(f"{self.file.name}.fragments").open("ab") as kept:
                             kept.write(half + b"\n")
                         stream.seek(start)
-                        stream.write(b" " * self._half(line, number))
+                        stream.write(b" " * length)
                     start += len(line)
         finally:
             self.lock.release()
@@ -72,7 +71,7 @@ class Journal(JournalFileBackend):
         """How many bytes of a line come before the whole record in it; all, if it was never ended."""
         if not line.endswith(b"\n"):
             return len(line)
-        starts = [match.start() for match in RECORD_BEGINS.finditer(line)]
+        starts = [match.start() for match in JOURNAL_BEGINS.finditer(line)]
         for start in (0, *starts):
             try:
                 json.loads(line[start:])

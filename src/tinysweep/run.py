@@ -13,7 +13,7 @@ from tinysweep.checkpoint import Checkpoint
 from tinysweep.config import Config, DataConfig
 from tinysweep.data import Data, describe, load, load_test, pinned
 from tinysweep.device import Hardware, hardware
-from tinysweep.errors import AbandonedError, ConfigError, PrunedError, TinysweepError, machine_fault
+from tinysweep.errors import AbandonedError, ConfigError, PrunedError, message_of
 from tinysweep.record import Record, RunFolder, State
 from tinysweep.training import Epoch, evaluate, fit, require_finite
 
@@ -123,8 +123,7 @@ def _close(record: Record, checkpoint: Checkpoint | None, state: State, error: E
         record.history = list(checkpoint.history)
     reason = f"interrupted after epoch {len(record.history)} of {record.config.trainer.epochs}"
     if error:
-        own = str(error) if isinstance(error, TinysweepError) else machine_fault(error)
-        reason = own or f"{type(error).__name__}: {error}"
+        reason = message_of(error) or f"{type(error).__name__}: {error}"
     record.close(state, reason, error)
     if checkpoint:
         checkpoint.write()

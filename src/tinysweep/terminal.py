@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, ClassVar, TextIO
 
-from tinysweep.errors import TinysweepError, machine_fault
+from tinysweep.errors import TinysweepError, message_of
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -33,15 +33,14 @@ def program(parser: argparse.ArgumentParser, task: Callable[[argparse.Namespace]
     with outlets():
         try:
             task(parser.parse_args())
-        except TinysweepError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(1) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
         except Exception as error:
-            line = machine_fault(error)
-            if line is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            line = message_of(error)
+            if line is None or (
+                os.environ.get("HYDRA_FULL_ERROR") == "1" and not isinstance(error, TinysweepError)
+            ):
                 raise
             print(f"error: {line}", file=sys.stderr)
             raise SystemExit(1) from None
