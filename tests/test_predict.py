@@ -20,14 +20,16 @@ from torchvision import datasets
 from conftest import Command
 from small_model import trained_run
 from tinysweep import image_folder
+from tinysweep.classifier import ranked
 from tinysweep.config import DataConfig, DataName, ModelConfig
 from tinysweep.curves import draw
-from tinysweep.data import load_test
+from tinysweep.data import load, load_test
 from tinysweep.errors import DataError
+from tinysweep.likeness import edges, fitted_planes, planes
 from tinysweep.model import DataShape, build_model
 from tinysweep.onnx_model import convert, folded
 from tinysweep.picture_files import MOST_PIXELS, opened
-from tinysweep.predict import SURE, main, prepared
+from tinysweep.predict import SURE, main, prepared, require_digit
 from tinysweep.saved import read, save
 from tinysweep.strokes import FORMS, Invert, formed
 from tinysweep.task import DIGITS, NAMES, Task
@@ -232,6 +234,81 @@ NO_DIGIT = {
 def test_what_hasnt_the_shape_of_one_digit_is_refused(name: str) -> None:
     with pytest.raises(DataError, match=r"^(shows no single digit: |is blank: )"):
         formed(NO_DIGIT[name], MNIST, 28, Invert.auto)
+
+
+# A person may read O, o, l, I, S, s, Z, z, B, b, g, q and D as digits.
+LETTERS = "ACEFGHJKLMNPQRTUVWXYacdefhijkmnprtuvwxy"
+FONTS = ("DejaVuSans", "DejaVuSerif", "STIXGeneral", "cmr10")
+
+
+def printed(character: str, font: str) -> Grey:
+    """A character on paper."""
+    image = Image.new("L", (96, 112))
+    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
+    ImageDraw.Draw(image).text((16, 0), character, 255, ImageFont.truetype(str(file), 80))
+    return mixed(np.asarray(image) / 255, 40, 220)
+
+
+def answered(model: nn.Module, picture: Grey) -> float:
+    """The probability with which a picture is named, 0 if it is refused."""
+    try:
+        form = formed(picture, MNIST, 28, Invert.auto)
+        with torch.inference_mode():
+            (logits,) = model(torch.from_numpy(form).view(1, 1, 28, 28).float()).double().numpy()
+        best = ranked(logits, DIGITS)[0]
+        require_digit(Path("it"), form, best)
+    except DataError:
+        return 0
+    return best.probability
+
+
+def test_most_letters_are_refused_and_typed_digits_are_not(model: nn.Module) -> None:
+    letters, numerals = (
+        [answered(model, printed(character, font)) for font in FONTS for character in characters]
+        for characters in (LETTERS, DIGITS)
+    )
+    assert np.mean(np.array(letters) > 0) < 0.45
+    assert np.mean(np.array(numerals) > 0) > 0.9
+
+
+def test_of_the_data_sets_own_digits_hardly_any_is_refused_for_its_looks(mnist_root: Path) -> None:
+    test = load_test(DataConfig(root=str(mnist_root)))
+    pixels, labels = test.pixels[:2000, 0].numpy(), test.labels[:2000].numpy()
+    shipped = planes()
+    for label in range(10):
+        distances = shipped.distances(pixels[labels == label], label)
+        assert (distances > shipped.limits[label]).mean() < 0.03
+
+
+def test_an_images_edges_are_its_own(digits: Grey) -> None:
+    assert edges(digits[:9]) == pytest.approx(np.concatenate([edges(digit[None]) for digit in digits[:9]]))
+
+
+def test_the_planes_that_come_along_are_those_of_the_training_images(mnist_root: Path) -> None:
+    data = load(DataConfig(root=str(mnist_root), limit=5000))
+    assert data.validation
+    parts = [(part.pixels[:, 0].numpy(), part.labels.numpy()) for part in (data.train, data.validation)]
+    some, shipped = fitted_planes(*parts), planes()
+    assert some.limits == pytest.approx(shipped.limits, rel=0.25)
+    for label in range(10):
+        anew, given = (each.distances(parts[1][0][:500], label) for each in (some, shipped))
+        assert np.corrcoef(anew, given)[0, 1] > 0.95
+
+
+def test_a_letter_is_refused_by_the_command_unless_taken_as_it_is(
+    command: Command, place: Path, small: Path, exported: Path, model: nn.Module
+) -> None:
+    letters = [printed(letter, FONTS[0]) for letter in LETTERS]
+    forms = [formed(letter, MNIST, 28, Invert.auto) for letter in letters if not answered(model, letter)]
+    with torch.inference_mode():
+        chances = model(torch.from_numpy(np.stack(forms))[:, None].float()).softmax(1).amax(1)
+    assert chances.max() > 0.8, "or certainty alone would refuse it"
+    Image.fromarray(forms[int(chances.argmax())]).save(place / "letter.png")
+    for path in (small, exported):
+        ended = command(str(path), "letter.png", main=main)
+        assert (ended.status, ended.out) == (1, "")
+        assert ended.err.startswith("error: letter.png shows no single digit: the likeliest is ")
+        assert command(str(path), "letter.png", "--as-is", main=main).status == 0
 
 
 def test_of_the_data_sets_own_digits_hardly_any_is_refused_for_its_shape(digits: Grey) -> None:

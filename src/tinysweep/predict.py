@@ -13,6 +13,7 @@ from PIL import Image
 from tinysweep.classifier import Found, open_model, ranked
 from tinysweep.config import DataName
 from tinysweep.errors import ConfigError, DataError, TinysweepError
+from tinysweep.likeness import planes
 from tinysweep.picture_files import MOST_PIXELS, files_in, fitted, is_own_plot, opened
 from tinysweep.strokes import FORMS, Invert, formed, grey
 from tinysweep.task import Task
@@ -35,8 +36,9 @@ For a model of MNIST a picture is made what MNIST's are (LeCun et al., 1998):
   - cropped to the stroke and scaled, with its aspect ratio, to fit 20x20;
   - placed in 28x28 with its centre of mass in the middle.
 What is 28x28 with a black border, as it is or inverted, is taken as it is.
-What hasn't the shape of one digit, or isn't named with a probability of at
-least {SURE}, is refused; many letters have that shape.
+What hasn't the shape of one digit, isn't named with a probability of at
+least {SURE}, or looks unlike MNIST's images of that digit is refused; a third
+of printed letters, such as J, Q, j and t, still pass for one.
 For KMNIST and Fashion-MNIST the picture is scaled to fit 28x28 and centred.
 For a model of an image folder it is resized as in training, and no more.
 
@@ -96,7 +98,7 @@ def predict(options: argparse.Namespace) -> None:
             pixels = prepared(file, task, Invert(options.invert), options.as_is)
             found = ranked(model(pixels[None])[0], task.classes)
             if task.data == DataName.mnist and not options.as_is:
-                require_sure(file, found[0])
+                require_digit(file, pixels[0], found[0])
         except TinysweepError as error:
             print(f"error: {error}", file=sys.stderr)
             failed = True
@@ -140,17 +142,19 @@ def prepared(file: Path, task: Task, invert: Invert, as_is: bool) -> NDArray[np.
             raise DataError(f"{file} {error}; --as-is takes it all the same") from error
 
 
-def require_sure(file: Path, best: Found) -> None:
-    """Refuse what a model of digits is unsure of, as it is of most that are none.
+def require_digit(file: Path, image: NDArray[np.uint8], best: Found) -> None:
+    """Refuse an image (28, 28) of which a model of digits is unsure, or that doesn't look like the digit it names.
 
     Raises:
         DataError: saying so.
     """
     if best.probability < SURE:
-        raise DataError(
-            f"{file} shows no single digit: the likeliest, {best.name}, gets {100 * best.probability:.0f}%, less "
-            f"than {100 * SURE:.0f}%; --as-is names it all the same"
-        )
+        reason = f"the likeliest, {best.name}, gets {100 * best.probability:.0f}%, less than {100 * SURE:.0f}%"
+    elif not planes().resembles(image, best.label):
+        reason = f"the likeliest is {best.name}, but it doesn't look like MNIST's"
+    else:
+        return
+    raise DataError(f"{file} shows no single digit: {reason}; --as-is names it all the same")
 
 
 def _words(found: list[Found], width: int) -> str:
