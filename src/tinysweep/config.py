@@ -174,8 +174,9 @@ class Section:
         for spec in self.__dataclass_fields__.values():
             only = spec.metadata.get("only")
             if only and getattr(self, spec.name) != spec.default and self.choice not in only:
-                self.refuse(spec.name, f"is read only by {self.KEY}={' or '.join(only)}, "
-                                       f"not by {self.KEY}={self.choice}; leave it out")  # fmt: skip
+                chosen = f"{self.KEY}={self.choice}"
+                rule = f"is read only by {self.KEY}={' or '.join(only)}, not by {chosen}"
+                self.refuse(spec.name, f"{rule}; leave it out or, if you didn't set it, choose the group {chosen}")
 
     def check(self) -> None:
         """Check all rules again, for settings that were changed since the section was built.
