@@ -725,10 +725,10 @@ def test_models_that_were_tested_on_other_images_are_not_compared(hold: Final, s
         (["model.depth=[1"], "model.depth=[1 can't be read as an override"),
         (["exclude=[99]"], "exclude names trial 99, which the study s doesn't have"),
         (["exclude=[0,1,2]"], "the study s has no completed trial that isn't excluded"),
-        (["baseline=nothing"], "experiment=nothing must be one of best_20k, era_seed"),
+        (["baseline=nothing"], "baseline=nothing: experiment=nothing must be one of best_20k, era_seed"),
         (["budget.params=30"], "over budget at model.width="),
         (["trainer.device=mps"], "trainer.device=mps is not available on this machine"),
-        (["data.root=elsewhere"], "data.root=elsewhere must be a folder of class subfolders"),
+        (["data.root=elsewhere"], "/elsewhere must be a folder of class subfolders, but there is no such folder"),
     ],
 )
 def test_refused_in_words_and_before_anything_is_trained(

@@ -85,7 +85,10 @@ def baseline(name: str, rival: Entrant) -> Entrant | None:
         ConfigError: there is no such experiment.
         BudgetError: it costs more than its own budget allows.
     """
-    config, data = compose(f"experiment={name}"), rival.recipe.data
+    try:
+        config, data = compose(f"experiment={name}"), rival.recipe.data
+    except ConfigError as error:
+        raise ConfigError(f"baseline={name}: {error}; baseline=null goes without one") from error
     if config.data.name != data.name:
         return None
     trainer = replace(config.trainer, seed=0, threads=0, test=True, device=rival.recipe.trainer.device)

@@ -56,8 +56,8 @@ def show(config: Config) -> None:
     print(f"{config.model.family} model of width {config.model.width} for {size} images, {shape.classes} classes")
     print(table(cost))
     excess = budget.excesses(cost, config.budget)
-    verdict = "over budget: " + "; ".join(excess) if excess else "within budget"
-    print(f"{verdict} (trainable parameters must be fewer than {config.budget.params:,})")
+    within = f"within budget (trainable parameters must be fewer than {config.budget.params:,})"
+    print("over budget: " + "; ".join(excess) if excess else within)
     if excess:
         raise SystemExit(1)
 

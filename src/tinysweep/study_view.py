@@ -177,9 +177,11 @@ def _from_storage(folder: Path, location: Location, opened: BaseStorage | None, 
     name = wanted or (names[0] if location.file.parent == folder.resolve() and len(names) == 1 else own)
     if opened is None or name not in names:
         asked = "" if wanted else ", which the folder's name asks for"
-        known = ", ".join(names) or "none"
-        advice = "; choose one by --study NAME, in tinysweep-final by study=NAME" if names else ""
-        raise StudyError(f"{location.shown} holds no study {name}{asked}; it has: {known}{advice}")
+        others = ", ".join(names)
+        advice = (
+            f"; it has: {others}; choose one by --study NAME, in tinysweep-final by study=NAME" if names else ""
+        )
+        raise StudyError(f"{location.shown} holds no study {name}{asked}{advice}")
     study = optuna.load_study(study_name=name, storage=opened, sampler=optuna.samplers.RandomSampler())
     notes = study.user_attrs
     if "definition" not in notes:
