@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import tinysweep
 from conftest import loaded
-from tinysweep.config import Config, DataConfig, DataName, SchedulerName
+from tinysweep.config import Config, DataConfig, DataName, ModelConfig, SchedulerName
 from tinysweep.errors import ConfigError
 from tinysweep.explain import settings
 from tinysweep.space import Value, override
@@ -305,11 +305,13 @@ def test_what_is_incidental_is_a_setting() -> None:
 
 
 def test_the_identity_names_every_other_setting_once() -> None:
-    folder = DataConfig(name=DataName.image_folder, digest="images-0")
-    assert sorted(identity(Config(data=folder))) == sorted(set(LEAVES) - set(INCIDENTAL))
-    assert set(identity(Config(data=folder))) - set(identity(Config())) == {"data.digest"}, (
-        "as in earlier versions"
+    added = Config(
+        data=DataConfig(name=DataName.image_folder, digest="images-0"),
+        model=ModelConfig(stem_fraction=0.5, bottleneck=0.5),
     )
+    assert sorted(identity(added)) == sorted(set(LEAVES) - set(INCIDENTAL))
+    newer = {"data.digest", "model.stem_fraction", "model.bottleneck"}
+    assert set(identity(added)) - set(identity(Config())) == newer, "left out at their default, as they once were"
 
 
 def test_a_composed_configuration_and_its_typed_one_are_the_same() -> None:
