@@ -18,13 +18,13 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import datasets, transforms
 
 import tinysweep
-from tinysweep.config import DEFAULT_ROOT, Config, Device, Precision
-from tinysweep.data import Data, load
-from tinysweep.device import hardware, usable_cores
-from tinysweep.fetch import obtain
+from tinysweep.data.download import obtain
+from tinysweep.data.load import Data, load
 from tinysweep.files import write_whole
-from tinysweep.model import DataShape, build_model
-from tinysweep.training import fit
+from tinysweep.network.build import DataShape, build_model
+from tinysweep.settings.schema import DEFAULT_ROOT, Config, Device, Precision
+from tinysweep.training.device import hardware, usable_cores
+from tinysweep.training.loop import fit
 
 RESULT = Path(__file__).with_suffix(".csv")
 WORKER_COUNTS = (0, 1, 2)

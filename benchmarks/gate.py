@@ -25,16 +25,16 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
 from epoch_time import cpu_model
-from tinysweep.composition import CONFIG_FOLDER, register_schema
-from tinysweep.device import usable_cores
 from tinysweep.errors import StudyError
 from tinysweep.files import write_whole
-from tinysweep.ledger import Ledger
-from tinysweep.plan import Plan
-from tinysweep.plugin import BudgetSweeper
-from tinysweep.proposals import Proposal, Proposer
-from tinysweep.study import Standing
-from tinysweep.sweeper import Sweep
+from tinysweep.search.ledger import Ledger
+from tinysweep.search.plan import Plan
+from tinysweep.search.plugin import BudgetSweeper
+from tinysweep.search.propose import Proposal, Proposer
+from tinysweep.search.study import Standing
+from tinysweep.search.sweep import Sweep
+from tinysweep.settings.compose import CONFIG_FOLDER, register_schema
+from tinysweep.training.device import usable_cores
 
 RESULT = Path(__file__).parents[1] / "results" / "gate.csv"
 SPACE = [

@@ -20,14 +20,14 @@ import pandas as pd
 import torch
 
 import tinysweep
-from tinysweep.config import DEFAULT_ROOT, Config
-from tinysweep.data import load, load_test
-from tinysweep.device import hardware
+from tinysweep.data.load import load, load_test
 from tinysweep.files import write_whole
-from tinysweep.model import DataShape, build_model
-from tinysweep.optim import build_optimizer
-from tinysweep.step import EAGER_STEPS, RecordedStep, Step
-from tinysweep.training import evaluate, fit
+from tinysweep.network.build import DataShape, build_model
+from tinysweep.settings.schema import DEFAULT_ROOT, Config
+from tinysweep.training.device import hardware
+from tinysweep.training.loop import evaluate, fit
+from tinysweep.training.optimizer import build_optimizer
+from tinysweep.training.step import EAGER_STEPS, RecordedStep, Step
 
 RESULT = Path(__file__).with_suffix(".csv")
 RECIPES = ("default", "era_seed", "best_20k", "fast")

@@ -23,10 +23,10 @@ import torch
 import tinysweep
 from epoch_time import cpu_model
 from peak import peak_mib
-from tinysweep.data import load
-from tinysweep.device import usable_cores
+from tinysweep.data.load import load
 from tinysweep.files import write_whole
-from tinysweep.training import fit
+from tinysweep.training.device import usable_cores
+from tinysweep.training.loop import fit
 
 RESULT = Path(__file__).with_suffix(".csv")
 IMAGES = (60_000, 240_000, 1_000_000)

@@ -19,12 +19,12 @@ from torch import nn
 
 import tinysweep
 from epoch_time import cpu_model
-from tinysweep.config import Config, Device
-from tinysweep.data import load
-from tinysweep.device import Hardware, hardware, usable_cores
+from tinysweep.data.load import load
 from tinysweep.files import write_whole
-from tinysweep.model import DataShape
-from tinysweep.training import fit
+from tinysweep.network.build import DataShape
+from tinysweep.settings.schema import Config, Device
+from tinysweep.training.device import Hardware, hardware, usable_cores
+from tinysweep.training.loop import fit
 
 RESULT = Path(__file__).with_suffix(".csv")
 RECIPES = ("era_seed", "best_20k", "fast")

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from tinysweep.norm import BatchNorm2d
+from tinysweep.network.norm import BatchNorm2d
 
 SHAPES = [
     (128, 4, 26),

@@ -27,14 +27,14 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from epoch_time import cpu_model
 from gate import make_plan
-from tinysweep.device import usable_cores
 from tinysweep.files import write_whole
-from tinysweep.plan import Plan
-from tinysweep.proposals import suggest
-from tinysweep.record import RunFolder, State
-from tinysweep.samplers import build_sampler
-from tinysweep.storage import open_storage
-from tinysweep.sweeper import Sweep
+from tinysweep.run.record import RunFolder, State
+from tinysweep.search.plan import Plan
+from tinysweep.search.propose import suggest
+from tinysweep.search.samplers import build_sampler
+from tinysweep.search.storage import open_storage
+from tinysweep.search.sweep import Sweep
+from tinysweep.training.device import usable_cores
 
 RESULT = Path(__file__).parents[1] / "results" / "overhead.csv"
 SPACE = [  # everything fits, and hardly any configuration comes twice

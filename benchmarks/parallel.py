@@ -24,9 +24,9 @@ import pandas as pd
 import torch
 
 from epoch_time import cpu_model
-from tinysweep.device import usable_cores
 from tinysweep.files import write_whole
-from tinysweep.record import RunFolder, State
+from tinysweep.run.record import RunFolder, State
+from tinysweep.training.device import usable_cores
 
 RESULT = Path(__file__).parents[1] / "results" / "parallel.csv"
 SAMPLE_SECONDS = 0.5
@@ -77,7 +77,7 @@ def run_study(folder: Path, workers: int, options: argparse.Namespace) -> dict[s
         f"hydra.sweeper.study_name=parallel-{workers}",
         f"hydra.sweep.dir={folder}",
     ]
-    command = [sys.executable, "-m", "tinysweep.train", "-m", *words, *options.override]
+    command = [sys.executable, "-m", "tinysweep.commands.train", "-m", *words, *options.override]
     began = time.perf_counter()
     process = subprocess.Popen(command)
     sampler = CpuSeconds(process.pid)

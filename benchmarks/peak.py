@@ -18,7 +18,7 @@ def peak_mib() -> float:
 
 
 def main() -> None:
-    from tinysweep.compare import main as compare  # noqa: PLC0415 - so that others who import this need no more
+    from tinysweep.commands.compare import main as compare  # noqa: PLC0415 - so that others who import this need no more
 
     compare()
     print(peak_mib())

@@ -22,10 +22,10 @@ import pandas as pd
 import torch
 
 from epoch_time import cpu_model
-from tinysweep.device import usable_cores
 from tinysweep.files import write_whole
-from tinysweep.study import Standing
-from tinysweep.table import read_trials
+from tinysweep.search.study import Standing
+from tinysweep.search.table import read_trials
+from tinysweep.training.device import usable_cores
 
 RESULT = Path(__file__).parents[1] / "results" / "pruning.csv"
 SPACE = [  # a learning rate that suits one of the optimizers is a bad one for the other
@@ -60,7 +60,16 @@ def run_study(folder: Path, pruner: str, seed: int, options: argparse.Namespace)
             f"hydra.sweep.dir={folder}",
             f"trainer.epochs={options.epochs}",
         ]
-        command = [sys.executable, "-m", "tinysweep.train", "-m", *SPACE, *STUDY, *words, *options.override]
+        command = [
+            sys.executable,
+            "-m",
+            "tinysweep.commands.train",
+            "-m",
+            *SPACE,
+            *STUDY,
+            *words,
+            *options.override,
+        ]
         began = time.perf_counter()
         subprocess.run(command, check=True)
         write_whole(note, f"{time.perf_counter() - began:.3f}")

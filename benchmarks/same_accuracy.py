@@ -22,13 +22,13 @@ from torch import nn
 
 from epoch_time import Straightforward, cpu_model, recipe, straightforward_pictures
 from tinysweep import compose
-from tinysweep.config import DEFAULT_ROOT, Config, Precision
-from tinysweep.data import load, load_test
-from tinysweep.device import hardware, usable_cores
-from tinysweep.fetch import obtain
+from tinysweep.data.download import obtain
+from tinysweep.data.load import load, load_test
 from tinysweep.files import write_whole
-from tinysweep.training import Normalise, evaluate, fit
-from tinysweep.verdict import summarise, welch_p_value
+from tinysweep.results.verdict import summarise, welch_p_value
+from tinysweep.settings.schema import DEFAULT_ROOT, Config, Precision
+from tinysweep.training.device import hardware, usable_cores
+from tinysweep.training.loop import Normalise, evaluate, fit
 
 RESULT = Path(__file__).with_suffix(".csv")
 MEAN, STD = (0.1307,), (0.3081,)  # as the straightforward loop has them

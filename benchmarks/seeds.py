@@ -18,8 +18,8 @@ from typing import Any
 
 import pandas as pd
 
-from tinysweep.device import usable_cores
 from tinysweep.files import write_whole
+from tinysweep.training.device import usable_cores
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -33,7 +33,7 @@ def run_seed(name: str, seed: int, folder: Path, threads: int) -> dict[str, Any]
         command = [
             sys.executable,
             "-m",
-            "tinysweep.train",
+            "tinysweep.commands.train",
             *experiment,
             f"trainer.seed={seed}",
             f"trainer.threads={threads}",

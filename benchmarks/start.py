@@ -20,11 +20,11 @@ import torch
 
 from epoch_time import cpu_model
 from gate import SPACE, make_plan
-from tinysweep import budget
-from tinysweep.config import Config
-from tinysweep.data import describe
-from tinysweep.device import usable_cores
+from tinysweep.data.load import describe
 from tinysweep.files import write_whole
+from tinysweep.network import budget
+from tinysweep.settings.schema import Config
+from tinysweep.training.device import usable_cores
 
 RESULT = Path(__file__).with_suffix(".csv")
 COMMANDS = {
@@ -43,7 +43,7 @@ DRAWS = (
 def command_seconds(words: list[str], folder: Path) -> float:
     """Seconds of the whole command."""
     began = time.perf_counter()
-    command = [sys.executable, "-m", "tinysweep.train", *words]
+    command = [sys.executable, "-m", "tinysweep.commands.train", *words]
     subprocess.run(command, cwd=folder, capture_output=True, check=False)
     return time.perf_counter() - began
 

@@ -31,10 +31,10 @@ from epoch_time import (
     straightforward_pictures,
     tinysweep_loop,
 )
-from tinysweep.config import Precision
-from tinysweep.data import load
-from tinysweep.device import usable_cores
-from tinysweep.fetch import obtain
+from tinysweep.data.download import obtain
+from tinysweep.data.load import load
+from tinysweep.settings.schema import Precision
+from tinysweep.training.device import usable_cores
 
 RESULT = Path(__file__).with_suffix(".csv")
 WORKER_COUNTS = (0, 1)  # of a DataLoader whose process already has a core to itself

@@ -28,12 +28,12 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 import tinysweep
-from tinysweep import budget
-from tinysweep.config import DEFAULT_ROOT, Config
 from tinysweep.errors import BudgetError, ConfigError, DivergedError
 from tinysweep.files import write_whole
-from tinysweep.proposals import suggest
-from tinysweep.space import Value, parse, read_space
+from tinysweep.network import budget
+from tinysweep.search.propose import suggest
+from tinysweep.search.space import Value, parse, read_space
+from tinysweep.settings.schema import DEFAULT_ROOT, Config
 
 FOLDER = Path(__file__).parents[1] / "results" / "table20k"
 SAVED_EVERY = 5.0  # seconds

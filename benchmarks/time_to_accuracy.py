@@ -18,11 +18,11 @@ import torch
 
 import epoch_time as loops
 import tinysweep
-from tinysweep.config import Config, Precision
-from tinysweep.data import Data, load, load_test
-from tinysweep.device import hardware, usable_cores
-from tinysweep.fetch import obtain
-from tinysweep.training import evaluate, fit
+from tinysweep.data.download import obtain
+from tinysweep.data.load import Data, load, load_test
+from tinysweep.settings.schema import Config, Precision
+from tinysweep.training.device import hardware, usable_cores
+from tinysweep.training.loop import evaluate, fit
 
 RESULT = Path(__file__).with_suffix(".csv")
 WANTED = 0.994

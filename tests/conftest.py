@@ -21,13 +21,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tinysweep import train
-from tinysweep.composition import CONFIG_FOLDER, register_schema
-from tinysweep.config import DEFAULT_ROOT
-from tinysweep.data import Data, Images
-from tinysweep.fetch import obtain
-from tinysweep.model import DataShape
-from tinysweep.study import Study
+from tinysweep.commands import train
+from tinysweep.data.download import obtain
+from tinysweep.data.load import Data, Images
+from tinysweep.network.build import DataShape
+from tinysweep.search.study import Study
+from tinysweep.settings.compose import CONFIG_FOLDER, register_schema
+from tinysweep.settings.schema import DEFAULT_ROOT
 
 
 @pytest.fixture(autouse=True)

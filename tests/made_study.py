@@ -14,11 +14,11 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tinysweep.config import Config, DataConfig, ModelConfig
-from tinysweep.plugin import METRICS
-from tinysweep.storage import open_storage
-from tinysweep.study import STATES, Standing
-from tinysweep.study_view import StudyView
+from tinysweep.results.view import StudyView
+from tinysweep.search.plugin import METRICS
+from tinysweep.search.storage import open_storage
+from tinysweep.search.study import STATES, Standing
+from tinysweep.settings.schema import Config, DataConfig, ModelConfig
 
 BEGAN = datetime(2026, 1, 2, 3, 4, 5)
 KINDS: dict[str, BaseDistribution] = {

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tinysweep.config import (
+from tinysweep.run.run import run
+from tinysweep.settings.schema import (
     Config,
     DataConfig,
     ModelConfig,
@@ -14,7 +15,6 @@ from tinysweep.config import (
     SchedulerName,
     TrainerConfig,
 )
-from tinysweep.run import run
 
 
 def trained_run(factory: pytest.TempPathFactory, mnist_root: Path) -> Path:

@@ -15,9 +15,11 @@ import pytest
 import torch
 
 from conftest import Command
-from tinysweep import compare, export, final, layers, predict, report, run, train
+from tinysweep.commands import compare, export, final, predict, report, train
+from tinysweep.commands import inspect as layers
 from tinysweep.errors import message_of
 from tinysweep.files import write_whole
+from tinysweep.run.run import run
 from tinysweep.terminal import program
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "here/record.json")

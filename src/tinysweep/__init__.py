@@ -58,29 +58,29 @@ import importlib  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
 if TYPE_CHECKING:
-    from tinysweep.budget import gate, measure, resolve
-    from tinysweep.composition import compose
-    from tinysweep.config import Config
-    from tinysweep.data import describe, load_test
-    from tinysweep.data import load as load_data
-    from tinysweep.saved import load
-    from tinysweep.training import fit
+    from tinysweep.data.load import describe, load_test
+    from tinysweep.data.load import load as load_data
+    from tinysweep.network.budget import gate, measure, resolve
+    from tinysweep.run.saved import load
+    from tinysweep.settings.compose import compose
+    from tinysweep.settings.schema import Config
+    from tinysweep.training.loop import fit
 
     __version__: str
 
 __all__ = ["Config", "compose", "describe", "fit", "gate", "load", "load_data", "load_test", "measure", "resolve"]
 
 _HOMES = {
-    "Config": ("config", "Config"),
-    "compose": ("composition", "compose"),
-    "describe": ("data", "describe"),
-    "fit": ("training", "fit"),
-    "gate": ("budget", "gate"),
-    "load": ("saved", "load"),
-    "load_data": ("data", "load"),
-    "load_test": ("data", "load_test"),
-    "measure": ("budget", "measure"),
-    "resolve": ("budget", "resolve"),
+    "Config": ("settings.schema", "Config"),
+    "compose": ("settings.compose", "compose"),
+    "describe": ("data.load", "describe"),
+    "fit": ("training.loop", "fit"),
+    "gate": ("network.budget", "gate"),
+    "load": ("run.saved", "load"),
+    "load_data": ("data.load", "load"),
+    "load_test": ("data.load", "load_test"),
+    "measure": ("network.budget", "measure"),
+    "resolve": ("network.budget", "resolve"),
 }
 
 

@@ -1,6 +1,6 @@
 """`python -m tinysweep` is the command `tinysweep`."""
 
-from tinysweep.train import main
+from tinysweep.commands.train import main
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,104 @@
+"""The command `tinysweep-compare`: trials of several studies and single runs in one table, ranked."""
+
+import argparse
+from pathlib import Path
+
+from tinysweep.errors import ConfigError
+from tinysweep.results.found import TABLE, find
+from tinysweep.terminal import program
+from tinysweep.text_table import clean
+
+DEFAULT_CSV = Path("outputs/compare.csv")
+DESCRIPTION = """\
+Compare the trials of several studies and single runs: one merged CSV, and on
+the terminal the best of them, the best under each number of parameters, and
+what sets the best two apart.
+"""
+EXAMPLES = """\
+Columns are those of trials.csv, test_accuracy of single runs, and every
+searched parameter by its name. Accuracies are parts of one: 0.99, not 99.
+Ties are broken by validation loss, then parameters, then study and number.
+
+examples:
+  two studies
+    tinysweep-compare outputs/sweeps/quick outputs/sweeps/wide
+  all studies and single runs
+    tinysweep-compare outputs
+  tables brought from other machines
+    tinysweep-compare a.csv b.csv --csv both.csv
+  the most accurate small models
+    tinysweep-compare outputs --sort validation_accuracy --where "params < 5000"
+  some values of parameters
+    tinysweep-compare outputs --where "model.width in [8, 16] and model == 'plain'"
+  what became of the largest models that were proposed
+    tinysweep-compare outputs --all --sort params --descending --columns state,reason
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="tinysweep-compare",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add(
+        "paths",
+        metavar="PATH",
+        nargs="+",
+        type=Path,
+        help="a study's folder, a trials.csv, a run's folder, or any folder above them",
+    )
+    add(
+        "--csv",
+        metavar="FILE",
+        type=Path,
+        default=DEFAULT_CSV,
+        help="where to write the merged table, all rows whatever is shown (default: %(default)s)",
+    )
+    add(
+        "--sort",
+        metavar="COLUMN",
+        default="validation_loss",
+        help="rank by this column: accuracies from the highest, all else from the lowest (default: %(default)s)",
+    )
+    way = made.add_mutually_exclusive_group()
+    way.add_argument("--ascending", action="store_true", help="from the lowest, whatever the column")
+    way.add_argument("--descending", action="store_true", help="from the highest, whatever the column")
+    add("--top", metavar="N", type=int, default=10, help="trials to show (default: %(default)s)")
+    add(
+        "--where",
+        metavar="CONDITION",
+        help="consider only rows that meet it, such as \"params < 10000 and model == 'plain'\"",
+    )
+    add("--columns", metavar="A,B,C", help="columns to show, instead of the figures and parameters that fit")
+    add("--all", action="store_true", help="show trials in every state, not only completed ones")
+    return made
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Find, merge, write, show.
+
+    Raises:
+        TinysweepError: nothing is found, a table or an option is wrong, or the CSV can't be written.
+    """
+    if options.top < 1:
+        raise ConfigError(f"--top={options.top} must be at least 1 (trials to show)")
+    if options.csv.name == TABLE:
+        raise ConfigError(f"--csv={clean(options.csv)} must have another name than a study's own {TABLE}")
+    if options.csv.is_dir():
+        raise ConfigError(f"--csv={clean(options.csv)} must name a file, and is a folder")
+    found = find(options.paths)
+    from tinysweep.results.compare import present  # noqa: PLC0415 pandas is imported only once there is something to read
+
+    present(found, options)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    program(parser(), compare)
+
+
+if __name__ == "__main__":
+    main()

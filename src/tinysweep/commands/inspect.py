@@ -1,0 +1,86 @@
+"""The command `tinysweep-inspect`: the layer table of a model, for people who learn by counting."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from tinysweep import text_table
+from tinysweep.commands.cli import command
+from tinysweep.errors import ConfigError
+from tinysweep.settings.schema import Config
+
+if TYPE_CHECKING:
+    from tinysweep.network.budget import Cost
+
+
+EXAMPLES = """examples:
+  tinysweep-inspect                              the model that tinysweep trains
+  tinysweep-inspect model=era_seed               another of the groups' choices; tinysweep --help lists them
+  tinysweep-inspect model.width=12 model.hidden=16
+  tinysweep-inspect budget.params=5000           model.width=auto, the default, follows the budget
+
+The exit status is 1 if the model is over its budget."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """For its help alone: the overrides are Hydra's to read."""
+    parser = argparse.ArgumentParser(
+        "tinysweep-inspect",
+        description="Show the layers of a model with output shapes, parameters, multiply-accumulates\n(MACs) and "
+        "live activation bytes, and whether it is within its budget; train nothing.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="GROUP=CHOICE or KEY=VALUE", help="as for tinysweep, without -m"
+    )
+    parser.add_argument("--cfg", metavar="job", help="print every setting with its value instead")
+    parser.add_argument("--version", action="store_true", help="tell tinysweep's version and exit")
+    return parser
+
+
+def show(config: Config) -> None:
+    """Print the layers with output shapes, parameters, MACs and live activation bytes; train nothing.
+
+    Raises:
+        SystemExit: the model is over budget, which has been printed.
+    """
+    from tinysweep.data.load import describe  # noqa: PLC0415
+    from tinysweep.network import budget  # noqa: PLC0415 torch is imported only once the settings are known to be good
+
+    if config.resume is not None:
+        raise ConfigError("resume=FOLDER goes on with a run: tinysweep resume=FOLDER; here it has no meaning")
+    shape = describe(config.data)
+    config = budget.resolve(config, shape)
+    cost = budget.measure(config.model, shape)
+    size = f"{shape.channels}x{shape.size}x{shape.size}"
+    print(f"{config.model.family} model of width {config.model.width} for {size} images, {shape.classes} classes")
+    print(table(cost))
+    excess = budget.excesses(cost, config.budget)
+    within = f"within budget (trainable parameters must be fewer than {config.budget.params:,})"
+    print("over budget: " + "; ".join(excess) if excess else within)
+    if excess:
+        raise SystemExit(1)
+
+
+def table(cost: "Cost") -> str:
+    """The layers as a text table with totals."""
+    header = ("layer", "kind", "output", "params", "MACs", "live bytes")
+    rows = [header]
+    rows += [
+        (layer.name, layer.kind, "x".join(map(str, layer.output)), f"{layer.params:,}", f"{layer.macs:,}",
+         f"{layer.activation_bytes:,}") for layer in cost.layers
+    ]  # fmt: skip
+    rows.append(("total", "", "", f"{cost.params:,}", f"{cost.macs:,}", f"{cost.activation_bytes:,} peak"))
+    left = [True, True, True, False, False, False]
+    lines = text_table.table(list(zip(*rows, strict=True)), left).splitlines()
+    rule = "-" * max(len(line) for line in lines)
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    command(show, sweeps=False, usage=build_parser().format_help())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The networks, and what they cost: the gate that no model over budget passes."""

@@ -1,0 +1,209 @@
+"""What a model costs, without allocating it, and the gate that no model over budget passes.
+
+Costs are those of one image: trainable parameters, multiply-accumulates (MACs), and the peak of activation
+memory with int8 activations.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from tinysweep.errors import BudgetError
+from tinysweep.network.build import Crop, DataShape, SpatialPool, build_model, with_width
+from tinysweep.settings.schema import AUTO, BudgetConfig, Config, ModelConfig
+
+LARGEST_WIDTH = 100_000  # where the range of model.width ends
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer: its output shape without the batch, its cost, and the activation bytes live while it runs."""
+
+    name: str
+    kind: str
+    output: tuple[int, ...]
+    params: int
+    macs: int
+    activation_bytes: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A whole model, layer by layer in the order of execution."""
+
+    layers: tuple[LayerCost, ...]
+
+    @property
+    def params(self) -> int:
+        return sum(layer.params for layer in self.layers)
+
+    @property
+    def macs(self) -> int:
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def activation_bytes(self) -> int:
+        return max(layer.activation_bytes for layer in self.layers)
+
+
+def measure(config: ModelConfig, shape: DataShape) -> Cost:
+    """The cost of the model of `config`, from its layers alone: no weight is allocated, and no image computed.
+
+    MACs are counted for convolutions, linear layers and learned pooling. Peak activation memory is the largest
+    sum of a layer's input and output at a byte a value, as a microcontroller needs it that runs layer by layer
+    with batch norm folded into the convolution and activation and the shortcut's sum done in place (the accounting
+    of Lin et al., 2020, MCUNet, arXiv:2007.10319).
+    """
+    with torch.device("meta"):
+        model = build_model(config, shape)
+    layers: list[LayerCost] = []
+    inputs: tuple[int, ...] = (shape.channels, shape.size, shape.size)
+    for name, layer in model.named_modules():  # in the order of execution, as every container is a sequence
+        if not list(layer.children()):
+            outputs = output_shape(layer, inputs)
+            layers.append(_layer_cost(name, layer, inputs, outputs))
+            inputs = outputs
+    return Cost(tuple(layers))
+
+
+def output_shape(layer: nn.Module, inputs: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape, without the batch, of what a layer makes of an input of shape (C, H, W) or (features,).
+
+    A forward pass on the meta device would tell as well, but PyTorch imports its compiler for that: seconds.
+    """
+    if isinstance(layer, nn.Conv2d):
+        assert isinstance(layer.padding, tuple)
+        sides = zip(inputs[1:], layer.kernel_size, layer.padding, strict=True)
+        return (layer.out_channels, *(side + 2 * padding - kernel + 1 for side, kernel, padding in sides))
+    if isinstance(layer, Crop):
+        return (inputs[0], *(side - 2 * layer.pixels for side in inputs[1:]))
+    if isinstance(layer, nn.MaxPool2d):
+        assert isinstance(layer.kernel_size, int)
+        return (inputs[0], *(side // layer.kernel_size for side in inputs[1:]))
+    if isinstance(layer, nn.AdaptiveAvgPool2d):
+        return (inputs[0], 1, 1)
+    if isinstance(layer, SpatialPool):
+        return inputs[:1]
+    if isinstance(layer, nn.Flatten):
+        return (math.prod(inputs),)
+    if isinstance(layer, nn.Linear):
+        return (layer.out_features,)
+    assert isinstance(layer, nn.BatchNorm2d | nn.ReLU | nn.SiLU | nn.Dropout), f"no rule for {type(layer)}"
+    return inputs
+
+
+def _layer_cost(name: str, layer: nn.Module, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> LayerCost:
+    values = math.prod(outputs)
+    macs, live = 0, math.prod(inputs) + values
+    if isinstance(layer, nn.Conv2d):
+        macs = values * layer.weight[0].numel()
+    elif isinstance(layer, nn.Linear | SpatialPool):
+        macs = layer.weight.numel()
+    elif isinstance(layer, nn.BatchNorm2d | nn.ReLU | nn.SiLU | nn.Dropout | nn.Flatten):
+        live = values  # folded, in place, or no work at all
+    params = sum(parameter.numel() for parameter in layer.parameters() if parameter.requires_grad)
+    return LayerCost(name, _kind(layer), outputs, params, macs, live)
+
+
+def _kind(layer: nn.Module) -> str:
+    """Such as "Conv2d 3x3" or "Conv2d 3x3 depthwise"."""
+    words = [type(layer).__name__]
+    if isinstance(layer, nn.Conv2d):
+        words.append("x".join(str(side) for side in layer.kernel_size))
+        words += ["depthwise"] if layer.groups > 1 else []
+    return " ".join(words)
+
+
+def excesses(cost: Cost, budget: BudgetConfig) -> list[str]:
+    """What a cost exceeds, a clause a bound; empty if it fits."""
+    return list(_exceeded(cost, budget).values())
+
+
+def _exceeded(cost: Cost, budget: BudgetConfig) -> dict[str, str]:
+    """The kinds of cost, named as in LayerCost, that are over their bound, each with its clause."""
+    found = {}
+    if cost.params >= budget.params:
+        found["params"] = f"{cost.params:,} trainable parameters, must be fewer than budget.params={budget.params}"
+    if budget.macs is not None and cost.macs > budget.macs:
+        found["macs"] = f"{cost.macs:,} MACs an image, at most budget.macs={budget.macs}"
+    if budget.activation_bytes is not None and cost.activation_bytes > budget.activation_bytes:
+        found["activation_bytes"] = (
+            f"{cost.activation_bytes:,} peak activation bytes, at most "
+            f"budget.activation_bytes={budget.activation_bytes}"
+        )
+    return found
+
+
+def fits(config: ModelConfig, shape: DataShape, budget: BudgetConfig) -> bool:
+    """Whether a model is within every bound."""
+    return not excesses(measure(config, shape), budget)
+
+
+def widest(config: ModelConfig, shape: DataShape, budget: BudgetConfig) -> int | None:
+    """The largest width within the budget, all other choices given, or None if not even width 1 is.
+
+    Every cost rises with the width, so doubling and then bisection find it.
+    """
+
+    def fits_at(width: int) -> bool:
+        return width <= LARGEST_WIDTH and fits(with_width(config, width), shape, budget)
+
+    if not fits_at(1):
+        return None
+    fitting, excessive = 1, 2
+    while fits_at(excessive):
+        fitting, excessive = excessive, 2 * excessive
+    while excessive - fitting > 1:
+        middle = (fitting + excessive) // 2
+        fitting, excessive = (middle, excessive) if fits_at(middle) else (fitting, middle)
+    return fitting
+
+
+def resolve(config: Config, shape: DataShape) -> Config:
+    """The configuration with a number for `model.width=auto`: the widest that fits the budget.
+
+    Raises:
+        BudgetError: no width fits.
+    """
+    if config.model.width != AUTO:
+        return config
+    width = widest(config.model, shape, config.budget)
+    if width is None:
+        raise BudgetError(refusal(with_width(config.model, 1), shape, config.budget))
+    return dataclasses.replace(config, model=with_width(config.model, width))
+
+
+def gate(config: Config, shape: DataShape) -> Cost:
+    """The cost of a configuration that may be trained; the width must be a number.
+
+    Raises:
+        ConfigError: the width is still auto.
+        BudgetError: it costs more than the budget allows.
+    """
+    cost = measure(config.model, shape)
+    if excesses(cost, config.budget):
+        raise BudgetError(refusal(config.model, shape, config.budget))
+    return cost
+
+
+def refusal(config: ModelConfig, shape: DataShape, budget: BudgetConfig) -> str:
+    """Why a model is refused: cost and limit, the layers that cost most of the first thing that is over its
+    limit, and the widest width that would fit."""
+    cost = measure(config, shape)
+    exceeded = _exceeded(cost, budget)
+    kind = next(iter(exceeded), "params")
+    costliest = sorted(cost.layers, key=lambda layer: -int(getattr(layer, kind)))[:3]
+    lines = [f"over budget at model.width={config.width}: {'; '.join(exceeded.values())}"]
+    lines += [f"  {layer.params:>12,} params {layer.macs:>14,} MACs {layer.activation_bytes:>10,} live bytes  "
+              f"{layer.kind} -> {'x'.join(map(str, layer.output))} (layer {layer.name})"
+              for layer in costliest]  # fmt: skip
+    width = widest(config, shape, budget)
+    advice = (
+        "no width fits: use fewer stages or blocks, a smaller growth, another head, or a larger budget"
+        if width is None
+        else f"the widest that fits is model.width={width}, which model.width=auto finds by itself"
+    )
+    return "\n".join([*lines, advice])

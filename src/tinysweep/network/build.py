@@ -1,0 +1,233 @@
+"""Networks from a vocabulary that the families share, so that a sweep can move between them.
+
+A network is a stem convolution, stages of blocks split by 2x2 max pooling, and a head. The family decides
+what a block is; the channels follow from `width` and `growth`, the same way for every family.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tinysweep.errors import ConfigError
+from tinysweep.network.norm import BatchNorm2d
+from tinysweep.settings.schema import Activation, DropoutAt, Family, GrowthBy, Head, ModelConfig
+
+MOST_CHANNELS = 10**7  # out of reach of every budget, and small enough that the size of no tensor overflows
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """What a model must know of its data: images of (channels, size, size) and the number of classes."""
+
+    channels: int
+    size: int
+    classes: int
+
+
+class Residual(nn.Module):
+    """Identity plus a body that keeps the shape (He et al., 2015, arXiv:1512.03385)."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)  # type: ignore[no-any-return]  # (B, C, H, W)
+
+
+class SpatialPool(nn.Module):
+    """Learned spatial pooling: each channel is a weighted sum over its pixels, starting as their mean."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels, size, size), 1 / size**2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Without the layout of x, the gradient's would be the other one, and every kernel before this slower.
+        weight = self.weight[None].contiguous(memory_format=torch.channels_last)
+        return (x * weight).sum((2, 3))  # (B, C, H, W) -> (B, C)
+
+
+class Crop(nn.Module):
+    """The middle of an image, so many pixels less on each side."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.pixels = pixels
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = slice(self.pixels, -self.pixels)
+        # A copy of its own: a convolution of a view onto the larger image is slower.
+        return x[:, :, inside, inside].contiguous(memory_format=torch.channels_last)
+
+
+Block = Callable[[ModelConfig, int, int], nn.Module]
+
+
+def activation(config: ModelConfig) -> nn.Module:
+    """ReLU, or the smooth SiLU, x * sigmoid(x) (Elfwing et al., 2017, arXiv:1702.03118)."""
+    return nn.SiLU(inplace=True) if config.activation == Activation.silu else nn.ReLU(inplace=True)
+
+
+def convolution(
+    config: ModelConfig, inputs: int, outputs: int, kernel: int, padded: bool, groups: int = 1
+) -> list[nn.Module]:
+    """Convolution, batch norm, activation: (B, inputs, H, W) -> (B, outputs, H', W')."""
+    padding = kernel // 2 if padded else 0
+    return [
+        nn.Conv2d(inputs, outputs, kernel, padding=padding, bias=config.bias, groups=groups),
+        BatchNorm2d(outputs),
+        activation(config),
+    ]
+
+
+def plain_block(config: ModelConfig, inputs: int, outputs: int) -> nn.Module:
+    return nn.Sequential(*convolution(config, inputs, outputs, config.kernel, config.padding))
+
+
+def residual_block(config: ModelConfig, inputs: int, outputs: int) -> nn.Module:
+    """A plain block, with a shortcut wherever it keeps the number of channels."""
+    body = plain_block(config, inputs, outputs)
+    return Residual(body) if inputs == outputs else body
+
+
+def separable_block(config: ModelConfig, inputs: int, outputs: int) -> nn.Module:
+    """Depthwise then pointwise convolution (Howard et al., 2017, arXiv:1704.04861)."""
+    return nn.Sequential(
+        *convolution(config, inputs, inputs, config.kernel, config.padding, groups=inputs),
+        *convolution(config, inputs, outputs, 1, False),
+    )
+
+
+BLOCKS: dict[Family, Block] = {
+    Family.plain: plain_block,
+    Family.residual: residual_block,
+    Family.separable: separable_block,
+}
+
+
+def channel_plan(config: ModelConfig) -> list[list[int]]:
+    """Channels of every block, stage by stage; `width` must be a number by now.
+
+    Raises:
+        ConfigError: a block has more than MOST_CHANNELS.
+    """
+    plan: list[list[int]] = []
+    blocks = 0
+    for stage, depth in enumerate(config.depth):
+        exponents = [stage if config.growth_by == GrowthBy.stage else blocks + i for i in range(depth)]
+        plan.append([_channels(config, exponent) for exponent in exponents])
+        blocks += depth
+    plan[0][0] = _rounded(config, int(config.width) * config.stem_fraction)
+    return plan
+
+
+def _channels(config: ModelConfig, exponent: int) -> int:
+    width = int(config.width)
+    if math.log(width) + exponent * math.log(config.growth) > math.log(MOST_CHANNELS):
+        raise ConfigError(
+            f"model.growth={config.growth:g} to the power of {exponent} times model.width={width} makes more than "
+            f"{MOST_CHANNELS:,} channels; use fewer stages or blocks, a smaller growth, or model.growth_by=stage"
+        )
+    return _rounded(config, width * config.growth**exponent)
+
+
+def _rounded(config: ModelConfig, channels: float) -> int:
+    multiple = config.channel_multiple
+    return multiple * max(1, round(channels / multiple))
+
+
+def _shrunk(size: int, kernel: int, padded: bool) -> int:
+    return size if padded else size - kernel + 1
+
+
+def _require_pixels(size: int, where: str, shape: DataShape) -> None:
+    if size < 1:
+        raise ConfigError(
+            f"model.depth: a {shape.size}x{shape.size} image has no pixels left {where}; "
+            "use fewer stages or blocks, smaller kernels, padding (model.stem_padding, model.padding), "
+            "a smaller model.crop, or a head that doesn't pool (model.head=gap or spatial)"
+        )
+
+
+def build_model(config: ModelConfig, shape: DataShape) -> nn.Sequential:
+    """The network of `config`: normalised images (B, channels, size, size) -> logits (B, classes).
+
+    Raises:
+        ConfigError: `width` is still auto, the image shrinks to nothing, or the channels grow beyond all bounds.
+    """
+    if isinstance(config.width, str):
+        raise ConfigError(f"model.width={config.width} must be resolved to a number first (see budget.resolve)")
+    layers: list[nn.Module] = []
+    block = nn.Module()  # the last one
+    channels, size = shape.channels, shape.size - 2 * config.crop
+    if config.crop:
+        _require_pixels(size, "after model.crop", shape)
+        layers.append(Crop(config.crop))
+    for stage, widths in enumerate(channel_plan(config)):
+        if stage > 0:
+            if config.bottleneck:
+                narrow = _rounded(config, channels * config.bottleneck)
+                block = nn.Sequential(*convolution(config, channels, narrow, 1, False))
+                layers.append(block)
+                channels = narrow
+            _pool(config, block, layers)
+            size //= 2
+        for position, width in enumerate(widths):
+            if stage == position == 0:
+                size = _shrunk(size, config.stem_kernel, config.stem_padding)
+                block = nn.Sequential(
+                    *convolution(config, channels, width, config.stem_kernel, config.stem_padding)
+                )
+            else:
+                size = _shrunk(size, config.kernel, config.padding)
+                block = BLOCKS[config.family](config, channels, width)
+            _require_pixels(size, f"in stage {stage + 1}", shape)
+            layers.append(block)
+            channels = width
+            if config.dropout_at == DropoutAt.block:
+                layers += _dropout(config)
+        if config.dropout_at == DropoutAt.stage:
+            layers += _dropout(config)
+    if config.head == Head.linear:
+        _pool(config, block, layers)
+        size //= 2
+        _require_pixels(size, "after the last pooling", shape)
+    return nn.Sequential(*layers, *_head(config, channels, size, shape))
+
+
+def _pool(config: ModelConfig, block: nn.Module, layers: list[nn.Module]) -> None:
+    """Halve what the last block gives: behind it, or within it, between its last convolution and that's norm."""
+    if config.pool_before_norm and isinstance(block, nn.Sequential):
+        block.insert(len(block) - 2, nn.MaxPool2d(2))
+    else:
+        layers.append(nn.MaxPool2d(2))
+
+
+def _dropout(config: ModelConfig) -> list[nn.Module]:
+    return [nn.Dropout(config.dropout)] if config.dropout else []
+
+
+def _head(config: ModelConfig, channels: int, size: int, shape: DataShape) -> list[nn.Module]:
+    layers: list[nn.Module]
+    if config.head == Head.linear:
+        layers, features = [nn.Flatten()], channels * size**2
+    elif config.head == Head.gap:
+        layers, features = [nn.AdaptiveAvgPool2d(1), nn.Flatten()], channels
+    else:
+        layers, features = [SpatialPool(channels, size)], channels
+    if config.hidden:
+        layers += [nn.Linear(features, config.hidden), activation(config)]
+        features = config.hidden
+    if config.dropout_at == DropoutAt.head:
+        layers += _dropout(config)
+    return [*layers, nn.Linear(features, shape.classes)]
+
+
+def with_width(config: ModelConfig, width: int) -> ModelConfig:
+    """The same model at another width."""
+    return dataclasses.replace(config, width=width)

@@ -1,0 +1,1 @@
+"""A study as a page to decide by, and as pictures."""

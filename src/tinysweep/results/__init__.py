@@ -1,0 +1,1 @@
+"""What studies and runs have found: read, compared, and judged."""

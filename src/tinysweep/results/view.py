@@ -1,0 +1,209 @@
+"""What a report is about: a study as it stood when it was read, from its storage or from trials.csv alone."""
+
+import csv
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import optuna
+from omegaconf import OmegaConf
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
+
+from tinysweep.errors import DataError, StudyError, TinysweepError, first_line
+from tinysweep.results.study_csv import from_table
+from tinysweep.run.record import RunFolder
+from tinysweep.search.launch import read_record
+from tinysweep.search.plugin import METRICS
+from tinysweep.search.storage import look_into, storage_errors
+from tinysweep.search.storage_location import Kind, Location, locate
+from tinysweep.search.study import Standing, standing, trial_path
+from tinysweep.search.table import metric, pareto_front, ranked
+from tinysweep.settings.compose import COMPOSITION_ERRORS
+from tinysweep.settings.schema import Config, from_dictconfig
+
+LEADERS = 300
+CURVE = ("epoch", "validation_loss")
+TABLE_ALONE = "trials.csv alone"
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """A study; nothing of it is changed. `trials` are those that have begun, in the order of their numbers;
+    `storage`, without its password, and `chosen`, a name, were given beside the folder, if they were; `typed` is
+    the command, `retrain` what the winner's recipe is changed by, as the sweep noted them, if it did."""
+
+    name: str
+    folder: Path
+    trials: list[FrozenTrial]
+    objectives: list[str]
+    definition: dict[str, str]
+    origin: str
+    storage: str | None = None
+    chosen: str | None = None
+    typed: dict[str, Any] | None = None
+    retrain: list[str] | None = None
+
+    @property
+    def from_table(self) -> bool:
+        """Whether there was no storage, so that more is known of what was drawn than of what was searched."""
+        return self.origin == TABLE_ALONE
+
+    @cached_property
+    def completed(self) -> list[FrozenTrial]:
+        """The completed trials, best first."""
+        return ranked(self.trials, self.objectives)
+
+    @cached_property
+    def leaders(self) -> frozenset[int]:
+        """The numbers of the best completed trials, of which a figure tells all."""
+        return frozenset(trial.number for trial in self.completed[:LEADERS])
+
+    @cached_property
+    def searched(self) -> dict[str, BaseDistribution]:
+        """The searched parameters that any trial has drawn, by name."""
+        found = {name: trial.distributions[name] for trial in self.trials for name in trial.params}
+        return dict(sorted(found.items()))
+
+    def of(self, *standings: Standing) -> list[FrozenTrial]:
+        return [trial for trial in self.trials if standing(trial) in standings]
+
+    def measured(self, objective: str) -> list[FrozenTrial]:
+        """The trials that have a figure to show: completed ones, and those stopped after an epoch or more."""
+        found = ((trial, trial.user_attrs.get(objective)) for trial in self.of(Standing.complete, Standing.pruned))
+        return [trial for trial, value in found if value is not None and math.isfinite(value)]
+
+    def best_so_far(self, objective: str) -> list[tuple[int, float]]:
+        """The number and figure of each completed trial that was better than all before it."""
+        steps: list[tuple[int, float]] = []
+        sign = -1 if METRICS[objective] else 1
+        for trial in self.of(Standing.complete):
+            value = metric(trial, objective)
+            if not steps or sign * value < sign * steps[-1][1]:
+                steps.append((trial.number, value))
+        return steps
+
+    def front(self) -> list[FrozenTrial]:
+        """The Pareto front of validation accuracy against parameters, the smallest model first."""
+        front = pareto_front(self.trials, ["validation_accuracy", "params"])
+        return sorted(front, key=lambda trial: metric(trial, "params"))
+
+    def limit(self, kind: str) -> int | None:
+        """The bound that all trials share on params, macs or activation_bytes, if there is one."""
+        bound = self.definition.get(f"budget.{kind}", "None")
+        return None if bound == "None" or f"params.budget.{kind}" in self.definition else int(bound)
+
+    def record(self, number: int) -> dict[str, Any]:
+        """The record of a trial.
+
+        Raises:
+            DataError: its folder holds none.
+        """
+        record = read_record(self.folder / trial_path(number))
+        if not isinstance(record, dict):
+            raise DataError(f"{trial_path(number)}/record.json is missing or damaged")
+        return record
+
+    def config(self, number: int) -> Config:
+        """The configuration that a trial was trained with.
+
+        Raises:
+            DataError: there is no record of it, or it isn't one that this version reads.
+        """
+        held = self.record(number).get("config")
+        try:
+            return from_dictconfig(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(held)))  # type: ignore[arg-type]
+        except (*COMPOSITION_ERRORS, TinysweepError, TypeError) as error:
+            raise DataError(f"{trial_path(number)}/record.json: {first_line(error)}") from error
+
+    def curve(self, number: int) -> list[tuple[int, float]]:
+        """Validation loss by epoch, as far as a trial came; empty where its history.csv is missing or damaged."""
+        try:
+            with RunFolder(self.folder / trial_path(number)).history.open(newline="") as stream:
+                rows = [[row[name] for name in CURVE] for row in csv.DictReader(stream)]
+            return [(int(epoch), float(loss)) for epoch, loss in rows if loss]
+        except (OSError, KeyError, TypeError, ValueError):
+            return []
+
+
+def open_view(folder: Path, storage: str | None = None, study: str | None = None) -> StudyView:
+    """The study in a folder, of the name `study` where that isn't the folder's; by trials.csv where `storage`
+    isn't given and study.db is missing, or doesn't hold the trials, which a warning says.
+
+    Raises:
+        StudyError: no study there, or one that tinysweep hasn't made.
+        DataError: trials.csv can't be read.
+    """
+    if not folder.is_dir():
+        near = sorted(path.parent.name for path in Path("outputs/sweeps").glob("*/trials.csv"))
+        known = f"; outputs/sweeps has {', '.join(near)}" if near else ""
+        raise StudyError(f"{folder}: no such folder; give a study's, such as outputs/sweeps/NAME{known}")
+    has_table = storage is None and study is None and (folder / "trials.csv").exists()
+    if storage is None and not (folder / "study.db").exists():
+        if not has_table:
+            raise StudyError(
+                f"{folder} holds neither study.db nor trials.csv; give the folder of a study, and --storage if "
+                "its database lies elsewhere"
+            )
+        return _from_csv(folder)
+    try:
+        location = locate(storage, folder, there=True)
+        with storage_errors(location.shown), look_into(location) as opened:
+            view = _from_storage(folder, location, opened, study)
+            view = replace(view, storage=None if storage is None else location.shown, chosen=study)
+    except StudyError as error:
+        if not has_table:
+            raise
+        said = str(error)
+    else:
+        if view.trials or not has_table:
+            return view
+        said = f"{location.shown} holds no trials"
+    table = _from_csv(folder)
+    if table.trials:
+        print(f"warning: {said}; {folder / 'trials.csv'} is read instead", file=sys.stderr)
+    return table
+
+
+def _from_storage(folder: Path, location: Location, opened: BaseStorage | None, wanted: str | None) -> StudyView:
+    names = optuna.get_all_study_names(opened) if opened else []
+    own = folder.resolve().name
+    # A folder that was renamed still holds its one study.
+    name = wanted or (names[0] if location.file.parent == folder.resolve() and len(names) == 1 else own)
+    if opened is None or name not in names:
+        asked = "" if wanted else ", which the folder's name asks for"
+        others = ", ".join(names)
+        advice = (
+            f"; it has: {others}; choose one by --study NAME, in tinysweep-final by study=NAME" if names else ""
+        )
+        raise StudyError(f"{location.shown} holds no study {name}{asked}{advice}")
+    study = optuna.load_study(study_name=name, storage=opened, sampler=optuna.samplers.RandomSampler())
+    notes = study.user_attrs
+    if "definition" not in notes:
+        raise StudyError(f"study {name} in {location.shown} was not made by tinysweep, or has not begun")
+    definition: dict[str, str] = notes["definition"]
+    origin = location.shown.partition(":")[0] if location.kind == Kind.server else location.file.name
+    return StudyView(
+        name, folder, _begun(study.get_trials(deepcopy=False)), definition["objective"].split(", "), definition,
+        origin, typed=notes.get("typed"), retrain=notes.get("retrain"),
+    )  # fmt: skip
+
+
+def _from_csv(folder: Path) -> StudyView:
+    name, objectives, trials = from_table(folder / "trials.csv")
+    definition = {"objective": ", ".join(objectives)}
+    for trial in trials:
+        config = (read_record(folder / trial_path(trial.number)) or {}).get("config", {})
+        if "budget" in config:
+            definition |= {f"budget.{kind}": str(bound) for kind, bound in config["budget"].items()}
+            break
+    return StudyView(name or folder.resolve().name, folder, trials, objectives, definition, TABLE_ALONE)
+
+
+def _begun(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    return [trial for trial in trials if trial.datetime_start is not None]

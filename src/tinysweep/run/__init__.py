@@ -1,0 +1,1 @@
+"""One run: from a checked configuration to the record in its folder."""

@@ -1,0 +1,63 @@
+"""What a model tells apart: the images that it takes and the names of its classes, as saved with it."""
+
+import json
+from dataclasses import asdict, dataclass
+
+from tinysweep.errors import DataError
+from tinysweep.settings.schema import DataConfig, DataName
+
+DIGITS = tuple("0123456789")
+# In the order of the labels, as torchvision has them.
+NAMES = {
+    DataName.mnist: DIGITS,
+    DataName.fashion_mnist: (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
+    ),
+    DataName.kmnist: ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    """The data set that a model was trained on, its images of (channels, size, size), and the class of each
+    logit."""
+
+    data: DataName
+    channels: int
+    size: int
+    classes: tuple[str, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Task":
+        """
+        Raises:
+            ValueError, KeyError, TypeError: it is not what `to_json` wrote.
+        """
+        content = json.loads(text)
+        names = tuple(str(name) for name in content["classes"])
+        return cls(DataName(content["data"]), int(content["channels"]), int(content["size"]), names)
+
+
+def class_names(config: DataConfig) -> tuple[str, ...]:
+    """The names of a data set's classes, in the order of the labels.
+
+    Raises:
+        DataError: an image folder is missing or holds no classes.
+    """
+    if config.name != DataName.image_folder:
+        return NAMES[config.name]
+    from tinysweep.data import folder as image_folder  # noqa: PLC0415 it imports torch, which other data sets can do without
+
+    return tuple(image_folder.class_names(config))
+
+
+def class_names_if_there(config: DataConfig, classes: int) -> tuple[str, ...]:
+    """The names of so many classes, or their numbers where an image folder is gone or has others by now."""
+    try:
+        names = class_names(config)
+    except DataError:
+        names = ()
+    return names if len(names) == classes else tuple(map(str, range(classes)))

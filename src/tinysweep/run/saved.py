@@ -1,0 +1,151 @@
+"""A trained model on disk: its weights, what is needed to build it again, and what it was trained on."""
+
+import dataclasses
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from tinysweep.errors import DataError, first_line
+from tinysweep.files import write_whole
+from tinysweep.network.build import DataShape, build_model
+from tinysweep.run.labels import class_names_if_there
+from tinysweep.settings.schema import DataConfig, ModelConfig, Section
+from tinysweep.training.loop import Normalise, Result
+
+Checked = TypeVar("Checked", bound=Section)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A model as `load` gives it, the file it came from, and what is known of the data it was trained on;
+    `classes` are the names that those had then."""
+
+    file: Path
+    model: nn.Module
+    shape: DataShape
+    data: DataConfig | None
+    classes: tuple[str, ...] | None
+
+
+def save(
+    path: Path, result: Result, config: ModelConfig, shape: DataShape, data: DataConfig | None = None
+) -> None:
+    """Write weights, model configuration and data shape as one file; with `data` also where its images came from
+    and the names of its classes."""
+    write(path, result.model.state_dict(), config, shape, data)
+
+
+def write(
+    path: Path,
+    weights: dict[str, Tensor],
+    config: ModelConfig,
+    shape: DataShape,
+    data: DataConfig | None = None,
+    **more: Any,
+) -> None:
+    """As `save`, of the weights alone; `more` is kept beside them."""
+    content = {
+        "model": OmegaConf.to_yaml(OmegaConf.structured(config)),
+        "shape": dataclasses.asdict(shape),
+        "weights": {name: tensor.cpu().contiguous() for name, tensor in weights.items()},
+        **more,
+    }
+    if data:
+        content["data"] = OmegaConf.to_yaml(OmegaConf.structured(data))
+        content["classes"] = list(class_names_if_there(data, shape.classes))
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    write_whole(path, stream.getvalue())
+
+
+def load(path: str | Path) -> nn.Module:
+    """The trained model of a run, given its folder or its model.pt: raw pixels (B, C, H, W) of 0 to 255, of the
+    size it was trained on, -> logits (B, classes). In evaluation mode, in float32, on the CPU.
+
+    Raises:
+        DataError: there is no such file, or it is not a model that tinysweep saved.
+    """
+    file = _model_file(path)
+    return _rebuilt(file, content_of(file))[0]
+
+
+def read(path: str | Path) -> Saved:
+    """The trained model of a run with what is known of its data: from the file itself or, as files once held no
+    such thing, from the record or configuration beside it.
+
+    Raises:
+        DataError: there is no such file, it is not a model that tinysweep saved, or the record is damaged.
+    """
+    file = _model_file(path)
+    content = content_of(file)
+    model, shape = _rebuilt(file, content)
+    try:
+        data = _section(DataConfig, content["data"]) if "data" in content else _data_beside(file)
+        classes = tuple(map(str, content["classes"])) if "classes" in content else None
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise DataError(f"{file}: what it was trained on can't be read, in it or beside it ({reason})") from error
+    return Saved(file, model, shape, data, classes)
+
+
+def _model_file(path: str | Path) -> Path:
+    file = Path(path)
+    return file / "model.pt" if file.is_dir() else file
+
+
+def content_of(file: Path) -> dict[str, Any]:
+    """All that a file of `save` holds, on the CPU.
+
+    Raises:
+        DataError: there is no such file, or it is not a model that tinysweep saved.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():  # torch reads numbers from a damaged file without a word
+                raise ValueError(f"{damaged} is damaged")
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        return {**content}
+    except FileNotFoundError as error:
+        raise DataError(f"{file}: no such file; give the folder of a finished run or its model.pt") from error
+    except Exception as error:
+        raise _refusal(file, error) from error
+
+
+def _rebuilt(file: Path, content: dict[str, Any]) -> tuple[nn.Module, DataShape]:
+    try:
+        config, shape = _section(ModelConfig, content["model"]), DataShape(**content["shape"])
+        blank = (0.0,) * shape.channels
+        with torch.random.fork_rng():  # the initial weights are drawn and overwritten
+            model = nn.Sequential(Normalise(blank, blank), build_model(config, shape))
+        model.load_state_dict(content["weights"])
+    except Exception as error:
+        raise _refusal(file, error) from error
+    return model.eval(), shape
+
+
+def _refusal(file: Path, error: Exception) -> DataError:
+    """In one sentence; torch's messages run over many, and may advise to trust the file."""
+    reason = f"{type(error).__name__}: {first_line(error)}".partition(". ")[0]
+    return DataError(f"{file} is not a model saved by tinysweep ({reason})")
+
+
+def _section(schema: type[Checked], text: str) -> Checked:
+    """A section of a configuration from its YAML, checked by its own rules."""
+    section = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(text)))
+    assert isinstance(section, schema)
+    return section
+
+
+def _data_beside(file: Path) -> DataConfig | None:
+    """The data section of the run in whose folder a model lies."""
+    for name, key in (("record.json", "config.data"), ("config.yaml", "data")):
+        if (file.parent / name).is_file():
+            found = OmegaConf.select(OmegaConf.load(file.parent / name), key)
+            return _section(DataConfig, OmegaConf.to_yaml(found)) if found else None
+    return None

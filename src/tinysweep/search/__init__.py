@@ -1,0 +1,1 @@
+"""The search: a study of trials, none of which breaks the budget."""

@@ -1,0 +1,223 @@
+"""From the values of a trial to its checked configuration, as the job itself will compose it."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any, cast
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import env_override
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from tinysweep.errors import ConfigError
+from tinysweep.search.space import Value, is_setting, override, parse
+from tinysweep.settings.command_line import as_value
+from tinysweep.settings.compose import COMPOSITION_ERRORS, typed
+from tinysweep.settings.explain import explain, require_groups, require_schema, settings
+from tinysweep.settings.schema import Config
+
+# What doesn't decide what a run finds: where data lies, what it runs on, and what it is called.
+INCIDENTAL = (
+    "name",
+    "trial",
+    "resume",
+    "data.root",
+    "data.download",
+    "trainer.device",
+    "trainer.threads",
+    "trainer.cuda_graphs",
+    "trainer.test",
+)
+DIGEST = "data.digest"
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What Hydra composes of overrides: `settings` of a run, and `whole`, with Hydra's own beside them."""
+
+    whole: DictConfig
+    settings: DictConfig
+
+    @cached_property
+    def interpolated(self) -> frozenset[str]:
+        """The settings, and sections, whose values are left to interpolations."""
+        written = OmegaConf.to_container(self.settings, resolve=False)
+        return frozenset(key for key, value in flat(cast(dict[str, Any], written)) if _interpolates(value))
+
+    @contextmanager
+    def as_job(self, number: int | None = None) -> Iterator[DictConfig]:
+        """The settings, where resolvers find what they find in the job of trial `number`: the environment that
+        hydra.job.env_set makes, and Hydra's own settings under ${hydra:...}."""
+        running, before = HydraConfig.instance(), HydraConfig.instance().cfg
+        own = self.whole.hydra  # read-only once it has been shown to resolvers
+        with open_dict(own), read_write(own):
+            job = own.job
+            job.num = number or 0
+            job.id = f"{job.name}_{job.num}"
+        running.set_config(self.whole)
+        try:
+            with env_override(dict(job.env_set)):
+                yield self.settings
+        finally:
+            running.cfg = before
+
+
+class Composer:
+    """Composes trials as their jobs do: by Hydra, which takes a twentieth of a second, wherever an interpolation
+    may make one value depend on another; else by Hydra once for each combination of group choices, and by setting
+    the other values in a copy of that."""
+
+    def __init__(
+        self, loader: ConfigLoader, master: DictConfig, fixed: Sequence[str], closing: Sequence[str] = ()
+    ) -> None:
+        """Every job has the `fixed` overrides before those of its trial, and the `closing` ones after them."""
+        self.loader, self.master, self.fixed, self.closing = loader, master, list(fixed), list(closing)
+        self.composed: dict[tuple[str, ...], Composition] = {}
+        self.built: dict[tuple[str, ...], dict[str, Any]] = {}
+        self.digests: dict[str, str] = {}  # what each image folder held when the sweep first looked, by its path
+
+    def base(self, values: Mapping[str, Value]) -> Composition:
+        """The composition of the shared overrides and of those values that choose from groups.
+
+        Raises:
+            ConfigError: Hydra refuses them.
+        """
+        choices = self._choices(values)
+        if choices not in self.composed:
+            self.composed[choices] = self.compose(*choices, *self.closing)
+        return self.composed[choices]
+
+    def _choices(self, values: Mapping[str, Value]) -> tuple[str, ...]:
+        return tuple(override(name, value) for name, value in values.items() if not is_setting(name))
+
+    def compose(self, *overrides: str) -> Composition:
+        """What Hydra composes of the fixed overrides and more.
+
+        Raises:
+            ConfigError: Hydra refuses them.
+        """
+        try:
+            whole = self.loader.load_sweep_config(self.master, [*self.fixed, *overrides])
+        except COMPOSITION_ERRORS as error:
+            raise ConfigError(explain(error)) from error
+        require_groups(whole.hydra)
+        settings = copy.deepcopy(whole)
+        with open_dict(settings), read_write(settings):
+            del settings["hydra"]
+        return Composition(whole, settings)
+
+    def _whole(self, values: Mapping[str, Value], number: int | None) -> Composition:
+        words = [override(name, value) for name, value in values.items()]
+        return self.compose(*words, *self.closing, *([] if number is None else [f"trial={number}"]))
+
+    def config(self, values: Mapping[str, Value], number: int | None = None) -> Config:
+        """The checked configuration of trial `number`.
+
+        Raises:
+            ConfigError: the values break a rule, alone or together.
+        """
+        if self.base(values).interpolated or any(map(_interpolates, values.values())):
+            with self._whole(values, number).as_job(number) as settings:
+                return typed(settings)
+        parts = self._changed(values)
+        return Config(**{**self._unchanged(values, set(parts)), **parts, "trial": number})
+
+    def _changed(self, values: Mapping[str, Value]) -> dict[str, Any]:
+        """The sections in which values are set. Without interpolations none of them depends on another."""
+        settings = self.base(values).settings
+        changed: dict[str, DictConfig] = {}
+        try:
+            for name, value in values.items():
+                if is_setting(name):
+                    section, _, leaf = name.partition(".")
+                    if section not in changed:
+                        changed[section] = copy.deepcopy(settings[section])
+                    OmegaConf.update(changed[section], leaf, parse(name, value))
+            return {name: OmegaConf.to_object(node) for name, node in changed.items()}
+        except OmegaConfBaseException as error:
+            raise ConfigError(explain(error)) from error
+
+    def _unchanged(self, values: Mapping[str, Value], changed: set[str]) -> dict[str, Any]:
+        """The parts of a configuration that no value changes, which are most, so each is built once."""
+        settings, built = self.base(values).settings, self.built.setdefault(self._choices(values), {})
+        try:
+            if not built:
+                require_schema(settings)
+            for spec in fields(Config):
+                if spec.name not in built and spec.name not in changed:
+                    node = settings[spec.name]
+                    built[spec.name] = OmegaConf.to_object(node) if isinstance(node, DictConfig) else node
+        except OmegaConfBaseException as error:
+            raise ConfigError(explain(error)) from error
+        return {name: part for name, part in built.items() if name not in changed}
+
+    def overrides(self, values: Mapping[str, Value], config: Config) -> list[str]:
+        """The overrides that make a trial: its values, then what each interpolation came to in `config`, so that
+        its job has what was costed, whatever the environment is by then."""
+        names = self.base(values).interpolated | {name for name, value in values.items() if _interpolates(value)}
+        found = [
+            f"{key}={as_value(value)}"
+            for key, value in flat(asdict(config))
+            if key not in INCIDENTAL and is_setting(key) and (key in names or key.partition(".")[0] in names)
+        ]
+        return [*(override(name, value) for name, value in values.items()), *found]
+
+    def reads(self, name: str, values: Mapping[str, Value]) -> bool:
+        """Whether a parameter plays a role beside the values chosen before it: `scheduler.gamma` is read by the
+        step schedule alone, so a trial with another one doesn't draw it.
+
+        Raises:
+            ConfigError: that choice can't be told.
+        """
+        only = settings()[name].metadata.get("only") if is_setting(name) else None
+        return not only or str(self._chosen(name.partition(".")[0], values)) in only
+
+    def _chosen(self, section: str, values: Mapping[str, Value]) -> Any:
+        """The name that is chosen in a section."""
+        key = f"{section}.name"
+        base, given = self.base(values), values.get(key)
+        if given is not None and not _interpolates(given):
+            return parse(key, given)
+        if given is None and not base.interpolated & {section, key}:
+            return OmegaConf.select(base.settings, key)
+        try:
+            with self._whole(values, None).as_job() as composed:
+                return OmegaConf.select(composed, key)
+        except OmegaConfBaseException as error:
+            raise ConfigError(explain(error)) from error
+
+
+def _interpolates(value: Any) -> bool:
+    return "${" in str(value)
+
+
+def identity(config: Config | dict[str, Any]) -> dict[str, Any]:
+    """All that decides what a run finds, by dotted key. Settings that not every study knew are left out at their
+    default, so that theirs stay the same."""
+    found = flat(config if isinstance(config, dict) else asdict(config))
+    return {key: value for key, value in found if key not in INCIDENTAL and not _is_as_before(key, value)}
+
+
+def _is_as_before(key: str, value: Any) -> bool:
+    """Whether a value is that which a setting had before there was such a setting."""
+    spec = settings().get(key)
+    return spec is not None and spec.metadata.get("added", False) and value == spec.default
+
+
+def flat(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Settings by dotted key."""
+    pairs: list[tuple[str, Any]] = []
+    for key, value in node.items():
+        pairs += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return pairs
+
+
+def digest(content: Any) -> str:
+    """A short fingerprint of JSON values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,219 @@
+"""Everything that a sweep needs, read and checked before its study is touched."""
+
+import contextlib
+import itertools
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from optuna.pruners import NopPruner
+
+from tinysweep.data.load import check, pinned
+from tinysweep.errors import ConfigError
+from tinysweep.search.compose_trial import DIGEST, Composer
+from tinysweep.search.definition import define, made_name, require_comparable
+from tinysweep.search.launch import Launch
+from tinysweep.search.plugin import SweeperConfig
+from tinysweep.search.propose import Proposal
+from tinysweep.search.samplers import Points, is_grid
+from tinysweep.search.space import Value, extremes, grid, is_setting, read_space
+from tinysweep.search.start_points import read_start
+from tinysweep.search.storage_location import locate
+from tinysweep.search.trial import build_pruner
+from tinysweep.settings.command_line import as_value
+from tinysweep.settings.explain import require_schema
+from tinysweep.settings.schema import DataConfig
+from tinysweep.training.device import usable_cores
+
+DEFAULT_TRIALS = 20
+BATCH_A_WORKER = 4  # keeps all but the last seconds of a batch busy, while the sampler still hears back often
+TRIAL_SUBDIR = "trials/${trial}"  # as study.trial_path has it
+MOST_CORNERS = 1000  # combinations of data settings that are checked before a sweep
+SMALL_SPACE = 10_000  # points; in a finite space this small it is noticed at once when no point is left
+
+
+class Plan:
+    """One call of the sweeper, as the command line and the study's file ask for it.
+
+    Raises:
+        ConfigError: a wrong setting, space or launcher.
+        DataError: the data can't be had, or is damaged.
+    """
+
+    def __init__(
+        self,
+        config: SweeperConfig,
+        master: DictConfig,
+        context: HydraContext,
+        task: TaskFunction,
+        arguments: list[str],
+    ) -> None:
+        self.config, self.objectives = config, config.objectives
+        if config.storage is not None:
+            locate(config.storage, Path())  # refused before data is fetched for it
+        self.sampler = master.hydra.sweeper.sampler
+        self.space = read_space(config.params, arguments, _written_params(master))
+        if not self.space.searched:
+            raise ConfigError(
+                "there is nothing to search: give a setting several values, such as model.width=4,8, or a study, "
+                "such as sweeps=quick; a single run needs no -m"
+            )
+        self.pruner = build_pruner(master.hydra.sweeper.pruner)
+        self.workers = _workers(master.hydra.launcher)
+        with Composer(context.config_loader, master, self.space.fixed).base({}).as_job() as shared:
+            require_schema(shared)
+            require_comparable(self.objectives, shared, self.space, not isinstance(self.pruner, NopPruner))
+            self.definition = define(self.space, self.objectives, shared)
+            drawn = any(name.partition(".")[0] == "data" for name in self.space.searched)
+            shared_data = None if drawn else cast(DataConfig, OmegaConf.to_object(shared.data))
+            decided = "trainer.threads" in self.space.searched or shared.trainer.threads
+        self.threads = None if decided or not self.workers else max(1, usable_cores() // self.workers)
+        self.composer = Composer(context.config_loader, master, self.space.fixed, self._closing())
+        self.composer.compose(*config.retrain)
+        self._require_choices()
+        self.is_grid = is_grid(self.sampler)
+        self.points = self._points()
+        self.start = read_start(config.start_with or [], self.space)
+        if self.is_grid and self.start:
+            raise ConfigError(
+                "hydra.sweeper.start_with has no meaning for a grid, which tries every point; leave it out"
+            )
+        self.n_trials = config.n_trials or (None if self.is_grid else DEFAULT_TRIALS)
+        data = self._data(shared_data)
+        digests = [pinned(each, self.composer.digests).digest for each in data]
+        if known := dict.fromkeys(digest for digest in digests if digest is not None):
+            self.definition[DIGEST] = ", ".join(known)
+        self.name = config.study_name or made_name(self.space, self.definition)
+        self.folder = self._pin(master)
+        # Once, or every trial would fail for what can be known now. What one has trained on can be read.
+        trained = any((self.folder / "trials").glob("*/model.pt"))
+        check(data, images=not trained or len(data) > 1)
+        self.batch_size = config.batch_size or BATCH_A_WORKER * (self.workers or 1)
+        self.launch: Launch = (
+            Plugins.instance()
+            .instantiate_launcher(hydra_context=context, task_function=task, config=master)
+            .launch
+        )
+
+    def _closing(self) -> list[str]:
+        """The overrides that end every job's. The test set stays unread whatever the configuration says."""
+        threads = [] if self.threads is None else [f"trainer.threads={self.threads}"]
+        return [*threads, "trainer.test=false"]
+
+    def _require_choices(self) -> None:
+        """Refuse a searched group or addition that doesn't compose, before anything is drawn from it."""
+        for name, distribution in self.space.searched.items():
+            if not is_setting(name):
+                for value in extremes(distribution):
+                    with self.composer.base({name: value}).as_job() as composed:
+                        require_schema(composed)
+
+    def _data(self, shared: DataConfig | None) -> list[DataConfig]:
+        """The data of all trials, each once: of every combination of choices and ends of ranges that decide it; or
+        what they share, where nothing of it is searched."""
+        values = {name: extremes(distribution) for name, distribution in self.space.ordered.items()}
+        deciding = [name for name in values if name.partition(".")[0] == "data" or self._changes_data(name)]
+        if shared and not deciding:
+            return [shared]
+        found: dict[str, DataConfig] = {}
+        for corner in itertools.islice(itertools.product(*(values[name] for name in deciding)), MOST_CORNERS):
+            chosen: dict[str, Value] = {}
+            for name, value in zip(deciding, corner, strict=True):
+                if self.composer.reads(name, chosen):
+                    chosen[name] = value
+            with contextlib.suppress(ConfigError):  # for which the gate refuses a trial, and the study goes on
+                data = self.composer.config(chosen).data
+                found[repr(data)] = data
+        return list(found.values())
+
+    def _changes_data(self, name: str) -> bool:
+        """Whether a searched group or addition has choices that come with other data."""
+
+        def data(values: dict[str, Value]) -> Any:
+            return OmegaConf.to_container(self.composer.base(values).settings.data)
+
+        choices = [] if is_setting(name) else extremes(self.space.searched[name])
+        return any(data({name: choice}) != data({}) for choice in choices)
+
+    def _pin(self, master: DictConfig) -> Path:
+        """Fix for the launcher and, as overrides, for every job what they would find otherwise by themselves: the
+        study's name and its places, which a job may look for from another folder. The study's folder.
+
+        Raises:
+            ConfigError: trials are to lie where the study doesn't look for them.
+        """
+        subdir = cast(dict[str, Any], OmegaConf.to_container(master.hydra.sweep))["subdir"]
+        if subdir != TRIAL_SUBDIR:
+            raise ConfigError(
+                f"hydra.sweep.subdir={subdir} can't be set: a sweep keeps its trials in trials/NUMBER below its "
+                "folder, which hydra.sweep.dir sets; leave it out"
+            )
+        with read_write(master.hydra), open_dict(master.hydra):
+            master.hydra.sweeper.study_name = self.name
+            folder = Path(master.hydra.sweep.dir).expanduser().absolute()
+            master.hydra.sweep.dir = str(folder)
+            pinned = {"hydra.sweeper.study_name": self.name, "hydra.sweep.dir": str(folder)}
+            if self.config.storage is not None:
+                self.config.storage = locate(self.config.storage, folder).from_anywhere
+                master.hydra.sweeper.storage = pinned["hydra.sweeper.storage"] = self.config.storage
+            master.hydra.overrides.hydra.extend([f"{name}={as_value(text)}" for name, text in pinned.items()])
+        return folder
+
+    def _points(self) -> Points | None:
+        """Every point of the grid, or of a small finite space, without the parameters that play no role at it;
+        None where there is no end of points.
+
+        Raises:
+            ConfigError: a grid over a continuous parameter, or one that is too large.
+        """
+        try:
+            every = list(grid(self.space) if self.is_grid else grid(self.space, SMALL_SPACE))
+        except ConfigError:
+            if self.is_grid:
+                raise
+            return None
+        points = []
+        for point in every:
+            values: dict[str, Value] = {}
+            for name in self.space.ordered:
+                if self.composer.reads(name, values):
+                    values[name] = point[name]
+            points.append(values)
+        return Points(points)
+
+    @property
+    def total(self) -> int | None:
+        """How many trials the study will have, if nothing is refused."""
+        return self.n_trials or (self.points.total if self.points else None)
+
+    def job(self, proposal: Proposal) -> list[str]:
+        """The overrides of a trial's job, the same that were composed and costed, where its data lies, and which
+        images of the user's own it is to find there."""
+        root, digest = proposal.config.data.root, proposal.config.data.digest
+        relative = not root.startswith("~") and not Path(root).is_absolute()
+        data = [f"data.root={as_value(str(Path(root).absolute()))}"] if relative else []
+        data += [] if digest is None else [f"{DIGEST}={digest}"]
+        closing = [*data, *self.composer.closing, f"trial={proposal.number}"]
+        return [*self.space.fixed, *proposal.overrides, *closing]
+
+
+def _written_params(master: DictConfig) -> dict[str, Any]:
+    """hydra.sweeper.params as a person wrote it, with its interpolations."""
+    written = OmegaConf.to_container(master.hydra.sweeper, resolve=False)
+    assert isinstance(written, dict)
+    params = written.get("params")
+    return params if isinstance(params, dict) else {}
+
+
+def _workers(launcher: DictConfig) -> int | None:
+    """How many jobs a local launcher runs at a time; None for one that runs them elsewhere."""
+    name = str(launcher._target_).rpartition(".")[2]
+    if name == "BasicLauncher":
+        return 1
+    if name == "JoblibLauncher":
+        from joblib import effective_n_jobs  # noqa: PLC0415 only there if that launcher is
+
+        return int(effective_n_jobs(launcher.n_jobs))
+    return None

@@ -1,0 +1,158 @@
+"""Where a study is kept: SQLite in its folder, a database, or Optuna's journal file."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.distributions import distribution_to_json
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial
+from sqlalchemy import create_engine, inspect
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import QueuePool
+
+from tinysweep.errors import StudyError, first_line
+from tinysweep.search.journal import Journal
+from tinysweep.search.storage_location import Kind, Location, locate
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+OPTUNA_TABLES = {"studies", "trials", "version_info", "alembic_version"}
+BUSY_SECONDS = 60  # how long one process waits for another that is writing to an SQLite file
+
+
+class Database(RDBStorage):
+    """Optuna's storage in a database, where a trial that has everything from the start is written by a few
+    statements instead of several for each parameter and note, which cost 20 ms."""
+
+    def _get_prepared_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None, session: "Session"
+    ) -> models.TrialModel:
+        draft = template_trial
+        if draft is None or draft.values or draft.intermediate_values:
+            return super()._get_prepared_new_trial(study_id, draft, session)
+        trial = models.TrialModel(
+            study_id=study_id,
+            number=None,
+            state=draft.state,
+            datetime_start=draft.datetime_start,
+            datetime_complete=draft.datetime_complete,
+        )
+        session.add(trial)
+        session.flush()  # gives it its id
+        for name, value in draft.params.items():
+            kind = draft.distributions[name]
+            stored, text = kind.to_internal_repr(value), distribution_to_json(kind)
+            session.add(
+                models.TrialParamModel(
+                    trial_id=trial.trial_id, param_name=name, param_value=stored, distribution_json=text
+                )
+            )
+        for model, attributes in (
+            (models.TrialUserAttributeModel, draft.user_attrs),
+            (models.TrialSystemAttributeModel, draft.system_attrs),
+        ):
+            for key, content in attributes.items():
+                session.add(model(trial_id=trial.trial_id, key=key, value_json=json.dumps(content)))
+        trial.number = trial.count_past_trials(session)
+        return trial
+
+
+@contextmanager
+def storage_errors(where: str) -> Iterator[None]:
+    """Turn whatever a storage raises into one line.
+
+    Raises:
+        StudyError: naming the storage and what it said.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error, optuna.exceptions.StorageInternalError, OSError) as error:
+        cause = error.__cause__ or error
+        said = first_line(getattr(cause, "orig", None) or cause) or type(cause).__name__
+        raise StudyError(
+            f"the study's storage {where} failed: {said}; what had finished is kept, and the same command goes on "
+            "from there once the storage answers"
+        ) from error
+
+
+def open_storage(storage: str | None, folder: Path) -> BaseStorage:
+    """The storage of the study in a folder, as `locate` finds it, which is made if it isn't there.
+
+    Raises:
+        StudyError: it can't be one, or is of another version of Optuna.
+    """
+    location = locate(storage, folder)
+    if location.kind == Kind.journal:
+        return JournalStorage(Journal(location.file))
+    return _database(location)
+
+
+@contextmanager
+def look_into(location: Location) -> Iterator[BaseStorage | None]:
+    """A storage as it stands, to read from; None if it isn't there or holds nothing of Optuna's. Nothing is made
+    or changed.
+
+    Raises:
+        StudyError: the database is of another version of Optuna.
+    """
+    if location.kind != Kind.server and not (location.file.is_file() and location.file.stat().st_size):
+        yield None
+    elif location.kind == Kind.journal:
+        yield JournalStorage(Journal(location.file))
+    else:
+        engine = create_engine(_url(location), **_engine(location, write=False))
+        try:
+            tables = set(inspect(engine).get_table_names())
+        finally:
+            engine.dispose()
+        if not tables >= OPTUNA_TABLES:
+            if tables.isdisjoint(OPTUNA_TABLES) and tables and location.kind == Kind.sqlite:
+                raise StudyError(
+                    f"the storage {location.shown} is the database of something else, and is left as it is; give "
+                    "studies a file of their own"
+                )
+            yield None
+            return
+        database = _database(location, write=False)
+        try:
+            yield database
+        finally:
+            database.remove_session()
+            database.engine.dispose()  # closes the files, so that SQLite removes those beside the database
+
+
+def _database(location: Location, write: bool = True) -> RDBStorage:
+    try:
+        return Database(
+            _url(location), engine_kwargs=_engine(location, write=write), skip_table_creation=not write
+        )
+    except RuntimeError as error:  # tables of another version
+        raise StudyError(f"the storage {location.shown} can't be used: {first_line(error)}") from error
+
+
+def _url(location: Location) -> str:
+    # A path with a ? or % can't be put into a URL, so connections to files are made by us.
+    return location.url if location.kind == Kind.server else "sqlite:///study.db"
+
+
+def _engine(location: Location, write: bool) -> dict[str, Any]:
+    if location.kind == Kind.server:
+        return {"pool_pre_ping": True}
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(location.file, timeout=BUSY_SECONDS, check_same_thread=False)
+        if write:
+            # A write-ahead log lets workers read while another writes, and is whole after a kill without many
+            # flushes.
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
+
+    return {"creator": connect, "poolclass": QueuePool}

@@ -1,0 +1,266 @@
+"""The training loop: a typed configuration and tensors in, a trained model and its history out.
+
+It knows nothing of Hydra, Optuna or files:
+
+    import tinysweep
+
+    config = tinysweep.Config()
+    config = tinysweep.resolve(config, tinysweep.describe(config.data))
+    result = tinysweep.fit(config, tinysweep.load_data(config.data))
+    print(result.history[-1].validation_accuracy)
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tinysweep.data.load import Data, Images
+from tinysweep.errors import ConfigError, DivergedError, first_line
+from tinysweep.network.budget import gate
+from tinysweep.network.build import build_model
+from tinysweep.settings.schema import AugmentationConfig, Config
+from tinysweep.training.augment import augment
+from tinysweep.training.average import AveragedModel
+from tinysweep.training.device import Hardware, hardware
+from tinysweep.training.optimizer import build_optimizer
+from tinysweep.training.schedule import factor
+from tinysweep.training.step import Step, fastest_step
+
+# Images; several batches share the fixed cost of an augmentation. On a GPU that cost is all there is to it.
+AUGMENTED_AT_ONCE = {"cpu": 1024, "mps": 1024, "cuda": 16384}
+EVALUATED_AT_ONCE = 1000  # images
+
+TrainingState = dict[str, Any]  # all that training goes on from after an epoch: tensors, numbers, and its history
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch showed; validation figures are None where nothing was held out."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean cross-entropy, accuracy in [0, 1], and the class predicted of each image, int64 (N,) on the CPU."""
+
+    loss: float
+    accuracy: float
+    predicted: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained model in evaluation mode, for raw pixels (B, C, H, W) of 0 to 255, and how it got there."""
+
+    model: nn.Module
+    history: list[Epoch]
+    seconds: float
+
+
+class Normalise(nn.Module):
+    """Raw pixels of 0 to 255 to the mean 0 and deviation 1 that networks are trained on."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("shift", 255 * torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("scale", 255 * torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return (pixels - self.shift) / self.scale
+
+
+def fit(
+    config: Config,
+    data: Data,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    state: TrainingState | None = None,
+    keep: Callable[[TrainingState], None] | None = None,
+) -> Result:
+    """Train the model of `config`, whose width must be resolved, on `data`.
+
+    `on_epoch` is called after each epoch and may raise to stop. On a CPU the same configuration, data,
+    machine and number of threads give the same bits. The caller's random state and thread count are left as they
+    were.
+
+    `keep` is called before `on_epoch` with the state of training, which is the caller's to keep. As the `state` of
+    a later call it leads to the same bits as training that never stopped; the history is that of all epochs.
+
+    Raises:
+        ConfigError: `model.width` is still auto, settings changed in Python contradict each other, or `state` is
+            of another configuration.
+        BudgetError: the model costs more than `config.budget` allows.
+        DivergedError: the training or validation loss of an epoch is not a finite number.
+    """
+    config.check()
+    gate(config, data.shape)
+    machine, history, start = hardware(config.trainer), [], time.perf_counter()
+    with machine.in_use(), torch.random.fork_rng():
+        torch.manual_seed(config.trainer.seed)
+        training = _Training(config, data, machine)
+        if state:
+            training.restore(state)
+            history = list(state["history"])
+        validation = data.validation and data.validation.to(machine.device)
+        for number in range(len(history) + 1, config.trainer.epochs + 1):
+            began = time.perf_counter()
+            loss = training.epoch(number)
+            require_finite(loss, f"the loss of epoch {number}", config)
+            score = evaluate(training.averaged, validation, machine) if validation else None
+            if score:
+                require_finite(score.loss, f"the validation loss of epoch {number}", config)
+            history.append(
+                Epoch(
+                    number,
+                    loss,
+                    score.loss if score else None,
+                    score.accuracy if score else None,
+                    training.lr,
+                    time.perf_counter() - began,
+                )
+            )
+            if keep:
+                keep({**training.state(), "history": list(history)})
+            if on_epoch:
+                on_epoch(history[-1])
+    return Result(training.averaged.eval(), history, time.perf_counter() - start)
+
+
+def evaluate(model: nn.Module, images: Images, machine: Hardware) -> Score:
+    """Loss and accuracy of a model that takes raw pixels, and what it says of each image."""
+    model.eval()
+    loss = torch.zeros((), device=machine.device)
+    predicted = torch.empty(len(images), dtype=torch.int64, device=machine.device)
+    with machine.in_use(), torch.inference_mode(), machine.autocast():
+        for start in range(0, len(images), EVALUATED_AT_ONCE):
+            part = slice(start, start + EVALUATED_AT_ONCE)
+            pixels, labels = images.pixels[part].to(machine.device), images.labels[part].to(machine.device)
+            logits = model(pixels.float().contiguous(memory_format=torch.channels_last)).float()  # (B, classes)
+            loss += F.cross_entropy(logits, labels, reduction="sum")
+            predicted[part] = logits.argmax(1)
+    correct = int((predicted.cpu() == images.labels.cpu()).sum())
+    return Score(loss.item() / len(images), correct / len(images), predicted.cpu())
+
+
+def require_finite(loss: float, name: str, config: Config) -> None:
+    """Refuse a loss that is no number, or infinite.
+
+    Raises:
+        DivergedError: it is; the message tells which loss and at which learning rate.
+    """
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"training diverged: {name} is {loss}; "
+            f"lower optimizer.lr={config.optimizer.lr:g} or raise scheduler.warmup_fraction"
+        )
+
+
+class _Training:
+    """Model, optimizer, averages and random state of one run, advanced an epoch at a time."""
+
+    def __init__(self, config: Config, data: Data, machine: Hardware) -> None:
+        self.config, self.machine = config, machine
+        self.train = data.train.to(machine.device)
+        self.batch_size = min(config.trainer.batch_size, len(self.train))
+        self.steps_per_epoch = len(self.train) // self.batch_size
+        network = nn.Sequential(Normalise(data.mean, data.std), build_model(config.model, data.shape))
+        self.model: nn.Module = network.to(machine.device).to(memory_format=torch.channels_last)
+        self.averaged: nn.Module = self.model
+        average: AveragedModel | None = None
+        if config.trainer.ema_decay:
+            average = AveragedModel(self.model, config.trainer.ema_decay)
+            self.averaged = average.module
+        optimizer = build_optimizer(config.optimizer, self.model)
+        self.step = Step(self.model, optimizer, average, machine, config.trainer.label_smoothing)
+        self.advance = fastest_step(self.step)
+        self.generator = torch.Generator(machine.device).manual_seed(config.trainer.seed)
+        self.steps_taken, self.lr = 0, 0.0
+
+    def epoch(self, number: int) -> float:
+        """Train on every image once, at most a last incomplete batch aside, and return the mean loss."""
+        trainer = self.config.trainer
+        clean = number > trainer.epochs - trainer.clean_epochs
+        strength = AugmentationConfig() if clean else self.config.augmentation
+        self.step.total.zero_()
+        self.model.train()
+        for pixels, labels in self._batches(strength):
+            self.lr = self._scheduled_lr()
+            self.advance(pixels, labels, self.lr)
+            self.steps_taken += 1
+        return self.step.total.item() / self.steps_per_epoch
+
+    def state(self) -> TrainingState:
+        """What `restore` needs; copies on the device, so that taking it doesn't wait for that."""
+        averaged = self.averaged is not self.model
+        random = [torch.get_rng_state()]
+        if self.machine.device.type != "cpu":  # dropout draws on the device
+            random.append(torch.get_device_module(self.machine.device).get_rng_state())
+        return {
+            "model": _copies(self.model),
+            "average": _copies(self.averaged) if averaged else None,
+            "updates": self.step.average.updates if self.step.average else 0,
+            "optimizer": [tensor.clone() for tensor in self.step.optimizer.memory()],
+            "random": random,
+            "generator": self.generator.get_state(),
+            "steps_taken": self.steps_taken,
+            "lr": self.lr,
+        }
+
+    @torch.no_grad()
+    def restore(self, state: TrainingState) -> None:
+        """Go back to a state, in the places in memory that are there, as those are what steps read and write.
+
+        Raises:
+            ConfigError: it is of another configuration or device.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+            if self.step.average:
+                self.averaged.load_state_dict(state["average"])
+                self.step.average.updates = state["updates"]
+            for own, kept in zip(self.step.optimizer.memory(), state["optimizer"], strict=True):
+                own.copy_(kept)
+            host, *device = state["random"]
+            torch.set_rng_state(host)
+            if self.machine.device.type != "cpu":
+                torch.get_device_module(self.machine.device).set_rng_state(device[0])
+            self.generator.set_state(state["generator"])
+            self.steps_taken, self.lr = state["steps_taken"], state["lr"]
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"the state of training is of another configuration ({first_line(error)}); begin anew without it"
+            ) from error
+
+    def _batches(self, strength: AugmentationConfig) -> Iterator[tuple[Tensor, Tensor]]:
+        """Shuffled batches of augmented raw pixels (B, C, H, W) float and labels (B,)."""
+        order = torch.randperm(len(self.train), generator=self.generator, device=self.machine.device)
+        order = order[: self.steps_per_epoch * self.batch_size]
+        batches = max(1, AUGMENTED_AT_ONCE[self.machine.device.type] // self.batch_size)
+        for indices in order.split(batches * self.batch_size):
+            chunk = self.train.pick(indices)
+            pixels = augment(chunk.pixels.float(), strength, self.generator)
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+            yield from zip(pixels.split(self.batch_size), chunk.labels.split(self.batch_size), strict=True)
+
+    def _scheduled_lr(self) -> float:
+        steps = self.config.trainer.epochs * self.steps_per_epoch
+        scale = factor(self.config.scheduler, self.steps_taken, steps, self.steps_per_epoch)
+        return self.config.optimizer.lr * scale
+
+
+def _copies(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

@@ -1,0 +1,94 @@
+"""One training step, and the same step as a CUDA graph, which a host launches whole."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tinysweep.training.average import AveragedModel
+from tinysweep.training.device import Hardware
+from tinysweep.training.optimizer import Optimizer
+
+Body = Callable[[], None]
+EAGER_STEPS = 3  # in which libraries choose their kernels and take their memory, which a recording can't hold
+
+
+class Step:
+    """Forward, backward, optimizer and average; `total` sums the losses on the device.
+
+    Nothing in it waits for the device.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        average: AveragedModel | None,
+        machine: Hardware,
+        label_smoothing: float,
+    ) -> None:
+        self.model, self.optimizer, self.average = model, optimizer, average
+        self.machine, self.label_smoothing = machine, label_smoothing
+        self.total = torch.zeros((), device=machine.device)
+
+    def __call__(self, pixels: Tensor, labels: Tensor, lr: float | Tensor) -> None:
+        """Learn from raw pixels (B, C, H, W) float and their labels (B,) at this learning rate."""
+        with self.machine.autocast():
+            logits = self.model(pixels)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step(lr)
+        if self.average:
+            self.average.update()
+        self.total += loss.detach()
+
+
+class RecordedStep:
+    """A step whose kernels are recorded once and from then on launched together, as a CUDA graph.
+
+    The kernels of a small network take a GPU less time than a host needs to launch them one by one. The first
+    steps are taken as they come, the next is recorded; every call is one step of training. A recording reads and
+    writes fixed places in memory: every batch, which must have the shape of the first, and the learning rate are
+    copied to theirs, and the optimizer gets the latter as a tensor. A batch of another shape is a ValueError.
+
+    `record` takes a function, which it may call or not as long as that has no effect, and returns one that does
+    the same work.
+    """
+
+    def __init__(self, step: Step, record: Callable[[Body], Body] | None = None) -> None:
+        self.step, self.record = step, record or record_graph
+        self.places: tuple[Tensor, Tensor] | None = None
+        self.lr = torch.zeros((), device=step.machine.device)
+        self.taken, self.replay = 0, self._body
+
+    def __call__(self, pixels: Tensor, labels: Tensor, lr: float) -> None:
+        if self.places is None:
+            self.places = torch.empty_like(pixels), torch.empty_like(labels)
+        if pixels.shape != self.places[0].shape:
+            raise ValueError(f"every batch must have the shape of the first, {tuple(self.places[0].shape)}")
+        self.places[0].copy_(pixels)
+        self.places[1].copy_(labels)
+        self.lr.fill_(lr)
+        if self.taken == EAGER_STEPS:
+            self.replay = self.record(self._body)
+        self.replay()
+        self.taken += 1
+
+    def _body(self) -> None:
+        assert self.places is not None
+        self.step(*self.places, self.lr)
+
+
+def record_graph(body: Body) -> Body:
+    """Record the kernels that `body` launches, without running them, and return what launches them all."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        body()
+    return graph.replay
+
+
+def fastest_step(step: Step) -> Step | RecordedStep:
+    """The step as this device takes it fastest."""
+    return RecordedStep(step) if step.machine.graphs else step

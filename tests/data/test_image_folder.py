@@ -1,0 +1,468 @@
+"""Image folders of all layouts and kinds of image, made here; and the ones that are refused."""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from tinysweep.data.folder import class_names, content_digest, read
+from tinysweep.data.load import check, describe, load, load_test, pinned
+from tinysweep.data.pictures import EXTENSIONS
+from tinysweep.errors import ConfigError, DataError
+from tinysweep.network.build import DataShape
+from tinysweep.settings.schema import DataConfig, DataName
+
+
+def settings(root: Path, **others: Any) -> DataConfig:
+    return DataConfig(**{"name": DataName.image_folder, "root": str(root), "image_size": 4, **others})
+
+
+def write_image(path: Path, value: int | NDArray[Any] = 0) -> Path:
+    """A grey image of one value, 6 by 5, or the image of an array."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.full((5, 6), value, np.uint8) if isinstance(value, int) else value
+    Image.fromarray(array).save(path)
+    return path
+
+
+def write_classes(root: Path, **counts: int) -> Path:
+    """Class folders with so many images, each of another value."""
+    for label, (name, count) in enumerate(counts.items()):
+        for number in range(count):
+            write_image(root / name / f"{number:03}.png", 100 * label + number)
+    return root
+
+
+def one_of_each(root: Path, suffix: str = ".png") -> Path:
+    """A class "b" whose training images a test can count on; returns where the only one of class "a" goes."""
+    write_classes(root / "train", b=1)
+    write_classes(root / "test", a=1, b=1)
+    (root / "train" / "a").mkdir()
+    return root / "train" / "a" / f"image{suffix}"
+
+
+def values(pixels: Tensor) -> list[int]:
+    """The value of each image of one value."""
+    assert (pixels == pixels[:, :, :1, :1]).all()
+    return pixels[:, 0, 0, 0].tolist()
+
+
+# ---- layouts
+
+
+def test_train_and_test_folders_are_the_parts(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", cat=3, dog=2)
+    write_classes(tmp_path / "test", cat=1, dog=1)
+    write_image(tmp_path / "other" / "x.png")
+    config = settings(tmp_path)
+    assert class_names(config) == ["cat", "dog"]
+    assert describe(config) == DataShape(1, 4, 2)
+    pixels, labels = read(config, "train")
+    assert (values(pixels), labels.tolist()) == ([0, 1, 2, 100, 101], [0, 0, 0, 1, 1])
+    pixels, labels = read(config, "test")
+    assert (values(pixels), labels.tolist()) == ([0, 100], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("training", None, "testing"),
+        ("Train", None, "Test"),
+        ("TRAINING", "VAL", "TEST"),
+        ("train", "valid", "test"),
+        ("train", "Validation", "testing"),
+        ("Train", "dev", None),
+        ("train", None, None),
+    ],
+)
+def test_parts_are_known_by_their_usual_names_whatever_the_case(
+    tmp_path: Path, train: str, val: str | None, test: str | None
+) -> None:
+    names = {"train": train, "validation": val, "test": test}
+    for start, name in enumerate(names.values()):
+        for label in range(2):
+            for number in range(5 if name else 0):
+                write_image(
+                    tmp_path / str(name) / "ab"[label] / f"{number}.png", 20 * start + 100 * label + number
+                )
+    config = settings(tmp_path, validation=2, test_fraction=0.2)
+    loaded = load(config)
+    assert loaded.validation is not None
+    held_out = set(values(loaded.validation.pixels))
+    trained, tested = set(values(loaded.train.pixels)), set(values(load_test(config).pixels))
+    expected = {
+        part: {20 * start + 100 * label + number for label in range(2) for number in range(5)}
+        for start, part in enumerate(names)
+    }
+    assert held_out == expected["validation"] if val else len(held_out) == 2
+    assert tested == expected["test"] if test else len(tested) == 2
+    own = expected["train"] - (set() if val else held_out) - (set() if test else tested)
+    assert trained == own
+    assert not trained & held_out
+    assert not trained & tested
+    assert describe(config).classes == 2
+
+
+def test_given_validation_images_are_all_used_and_trained_on_only_if_nothing_is_held_out(tmp_path: Path) -> None:
+    for part, count in {"train": 6, "val": 3, "test": 2}.items():
+        write_classes(tmp_path / part, cat=count, dog=count)
+    for held_out, counts in {0.5: (12, 6), 4: (12, 6), 0: (18, 0)}.items():
+        loaded = load(settings(tmp_path, validation=held_out))
+        assert (len(loaded.train), len(loaded.validation or ())) == counts
+        assert torch.bincount(loaded.train.labels).tolist() == [counts[0] // 2] * 2
+    assert len(load(settings(tmp_path, limit=12)).train) == 12
+    with pytest.raises(ConfigError, match=r"data\.limit=13 must not exceed the 12 images"):
+        load(settings(tmp_path, limit=13))
+
+
+def test_a_digest_is_of_what_the_images_are_and_not_of_where_they_lie(tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        write_classes(tmp_path / "one" / part, cat=2, dog=2)
+
+    def copied() -> Path:
+        folder = tmp_path / "copy"
+        shutil.rmtree(folder, ignore_errors=True)
+        return Path(shutil.copytree(tmp_path / "one", folder, copy_function=shutil.copy))
+
+    def digest(folder: Path) -> str:
+        return content_digest(settings(folder))
+
+    original = digest(tmp_path / "one")
+    same: list[Callable[[Path], object]] = [
+        lambda folder: folder,
+        lambda folder: os.utime(folder / "train/cat/000.png", (0, 0)),
+        lambda folder: (folder / "train/cat/notes.txt").write_text("about cats"),
+        lambda folder: write_image(folder / "train/cat/.thumbnails/0.png"),
+        lambda folder: (folder / "val").rename(folder / "Validation"),
+    ]
+    for change in same:
+        folder = copied()
+        change(folder)
+        assert digest(folder) == original
+    other: list[Callable[[Path], object]] = [
+        lambda folder: write_image(folder / "train/cat/000.png", 1),  # as many bytes
+        lambda folder: write_image(folder / "test/dog/002.png"),
+        lambda folder: (folder / "val/dog/001.png").unlink(),
+        lambda folder: (folder / "train/cat/000.png").rename(folder / "train/cat/002.png"),
+        lambda folder: (folder / "train/cat/000.png").rename(folder / "train/dog/002.png"),
+        lambda folder: (folder / "train/cat/000.png").rename(folder / "val/cat/002.png"),
+        lambda folder: (folder / "train/cat/000.png").rename(folder / "train/cat/1000.png"),
+        lambda folder: [
+            (folder / part / "dog").rename(folder / part / "ant") for part in ("train", "val", "test")
+        ],
+    ]
+    digests = {original}
+    for change in other:
+        folder = copied()
+        change(folder)
+        digests.add(digest(folder))
+    assert len(digests) == len(other) + 1
+
+
+def test_images_that_are_not_those_of_the_digest_are_refused_in_one_line(tmp_path: Path) -> None:
+    config = pinned(settings(write_classes(tmp_path, cat=5, dog=5), validation=2))
+    assert config.digest == content_digest(config)
+    load(config)
+    load_test(config)
+    write_image(tmp_path / "cat" / "000.png", 9)
+    for act in (lambda config: check([config]), load, load_test):
+        with pytest.raises(
+            DataError, match=rf"^data.root={tmp_path} holds images-\w+, not .*={config.digest}: .*null$"
+        ):
+            act(config)
+    load(dataclasses.replace(config, digest=None))
+
+
+def test_data_is_pinned_to_its_place_and_a_folder_to_what_it_held_when_it_was_first_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_classes(Path("images"), cat=2, dog=2)
+    digests: dict[str, str] = {}
+    first = pinned(settings(Path("images")), digests)
+    assert (first.root, digests) == (str(tmp_path / "images"), {first.root: first.digest})
+    write_image(tmp_path / "images" / "cat" / "000.png", 9)
+    assert pinned(settings(Path("images")), digests) == first
+    assert pinned(settings(Path("images"))).digest != first.digest
+    assert pinned(first) == first, "what was noted once stays"
+    named = DataConfig(root="files")
+    assert pinned(named) == dataclasses.replace(named, root=str(tmp_path / "files"))
+    assert pinned(DataConfig(root="~/files")).root == "~/files"
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.3, 0.99])
+def test_without_them_a_part_of_each_class_is_held_out(tmp_path: Path, fraction: float) -> None:
+    config = settings(write_classes(tmp_path, cat=10, dog=30, emu=2), test_fraction=fraction)
+    (train, train_labels), (test, test_labels) = read(config, "train"), read(config, "test")
+    found = sorted(values(train) + values(test))
+    assert found == sorted([*range(10), *range(100, 130), *range(200, 202)])
+    assert [value // 100 for value in values(train)] == train_labels.tolist()
+    assert [value // 100 for value in values(test)] == test_labels.tolist()
+    expected = {0.01: [1, 1, 1], 0.3: [3, 9, 1], 0.99: [9, 29, 1]}[fraction]
+    assert torch.bincount(test_labels).tolist() == expected
+
+
+def test_no_seed_moves_an_image_between_the_parts(tmp_path: Path) -> None:
+    write_classes(tmp_path, cat=10, dog=30)
+    parts = [read(settings(tmp_path, split_seed=seed), "test")[0] for seed in (0, 0, 1)]
+    assert torch.equal(parts[0], parts[1])
+    assert torch.equal(parts[0], parts[2])
+    assert values(parts[0]) != [*range(2), *range(100, 106)], "the first by name would not be drawn"
+
+
+def test_only_files_of_the_part_asked_for_are_opened(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", cat=4, dog=4)
+    write_classes(tmp_path / "test", cat=1, dog=1)
+    damaged = tmp_path / "test" / "dog" / "000.png"
+    damaged.write_text("no image")
+    config = settings(tmp_path, validation=2)
+    loaded = load(config)
+    assert loaded.validation is not None
+    assert (len(loaded.train), len(loaded.validation)) == (6, 2)
+    with pytest.raises(DataError, match=str(damaged)):
+        load_test(config)
+
+
+def test_a_part_of_the_training_images_is_not_the_test_part(tmp_path: Path) -> None:
+    config = settings(write_classes(tmp_path, cat=20, dog=20), validation=0.25)
+    loaded = load(config)
+    assert loaded.validation is not None
+    parts = [set(values(part.pixels)) for part in (loaded.train, loaded.validation, load_test(config))]
+    assert [len(part) for part in parts] == [24, 8, 8]
+    assert len(set.union(*parts)) == 40
+
+
+def test_nested_images_count_and_other_files_do_not(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", cat=1, dog=1)
+    write_classes(tmp_path / "test", cat=1, dog=1)
+    cat = tmp_path / "train" / "cat"
+    write_image(cat / "deep" / "er" / "x.PNG", 50)
+    (cat / "notes.txt").write_text("")
+    (cat / "Thumbs.db").write_text("")
+    (cat / "._000.png").write_text("written by another system")
+    write_image(cat / ".checkpoints" / "000.png", 51)
+    (cat / "folder.png").mkdir()
+    (tmp_path / "train" / ".hidden").mkdir()
+    (tmp_path / "train" / "read.me").write_text("")
+    pixels, labels = read(settings(tmp_path), "train")
+    assert values(pixels) == [0, 50, 100]
+    assert labels.tolist() == [0, 0, 1]
+
+
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    write_classes(tmp_path / "far", cat=3, dog=3)
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "feline").symlink_to(tmp_path / "far" / "cat")
+    (root / "canine").symlink_to(tmp_path / "far" / "dog")
+    (tmp_path / "link").symlink_to(root)
+    config = settings(tmp_path / "link")
+    assert class_names(config) == ["canine", "feline"]
+    assert len(read(config, "train")[0]) + len(read(config, "test")[0]) == 6
+
+
+def test_home_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(write_classes(tmp_path / "images", cat=2, dog=2).parent))
+    config = settings(Path("~/images"))
+    assert class_names(config) == ["cat", "dog"]
+    assert len(read(config, "train")[0]) == 2
+
+
+# ---- images
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (300, 7), (4, 4)])
+@pytest.mark.parametrize("colour", [False, True])
+def test_any_size_becomes_the_one_asked_for(tmp_path: Path, size: tuple[int, int], colour: bool) -> None:
+    path = one_of_each(tmp_path)
+    write_image(path, np.full((*size, 3), (200, 100, 50), np.uint8))
+    pixels, _ = read(settings(tmp_path, colour=colour, image_size=9), "train")
+    assert pixels.dtype == torch.uint8
+    assert pixels.shape == (2, 3 if colour else 1, 9, 9)
+    grey = round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)
+    assert pixels[0].amin((1, 2)).tolist() == pixels[0].amax((1, 2)).tolist()
+    assert pixels[0, :, 4, 4].tolist() == ([200, 100, 50] if colour else [grey])
+
+
+def test_rows_are_rows_and_columns_are_columns(tmp_path: Path) -> None:
+    array = np.arange(16, dtype=np.uint8).reshape(4, 4) * 10
+    write_image(one_of_each(tmp_path), array)
+    assert torch.equal(read(settings(tmp_path), "train")[0][0, 0], torch.from_numpy(array))
+
+
+@pytest.mark.parametrize("suffix", sorted(EXTENSIONS - {".ppm"}))
+def test_every_kind_of_file_is_read(tmp_path: Path, suffix: str) -> None:
+    write_image(one_of_each(tmp_path, suffix), np.full((8, 8), 90, np.uint8))
+    assert (read(settings(tmp_path), "train")[0][0].int() - 90).abs().max() <= 2
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path, suffix: str) -> None:
+    array = (np.arange(16).reshape(4, 4) * 4369).astype(np.uint16)  # 0 to 65,535
+    write_image(one_of_each(tmp_path, suffix), array)
+    expected = torch.arange(16).view(4, 4) * 17
+    assert (read(settings(tmp_path), "train")[0][0, 0] - expected).abs().max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_pixels_of_no_known_range_are_refused(tmp_path: Path, dtype: type[np.generic]) -> None:
+    path = write_image(one_of_each(tmp_path, ".tif"), np.zeros((4, 4), dtype))
+    with pytest.raises(DataError, match=rf"{path} .*range of 32-bit pixels"):
+        read(settings(tmp_path), "train")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+@pytest.mark.parametrize("colour", [False, True])
+def test_what_is_transparent_shows_white(tmp_path: Path, mode: str, colour: bool) -> None:
+    path = one_of_each(tmp_path)
+    if mode == "P":
+        image = Image.new("P", (4, 4), 1)
+        image.putpalette([9, 9, 9, 0, 0, 0])
+        image.paste(0, (2, 0, 4, 4))
+        image.save(path, transparency=0)
+    else:
+        image = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+        image.paste((0, 0, 0, 255), (0, 0, 2, 4))
+        image.convert(mode).save(path)
+    with Image.open(path) as saved:
+        assert saved.mode == mode
+    pixels, _ = read(settings(tmp_path, colour=colour), "train")
+    assert pixels[0, :, 0].tolist() == [[0, 0, 255, 255]] * (3 if colour else 1)
+
+
+def test_palette_indices_are_not_taken_for_brightness(tmp_path: Path) -> None:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, 200, 100, 50])
+    image.save(one_of_each(tmp_path, ".gif"))
+    assert read(settings(tmp_path, colour=True), "train")[0][0, :, 0, 0].tolist() == [200, 100, 50]
+
+
+def test_a_photograph_is_turned_upright(tmp_path: Path) -> None:
+    image = Image.new("L", (16, 16))
+    image.paste(255, (0, 0, 16, 8))  # as stored, the top is bright
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn a quarter clockwise to show": the left becomes the top, the top the right
+    image.save(one_of_each(tmp_path, ".jpg"), exif=exif)
+    pixels = read(settings(tmp_path), "train")[0][0, 0]
+    assert (pixels[:, 0] < 10).all()
+    assert (pixels[:, -1] > 245).all()
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize("kind", ["missing", "file"])
+def test_a_root_that_is_no_folder_is_refused(tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "root"
+    if kind == "file":
+        root.write_text("")
+    with pytest.raises(DataError, match=rf"data\.root={root} must be a folder"):
+        describe(settings(root))
+
+
+def test_one_class_is_too_few(tmp_path: Path) -> None:
+    write_classes(tmp_path, cat=4)
+    with pytest.raises(DataError, match=rf"data\.root={tmp_path} must hold at least two .* holds 1$"):
+        describe(settings(tmp_path))
+
+
+BOTH = "train/cat train/dog test/cat test/dog"
+REFUSED = {
+    "two for training": ("train/cat train/dog Training/cat", "holds Training/ and train/, but one"),
+    "two for validation": ("train/cat train/dog dev/cat val/cat", "holds dev/ and val/, but one .* validation"),
+    "test alone": ("test/cat test/dog", "holds test/ but no train/"),
+    "validation alone": ("val/cat val/dog", "holds val/ but no train/"),
+    "no training": ("val/cat val/dog test/cat test/dog", "holds test/ and val/ but no train/"),
+    "train beside classes": ("train/cat train/dog cat dog", "holds train/, which is a part, beside cat/"),
+    "test beside classes": ("test/cat test/dog cat dog", "holds test/ but no train/"),
+    "test images without classes": ("cat dog test", "holds test/ but no train/"),
+    "parts without classes": ("train test", "at least two class subfolders"),
+    "other names": ("training_set/cat training_set/dog test_set/cat test_set/dog", "rename it"),
+    "a further part": (f"{BOTH} holdout/cat", "holdout looks like a part"),
+    "parts within classes": ("cat/train cat/test dog/train dog/test", "parts come before classes"),
+    "a class missing from val": (f"{BOTH} val/cat", "but val/ lacks dog"),
+    "a class in val alone": (f"{BOTH} val/cat val/dog val/emu", "but train/ lacks emu"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_looks_like_parts_and_is_not_is_refused_in_one_line(tmp_path: Path, case: str) -> None:
+    folders, words = REFUSED[case]
+    for folder in folders.split():
+        write_classes(tmp_path / folder, **{".": 3})
+    with pytest.raises(DataError, match=words) as caught:
+        load(settings(tmp_path))
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train", "tram"), ("invalid", "valid"), ("dev_board", "test_tube"), ("Train", "car", "training_car")],
+)
+def test_a_class_may_bear_the_name_of_a_part(tmp_path: Path, names: tuple[str, ...]) -> None:
+    assert class_names(settings(write_classes(tmp_path, **dict.fromkeys(names, 3)))) == list(names)
+
+
+def test_a_class_with_one_image_cannot_stand_in_both_parts(tmp_path: Path) -> None:
+    write_classes(tmp_path, cat=4, dog=1)
+    write_image(tmp_path / "dog" / ".deep" / "x.png")
+    for part in ("train", "test"):
+        with pytest.raises(DataError, match=rf"class folder {tmp_path}/dog has 1 image"):
+            read(settings(tmp_path), part)
+
+
+def test_a_class_too_small_for_validation_is_refused(tmp_path: Path) -> None:
+    config = settings(write_classes(tmp_path, cat=40, dog=2), validation=0.2)
+    with pytest.raises(DataError, match="class dog has 1 image to train on"):
+        load(config)
+
+
+@pytest.mark.parametrize("where", ["dog", "train/dog", "test/dog"])
+def test_an_empty_class_folder_is_refused_before_training(tmp_path: Path, where: str) -> None:
+    if where == "dog":
+        write_classes(tmp_path, cat=4)
+    else:
+        for part in ("train", "test"):
+            write_classes(tmp_path / part, cat=2, dog=2)
+        for file in (tmp_path / where).iterdir():
+            file.unlink()
+    folder = tmp_path / where
+    folder.mkdir(exist_ok=True)
+    with pytest.raises(DataError, match=rf"class folder {folder} holds no images of the kinds .*\.png"):
+        load(settings(tmp_path))
+
+
+@pytest.mark.parametrize("lacking", ["train", "test"])
+def test_parts_with_different_classes_are_refused_before_training(tmp_path: Path, lacking: str) -> None:
+    for part in ("train", "test"):
+        write_classes(tmp_path / part, cat=2, dog=2, **({} if part == lacking else {"emu": 2}))
+    with pytest.raises(DataError, match=rf"train/ and test/ in {tmp_path} .* lacks emu$"):
+        describe(settings(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["no image", "empty", "truncated", "broken chunk"])
+def test_a_damaged_image_is_refused_by_name(tmp_path: Path, damage: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (20, 20), dtype=np.uint8)
+    path = write_image(one_of_each(tmp_path), noise)
+    content = path.read_bytes()
+    position = content.index(b"IDAT")
+    damaged = {
+        "no image": b"no image",
+        "empty": b"",
+        "truncated": content[: len(content) // 2],
+        "broken chunk": content[:position] + b"\0\0\0\0" + content[position + 4 :],  # Pillow: SyntaxError
+    }
+    path.write_bytes(damaged[damage])
+    with pytest.raises(DataError, match=rf"^{path} is not a readable image") as caught:
+        read(settings(tmp_path), "train")
+    assert "\n" not in str(caught.value)

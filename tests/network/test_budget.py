@@ -1,0 +1,377 @@
+"""Costs against real models and hand counts, the widest model that fits, and the words of a refusal."""
+
+import re
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tinysweep.commands.inspect import table
+from tinysweep.errors import BudgetError, ConfigError
+from tinysweep.network.budget import (
+    LARGEST_WIDTH,
+    Cost,
+    LayerCost,
+    excesses,
+    fits,
+    gate,
+    measure,
+    refusal,
+    resolve,
+    widest,
+)
+from tinysweep.network.build import DataShape, SpatialPool, build_model, with_width
+from tinysweep.settings.schema import AUTO, Activation, BudgetConfig, Config, Family, GrowthBy, Head, ModelConfig
+
+MNIST = DataShape(channels=1, size=28, classes=10)
+COLOUR = DataShape(channels=3, size=20, classes=4)
+
+# One convolution a stage, for 6x6 images: few enough pixels to count everything by hand.
+TINY = ModelConfig(width=2, depth=[1, 1], growth=2, stem_kernel=3, head=Head.gap)
+TINY_SHAPE = DataShape(channels=1, size=6, classes=3)
+
+
+def networks() -> list[tuple[ModelConfig, DataShape]]:
+    """Every family and head, with and without what changes the cost."""
+    variants: list[dict[str, Any]] = [
+        {"depth": [1, 2]},
+        {"depth": [2, 1], "bias": True, "hidden": 6, "dropout": 0.5, "stem_padding": True},
+        {"depth": [1, 1], "growth": 0.5, "kernel": 1, "crop": 2},
+        {"depth": [2, 1], "bottleneck": 0.5, "stem_fraction": 0.5},
+        {"depth": [1, 2, 1], "growth": 2, "pool_before_norm": True},
+    ]
+    return [
+        (ModelConfig(family=family, head=head, width=6, **changes), shape)
+        for family, head, changes, shape in product(Family, Head, variants, (MNIST, COLOUR))
+    ]
+
+
+def real_params(config: ModelConfig, shape: DataShape) -> int:
+    """The trainable parameters of the model as it will be trained."""
+    return sum(parameter.numel() for parameter in build_model(config, shape).parameters())
+
+
+# ---- what a model costs
+
+
+def test_parameters_are_those_of_the_real_model() -> None:
+    for config, shape in networks():
+        assert measure(config, shape).params == real_params(config, shape)
+
+
+def test_macs_are_half_the_flops_that_torch_counts() -> None:
+    for config, shape in networks():
+        model = build_model(config, shape).eval()
+        pooled = [0]  # torch counts no elementwise products, and learned pooling is nothing else
+
+        def count(
+            _layer: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor, pooled: list[int] = pooled
+        ) -> None:
+            pooled[0] += inputs[0].numel()
+
+        for module in model.modules():
+            if isinstance(module, SpatialPool):
+                module.register_forward_hook(count)
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            model(torch.zeros(1, shape.channels, shape.size, shape.size))
+        assert measure(config, shape).macs == counter.get_total_flops() / 2 + pooled[0]
+        assert (pooled[0] > 0) == (config.head == Head.spatial)
+
+
+def test_layers_and_their_output_shapes_are_those_of_the_real_model() -> None:
+    for config, shape in networks():
+        model, features = build_model(config, shape).eval(), torch.zeros(1, shape.channels, shape.size, shape.size)
+        reached = []
+        for name, module in model.named_children():
+            features = module(features)
+            last = [child for child, part in module.named_modules(prefix=name) if not list(part.children())][-1]
+            reached.append((last, tuple(features.shape[1:])))
+        measured = {layer.name: layer.output for layer in measure(config, shape).layers}
+        assert [(name, measured[name]) for name, _ in reached] == reached
+        assert list(measured) == [name for name, part in model.named_modules() if not list(part.children())]
+
+
+def test_every_layer_of_a_small_network_costs_what_is_counted_by_hand() -> None:
+    cost = measure(TINY, TINY_SHAPE)
+    assert [(layer.kind, layer.params, layer.macs, layer.activation_bytes) for layer in cost.layers] == [
+        ("Conv2d 3x3", 1 * 2 * 9, 2 * 4 * 4 * 9, 36 + 32),
+        ("BatchNorm2d", 2 * 2, 0, 32),
+        ("ReLU", 0, 0, 32),
+        ("MaxPool2d", 0, 0, 32 + 8),
+        ("Conv2d 3x3", 2 * 4 * 9, 4 * 2 * 2 * 18, 8 + 16),
+        ("BatchNorm2d", 2 * 4, 0, 16),
+        ("ReLU", 0, 0, 16),
+        ("AdaptiveAvgPool2d", 0, 0, 16 + 4),
+        ("Flatten", 0, 0, 4),
+        ("Linear", 4 * 3 + 3, 4 * 3, 4 + 3),
+    ]
+    assert cost.params == 18 + 4 + 72 + 8 + 15 == 117
+    assert cost.macs == 288 + 288 + 12
+    assert cost.activation_bytes == 68
+
+
+def test_another_activation_costs_the_same() -> None:
+    costs = [measure(replace(TINY, activation=activation), TINY_SHAPE) for activation in Activation]
+    assert len({cost.params for cost in costs}) == len({cost.macs for cost in costs}) == 1
+    assert len({tuple(layer.activation_bytes for layer in cost.layers) for cost in costs}) == 1
+
+
+def test_the_peak_may_lie_deep_in_the_network() -> None:
+    # The second convolution gives 20 channels of 2x2, which the head pools: more bytes than image and stem.
+    assert measure(replace(TINY, growth=10), TINY_SHAPE).activation_bytes == 20 * 2 * 2 + 20 > 36 + 32
+
+
+def test_separable_residual_and_spatial_layers_cost_what_is_counted_by_hand() -> None:
+    separable = measure(replace(TINY, family=Family.separable), TINY_SHAPE)
+    assert [(layer.kind, layer.macs, layer.activation_bytes) for layer in separable.layers if layer.macs] == [
+        ("Conv2d 3x3", 288, 68),
+        ("Conv2d 3x3 depthwise", 2 * 2 * 2 * 9, 8 + 8),
+        ("Conv2d 1x1", 4 * 2 * 2 * 2, 8 + 16),
+        ("Linear", 12, 7),
+    ]
+    residual = measure(replace(TINY, family=Family.residual, growth=1, head=Head.spatial), TINY_SHAPE)
+    # The shortcut's input is the convolution's input, so it takes no bytes of its own.
+    assert [(layer.kind, layer.macs, layer.activation_bytes) for layer in residual.layers if layer.macs] == [
+        ("Conv2d 3x3", 288, 68),
+        ("Conv2d 3x3", 2 * 2 * 2 * 18, 8 + 8),
+        ("SpatialPool", 2 * 2 * 2, 8 + 2),
+        ("Linear", 2 * 3, 2 + 3),
+    ]
+
+
+def test_a_model_far_larger_than_memory_is_measured() -> None:
+    cost = measure(ModelConfig(width=100_000, depth=[1, 1], growth=1, head=Head.gap), MNIST)
+    assert cost.params == 25 * 10**5 + 9 * 10**10 + 2 * 2 * 10**5 + 10 * 10**5 + 10
+
+
+def test_measuring_leaves_random_state_and_default_device_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    measure(TINY, TINY_SHAPE)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.is_grad_enabled()
+
+
+# ---- bounds
+
+
+@pytest.mark.parametrize(
+    ("budget", "allowed"),
+    [
+        (BudgetConfig(params=117), False),
+        (BudgetConfig(params=118), True),
+        (BudgetConfig(macs=587), False),
+        (BudgetConfig(macs=588), True),
+        (BudgetConfig(activation_bytes=67), False),
+        (BudgetConfig(activation_bytes=68), True),
+        (BudgetConfig(params=118, macs=588, activation_bytes=68), True),
+        (BudgetConfig(params=118, macs=588, activation_bytes=67), False),
+    ],
+)
+def test_parameters_must_be_fewer_and_the_rest_at_most(budget: BudgetConfig, allowed: bool) -> None:
+    cost = measure(TINY, TINY_SHAPE)
+    assert (cost.params, cost.macs, cost.activation_bytes) == (117, 588, 68)
+    assert fits(TINY, TINY_SHAPE, budget) is allowed
+    assert (excesses(cost, budget) == []) is allowed
+    config = Config(model=TINY, budget=budget)
+    if allowed:
+        assert gate(config, TINY_SHAPE) == cost
+    else:
+        with pytest.raises(BudgetError):
+            gate(config, TINY_SHAPE)
+
+
+def test_every_exceeded_bound_is_named_with_cost_and_limit() -> None:
+    cost = Cost((LayerCost("0", "Conv2d 3x3", (1,), 12_345, 67_890, 4_321),))
+    assert excesses(cost, BudgetConfig(params=12_345, macs=67_889, activation_bytes=4_320)) == [
+        "12,345 trainable parameters, must be fewer than budget.params=12345",
+        "67,890 MACs an image, at most budget.macs=67889",
+        "4,321 peak activation bytes, at most budget.activation_bytes=4320",
+    ]
+
+
+def test_the_gate_passes_exactly_the_models_under_budget() -> None:
+    passed = {}
+    for family, head, width, depth in product(Family, Head, (4, 12, 20, 28), ([1], [1, 2], [1, 2, 1])):
+        config = Config(model=ModelConfig(family=family, head=head, width=width, depth=depth))
+        count = real_params(config.model, MNIST)
+        if count < 20_000:
+            assert gate(config, MNIST).params == count
+        else:
+            with pytest.raises(BudgetError, match=f"{count:,} trainable parameters, must be fewer"):
+                gate(config, MNIST)
+        passed[family, head, width, len(depth)] = count < 20_000
+    assert len(passed) == 108
+    assert 20 < sum(passed.values()) < 88
+
+
+# ---- the widest that fits
+
+BOUNDS = [
+    BudgetConfig(params=1_000),
+    BudgetConfig(params=5_000),
+    BudgetConfig(params=20_000),
+    BudgetConfig(params=300_000),
+    BudgetConfig(macs=300_000),
+    BudgetConfig(activation_bytes=9_000),
+    BudgetConfig(params=8_000, macs=500_000, activation_bytes=12_000),
+]
+
+
+def within(config: ModelConfig, shape: DataShape, budget: BudgetConfig) -> bool:
+    """The rule again, with the parameters of a real model."""
+    cost = measure(config, shape)
+    return (
+        real_params(config, shape) < budget.params
+        and (budget.macs is None or cost.macs <= budget.macs)
+        and (budget.activation_bytes is None or cost.activation_bytes <= budget.activation_bytes)
+    )
+
+
+@pytest.mark.parametrize("budget", BOUNDS, ids=str)
+@pytest.mark.parametrize("family", list(Family))
+def test_auto_is_the_widest_within_every_bound(family: Family, budget: BudgetConfig) -> None:
+    model = ModelConfig(family=family, growth_by=GrowthBy.conv, depth=[1, 2], growth=1.3)
+    config = Config(name="kept", model=model, budget=budget)
+    resolved = resolve(config, MNIST)
+    width = resolved.model.width
+    assert isinstance(width, int)
+    assert resolved == replace(config, model=with_width(model, width))
+    assert within(resolved.model, MNIST, budget)
+    assert not within(with_width(model, width + 1), MNIST, budget)
+    assert gate(resolved, MNIST).params == real_params(resolved.model, MNIST)
+
+
+def test_a_width_that_is_a_number_is_left_alone() -> None:
+    config = Config(model=ModelConfig(width=500))
+    assert resolve(config, MNIST) == config
+
+
+def test_auto_stops_where_the_range_of_width_ends() -> None:
+    config = ModelConfig(depth=[1], head=Head.gap)
+    assert widest(config, MNIST, BudgetConfig(params=10**9)) == LARGEST_WIDTH
+    with_width(config, LARGEST_WIDTH)
+    with pytest.raises(ConfigError, match=r"model\.width=100001 must lie in"):
+        with_width(config, LARGEST_WIDTH + 1)
+
+
+@pytest.mark.parametrize("growth_by", list(GrowthBy))
+@pytest.mark.parametrize("family", list(Family))
+def test_the_largest_budget_has_a_widest_model(family: Family, growth_by: GrowthBy) -> None:
+    budget = BudgetConfig(params=10**12)
+    config = ModelConfig(family=family, depth=[1, 2, 1], growth=10, growth_by=growth_by, kernel=1)
+    width = widest(config, MNIST, budget)
+    assert width is not None
+    assert fits(with_width(config, width), MNIST, budget)
+    assert not fits(with_width(config, width + 1), MNIST, budget)
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        BudgetConfig(params=50),
+        BudgetConfig(macs=1_000),
+        BudgetConfig(activation_bytes=784),
+        BudgetConfig(params=1),
+    ],
+    ids=str,
+)
+def test_it_is_told_when_no_width_fits(budget: BudgetConfig) -> None:
+    config = Config(budget=budget)
+    narrow = replace(config, model=with_width(config.model, 1))
+    assert widest(config.model, MNIST, budget) is None
+    for refusing in (lambda: resolve(config, MNIST), lambda: gate(narrow, MNIST)):
+        with pytest.raises(BudgetError, match=r"^over budget at model\.width=1: ") as caught:
+            refusing()
+        assert str(caught.value).splitlines()[-1].startswith("no width fits: use fewer stages")
+
+
+def test_images_and_channels_that_make_no_model_are_refused_before_any_budget() -> None:
+    with pytest.raises(ConfigError, match="no pixels left"):
+        resolve(Config(), DataShape(1, 4, 10))
+    with pytest.raises(ConfigError, match="channels"):
+        resolve(Config(model=ModelConfig(depth=[90] * 9, growth=10, growth_by=GrowthBy.conv)), MNIST)
+
+
+# ---- the refusal
+
+
+@pytest.mark.parametrize("budget", BOUNDS[:3] + BOUNDS[4:], ids=str)
+@pytest.mark.parametrize("family", list(Family))
+def test_the_advice_of_a_refusal_is_true(family: Family, budget: BudgetConfig) -> None:
+    config = ModelConfig(family=family, width=200, depth=[1, 2], growth=1.3)
+    with pytest.raises(BudgetError) as caught:
+        gate(Config(model=config, budget=budget), MNIST)
+    advice = re.search(r"the widest that fits is model\.width=(\d+), which", str(caught.value).splitlines()[-1])
+    assert advice
+    width = int(advice[1])
+    assert within(with_width(config, width), MNIST, budget)
+    assert not within(with_width(config, width + 1), MNIST, budget)
+    assert resolve(Config(model=replace(config, width=AUTO), budget=budget), MNIST).model.width == width
+
+
+@pytest.mark.parametrize(
+    ("budget", "kind"),
+    [
+        (BudgetConfig(), "params"),
+        (BudgetConfig(params=10**7, macs=10_000), "macs"),
+        (BudgetConfig(params=10**7, activation_bytes=7_000), "activation_bytes"),
+        (BudgetConfig(macs=10_000), "params"),
+    ],
+)
+def test_a_refusal_names_the_layers_that_cost_most(budget: BudgetConfig, kind: str) -> None:
+    config = ModelConfig(width=12, depth=[1, 1, 2], head=Head.linear, hidden=100)
+    cost = measure(config, MNIST)
+    first, *lines, _advice = refusal(config, MNIST, budget).splitlines()
+    assert first == f"over budget at model.width=12: {'; '.join(excesses(cost, budget))}"
+    named = [re.search(r"\(layer (\S+)\)$", line) for line in lines]
+    assert [match and match[1] for match in named] == [
+        layer.name for layer in sorted(cost.layers, key=lambda layer: getattr(layer, kind), reverse=True)[:3]
+    ]
+    by_name = {layer.name: layer for layer in cost.layers}
+    for line, match in zip(lines, named, strict=True):
+        assert match
+        layer = by_name[match[1]]
+        numbers = re.findall(r"([\d,]+) (params|MACs|live bytes)", line)
+        assert numbers == [
+            (f"{layer.params:,}", "params"),
+            (f"{layer.macs:,}", "MACs"),
+            (f"{layer.activation_bytes:,}", "live bytes"),
+        ]
+        assert f"{layer.kind} -> {'x'.join(map(str, layer.output))}" in line
+
+
+# ---- the table
+
+
+def test_the_table_has_a_line_for_each_layer_and_totals() -> None:
+    config = ModelConfig(width=9, depth=[1, 2], head=Head.linear, hidden=30)
+    cost = measure(config, MNIST)
+    header, rule, *lines, rule_again, total = table(cost).splitlines()
+    assert re.split(r"\s{2,}", header) == ["layer", "kind", "output", "params", "MACs", "live bytes"]
+    assert rule == rule_again == "-" * max(len(line) for line in table(cost).splitlines())
+    assert [re.split(r"\s{2,}", line) for line in lines] == [
+        [
+            layer.name,
+            layer.kind,
+            "x".join(map(str, layer.output)),
+            f"{layer.params:,}",
+            f"{layer.macs:,}",
+            f"{layer.activation_bytes:,}",
+        ]
+        for layer in cost.layers
+    ]
+    columns = list(zip(*[line.replace(",", "").split()[-3:] for line in lines], strict=True))
+    params, macs, live = [[int(cell) for cell in column] for column in columns]
+    assert re.split(r"\s{2,}", total) == ["total", f"{sum(params):,}", f"{sum(macs):,}", f"{max(live):,} peak"]
+
+
+def test_the_numbers_of_the_table_end_in_line() -> None:
+    lines = table(measure(TINY, TINY_SHAPE)).splitlines()
+    ends = {tuple(match.end() for match in re.finditer(r"\S+(?= |$)", line))[-2] for line in lines[2:-2]}
+    assert ends == {lines[0].index("MACs") + len("MACs")}

@@ -1,0 +1,377 @@
+"""The figures of a report and its pictures: every trial where it belongs, on axes that can be read."""
+
+import itertools
+import json
+import math
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from matplotlib.colors import to_rgb
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from PIL import Image
+
+import made_study as made
+from tinysweep.report import importance as report_importance
+from tinysweep.report import pictures
+from tinysweep.report.figures import accuracy_parameters, bins, costs, curves, history, importance_bars
+from tinysweep.report.importance import MANY, Importances, importances
+from tinysweep.report.look import label, layout, tell
+from tinysweep.report.markup import Html, Number, breakable, table, tag
+from tinysweep.report.parallel import ABSENT, parallel
+from tinysweep.report.plots import plot
+from tinysweep.report.scales import COLOURS, FRONT, LIMIT, scale, short, shown, words
+from tinysweep.results.view import LEADERS
+from tinysweep.search.plugin import METRICS
+from tinysweep.search.study import Standing, standing
+from tinysweep.search.table import metric, pareto_front, ranked
+
+pytestmark = pytest.mark.usefixtures("quiet_optuna")
+
+MIXED = made.mixed()
+TWO = ("validation_accuracy", "params")
+
+
+def trace(figure: Any, name: str) -> Any:
+    (found,) = (each for each in figure.data if each.name == name)
+    return found
+
+
+def count(trials: list[Any], *states: Standing) -> int:
+    return sum(standing(trial) in states for trial in trials)
+
+
+# ---- axes
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("seed", range(12))
+def test_an_axis_shows_every_figure_between_its_ends_and_has_readable_ticks(name: str, seed: int) -> None:
+    generator = random.Random(seed)
+    spread = 10 ** generator.uniform(-4, 1)
+    figures = [min(1, 0.5 * math.exp(generator.uniform(-spread, spread))) for _ in range(9)]
+    if name not in ("validation_accuracy", "validation_loss"):
+        figures = [max(1.0, 30_000 * figure) for figure in figures]
+    axis = scale(name, figures)
+    places = [axis.place(figure) for figure in figures]
+    assert all(axis.low <= place <= axis.high for place in places)
+    assert 3 <= len(axis.ticks) <= 12
+    assert axis.ticks == sorted(set(axis.ticks))
+    assert all(axis.low <= tick <= axis.high for tick in axis.ticks)
+    assert len(set(axis.labels)) == len(axis.ticks)
+    for tick, text in zip(axis.ticks, axis.labels, strict=True):
+        value = float(text.replace(",", ""))
+        assert (100 - value if axis.accuracy else value) == pytest.approx(tick, rel=1e-3, abs=1e-4)
+    order = sorted(figures, reverse=axis.accuracy)
+    assert [axis.place(figure) for figure in order] == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("name", "figures"),
+    [
+        ("validation_accuracy", [1.0]),
+        ("validation_accuracy", [0.0, 1.0]),
+        ("validation_accuracy", []),
+        ("validation_loss", [0.0, 0.0]),
+        ("validation_loss", [math.nan, math.inf, 0.1]),
+        ("seconds", [0.0]),
+        ("params", [1]),
+        ("macs", [1, 10**12]),
+    ],
+)
+def test_an_axis_of_odd_figures_has_ends_and_ticks(name: str, figures: list[float]) -> None:
+    axis = scale(name, figures)
+    assert 0 <= axis.low < axis.high < math.inf
+    assert axis.ticks
+    assert all(axis.low <= axis.place(figure) <= axis.high for figure in figures if math.isfinite(figure))
+    assert not axis.log or axis.low > 0
+
+
+@pytest.mark.parametrize("low", [1, 100, 9_000, 11_000, 17_290, 19_990])
+def test_figures_take_up_most_of_a_linear_axis(low: int) -> None:
+    axis = scale("params", [low, 20_000])
+    if not axis.log:
+        assert 20_000 - low >= 0.49 * (axis.high - axis.low)
+
+
+def test_figures_are_written_as_people_read_them() -> None:
+    assert [shown(name, 0.99361) for name in ("test_accuracy", "validation_loss")] == ["99.36%", "0.9936"]
+    assert [shown(name, 12345.678) for name in ("params", "macs", "seconds")] == ["12,346", "12,346", "12,345.7 s"]
+    assert [shown("params", None), shown("validation_loss", math.nan)] == ["–", "–"]
+    assert [short(value) for value in (0.123456, 12, True, "[1,2]", None)] == ["0.123", "12", "True", "[1,2]", "–"]
+    assert [words(name) for name in ("params", "macs", "over_budget")] == ["parameters", "MACs", "over budget"]
+
+
+# ---- the figures
+
+
+def test_each_completed_trial_is_a_point_and_the_front_is_that_of_the_table(tmp_path: Path) -> None:
+    view = made.view(tmp_path, MIXED)
+    figure = accuracy_parameters(view, view.completed[0].number)
+    front = trace(figure, "Pareto front")
+    wanted = pareto_front(MIXED, list(TWO))
+    points = {(metric(trial, "params"), 100 * (1 - metric(trial, "validation_accuracy"))) for trial in wanted}
+    assert set(zip(front.x, front.y, strict=True)) == points
+    assert list(front.x) == sorted(front.x)
+    assert list(front.y) == sorted(front.y, reverse=True)
+    assert len(front.x) + len(trace(figure, "completed").x) == count(MIXED, Standing.complete)
+    star = trace(figure, f"trial {view.completed[0].number}")
+    assert star.hovertext[0].startswith(f"<b>trial {view.completed[0].number}</b>")
+    assert f"model.width = {view.completed[0].params['model.width']}" in star.hovertext[0]
+
+
+@pytest.mark.parametrize(("limit", "lines"), [("20000", 1), ("None", 0)])
+def test_the_budget_is_a_line_where_there_is_one(tmp_path: Path, limit: str, lines: int) -> None:
+    figure: Any = accuracy_parameters(made.view(tmp_path, MIXED, **{"budget.params": limit}), None)
+    assert [shape.x0 for shape in figure.layout.shapes] == [20_000] * lines
+    assert not lines or figure.layout.xaxis.range[1] > (
+        math.log10(20_000) if figure.layout.xaxis.type == "log" else 20_000
+    )
+
+
+def test_the_history_holds_every_trial_once_with_its_state(tmp_path: Path) -> None:
+    figure: Any = history(made.view(tmp_path, MIXED))
+    drawn: dict[str, int] = {}
+    for each in figure.data:
+        if each.name != "best so far":
+            drawn[each.name] = drawn.get(each.name, 0) + len(each.x)
+    assert {name: number for name, number in drawn.items() if number} == {
+        words(state): count(MIXED, state) for state in Standing if count(MIXED, state)
+    }
+
+
+@pytest.mark.parametrize("objectives", [("validation_accuracy",), ("validation_loss",), TWO])
+def test_the_best_so_far_only_gets_better_and_ends_with_the_best(
+    tmp_path: Path, objectives: tuple[str, ...]
+) -> None:
+    view = made.view(tmp_path, MIXED, objectives)
+    for objective in objectives:
+        steps = view.best_so_far(objective)
+        figures = [figure for _, figure in steps]
+        assert figures == sorted(figures, reverse=not METRICS[objective])
+        assert steps[-1][1] == metric(ranked(MIXED, [objective])[0], objective)
+    assert sum(each.name == "best so far" for each in history(view).data) == len(objectives)  # type: ignore[union-attr]
+
+
+def test_a_pruned_trial_that_diverged_has_no_figure(tmp_path: Path) -> None:
+    trials = [made.completed(0, 0.9, 50), made.pruned(1, math.nan, 50), made.pruned(2, 0.5, 50)]
+    assert [trial.number for trial in made.view(tmp_path, trials).measured("validation_accuracy")] == [0, 2]
+
+
+def test_lines_across_the_parameters_are_one_a_trial_and_end_at_its_figure(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    trials = [made.completed(n, 0.5 + n / 80, 99, chosen=made.draw(generator, sparse=True)) for n in range(20)]
+    view = made.view(tmp_path, trials)
+    figure: Any = parallel(view)
+    axes = len(made.KINDS) + 1
+    lines = [
+        list(each.y[start : start + axes]) for each in figure.data for start in range(0, len(each.y), axes + 1)
+    ]
+    assert len(lines) == len(trials)
+    assert sum(ABSENT in line for line in lines) == sum("optimizer.lr" not in trial.params for trial in trials)
+    assert all(place == ABSENT or 0 <= place <= 1 for line in lines for place in line)
+    ends = [line[-1] for line in lines]
+    best = figure.data[-1]
+    assert best.name == "best, trial 19"
+    assert best.y[axes - 1] == max(ends)
+    one = trials[19].params
+    order = [0, 1, 2]
+    placed = dict(zip(view.searched, [best.y[index] for index in order], strict=True))
+    assert placed["model.width"] == pytest.approx((one["model.width"] - 2) / 23)
+    assert placed["model"] == {"plain": 0.25, "residual": 0.75}[one["model"]]
+
+
+def test_an_axis_of_one_value_and_one_of_truths_can_be_drawn(tmp_path: Path) -> None:
+    kinds: dict[str, BaseDistribution] = {
+        "model.width": IntDistribution(3, 3),
+        "optimizer.nesterov": CategoricalDistribution([True, 1]),
+    }
+    chosen = {"model.width": 3, "optimizer.nesterov": True}
+    trials = [made.completed(number, 0.9 + number / 50, 9, kinds=kinds, chosen=chosen) for number in range(2)]
+    figure: Any = parallel(made.view(tmp_path, trials))
+    assert [each.y[0] for each in figure.data] == [0.5, 0.5]
+    assert [each.y[1] for each in figure.data] == [0.25, 0.25]
+
+
+def test_a_large_study_shows_the_lines_of_its_best(tmp_path: Path) -> None:
+    figure: Any = parallel(made.view(tmp_path, made.mixed(count=800)))
+    assert sum(sum(place is None for place in each.y) for each in figure.data) == LEADERS
+
+
+def test_curves_are_what_the_histories_hold(tmp_path: Path) -> None:
+    trials = [made.completed(number, 0.9 + number / 100, 5) for number in range(4)]
+    made.leave(tmp_path, 3, [0.5, 0.25, 0.125])
+    made.leave(tmp_path, 2, [0.4])
+    (tmp_path / "trials/1").mkdir()
+    (tmp_path / "trials/1/history.csv").write_text("epoch,validation_loss\n1,x\n")
+    view = made.view(tmp_path, trials)
+    figure: Any = curves(view, view.completed)
+    assert [each.name for each in figure.data] == ["trial 3", "trial 2"]
+    assert [tuple(each.y) for each in figure.data] == [(0.5, 0.25, 0.125), (0.4,)]
+    assert tuple(figure.data[0].x) == (1, 2, 3)
+
+
+def test_costs_lie_on_the_side_of_the_limit_that_they_were_judged_by(tmp_path: Path) -> None:
+    trials = [*MIXED, made.refused(40, 20_000), made.completed(41, 0.9, 19_999)]
+    figure: Any = costs(made.view(tmp_path, trials), "params")
+    limit = math.log10(20_000)
+    for name, sign, states in (
+        ("over budget", 1, (Standing.over_budget,)),
+        ("let through", -1, (Standing.complete, Standing.pruned)),
+    ):
+        bars = trace(figure, name)
+        assert sum(bars.y) == count(trials, *states)
+        assert all(sign * (place - limit) > 0 for place, height in zip(bars.x, bars.y, strict=True) if height)
+
+
+def test_a_bound_that_may_be_reached_counts_as_within(tmp_path: Path) -> None:
+    over = made.trial(1, Standing.over_budget, params=10, macs=701, reason="701 MACs an image")
+    view = made.view(tmp_path, [made.completed(0, 0.9, 10), over], **{"budget.macs": "700"})
+    figure: Any = costs(view, "macs")
+    assert sum(trace(figure, "let through").y) == sum(trace(figure, "over budget").y) == 1
+    assert not any(
+        a and b for a, b in zip(trace(figure, "let through").y, trace(figure, "over budget").y, strict=True)
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_bins_hold_every_cost_and_have_the_limit_for_an_edge(seed: int) -> None:
+    generator = random.Random(seed)
+    values = [generator.randint(1, 10 ** generator.randint(1, 9)) for _ in range(generator.randint(1, 30))]
+    limit = generator.choice([None, 20_000, values[0]])
+    edges = bins(values, limit)
+    assert np.histogram(values, edges)[0].sum() == len(values)
+    assert edges[-1] > max(values)
+    assert limit is None or float(np.min(np.abs(edges / limit - 1))) < 1e-9
+    assert len(edges) < 60
+    assert all(low < high for low, high in itertools.pairwise(edges))
+
+
+# ---- importances
+
+
+@pytest.mark.parametrize(("number", "method"), [(40, "fANOVA"), (2 * MANY, "PED-ANOVA")])
+def test_what_decides_is_the_most_important(tmp_path: Path, number: int, method: str) -> None:
+    found = importances(made.view(tmp_path, made.mixed(count=number)), "validation_accuracy")
+    assert isinstance(found, Importances)
+    assert next(iter(found.shares)) == "optimizer.lr"
+    assert found.shares["optimizer.lr"] > 0.5
+    assert sum(found.shares.values()) == pytest.approx(1)
+    assert list(found.shares.values()) == sorted(found.shares.values(), reverse=True)
+    assert (found.method, found.trials) == (method, count(made.mixed(count=number), Standing.complete))
+    bars: Any = importance_bars([found])
+    assert list(bars.data[0].x) == pytest.approx([100 * share for share in found.shares.values()])
+
+
+def test_importances_are_the_same_each_time(tmp_path: Path) -> None:
+    view = made.view(tmp_path, MIXED)
+    assert importances(view, "validation_loss") == importances(view, "validation_loss")
+
+
+@pytest.mark.parametrize(("number", "judged"), [(20, False), (MANY, True)])
+def test_a_parameter_that_some_trials_lack_is_judged_where_the_method_can(
+    tmp_path: Path, number: int, judged: bool
+) -> None:
+    generator = random.Random(0)
+    trials = [
+        made.completed(n, generator.random(), 9, chosen=made.draw(generator, sparse=True)) for n in range(number)
+    ]
+    found = importances(made.view(tmp_path, trials), "validation_accuracy")
+    assert isinstance(found, Importances)
+    assert ("optimizer.lr" in found.shares) is judged
+    assert ("optimizer.lr" in found.left_out) is not judged
+
+
+def test_two_trials_are_enough(tmp_path: Path) -> None:
+    trials = [made.completed(n, 0.9 + n / 50, 9, chosen={"model.width": 4 + n, "model": "plain"}) for n in (0, 1)]
+    found = importances(made.view(tmp_path, trials), "validation_accuracy")
+    assert isinstance(found, str) or found.shares == {"model.width": 1.0}
+
+
+def test_a_parameter_that_explains_nothing_is_said_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_importance, "_evaluate", lambda *_: {"model": math.nan})
+    found = importances(made.view(tmp_path, MIXED), "validation_accuracy")
+    assert found == "No parameter explains the differences between the completed trials."
+
+
+# ---- text
+
+
+def test_labels_are_text_to_plotly() -> None:
+    assert label('<b>x</b> & <a href="y">') == '&lt;b&gt;x&lt;/b&gt; &amp; &lt;a href="y"&gt;'
+    assert label("x" * 70) == "x" * 59 + "…"
+
+
+def test_no_text_in_a_figure_ends_the_script_that_holds_it() -> None:
+    figure = layout(go.Figure(go.Scatter(x=[1], hovertext=["</script><!--<script>"])), 300)
+    html = plot(figure, "a", "b")
+    (data,) = re.findall(r'<script type="application/json">(.*?)</script>', html, flags=re.DOTALL)
+    assert "<" not in data
+    assert json.loads(data)["data"][0]["hovertext"] == ["</script><!--<script>"]
+
+
+def test_what_shows_at_a_trial_of_a_large_study_is_short(tmp_path: Path) -> None:
+    trials = made.mixed(count=2000)
+    view = made.view(tmp_path, trials)
+    assert "model.width" in tell(view, view.completed[0])
+    assert "model.width" not in tell(view, view.completed[-1])
+    assert "must be fewer" not in tell(view, trials[1])
+    assert "must be fewer" in tell(made.view(tmp_path, trials[:50]), trials[1])
+
+
+def test_text_in_html_is_escaped_and_html_is_not() -> None:
+    assert (
+        tag("p", "<b>", Html("<i>"), class_='a"b', data_sort=3, title=None)
+        == '<p class="a&quot;b" data-sort="3">&lt;b&gt;<i></p>'
+    )
+    assert breakable("a.b<.c") == "a.<wbr>b&lt;.<wbr>c"
+    html = table(("n", "<t>"), [(Number("1,000", 1000.0), "x" * 50), (Number("–", None), "&")], sortable=True)
+    assert '<th scope="col" class="number"><button type="button">n</button></th>' in html
+    assert '<td class="number" data-sort="1000.0">1,000</td><td class="long">' in html
+    assert '<td class="number" data-sort="">–</td><td>&amp;</td>' in html
+    assert "&lt;t&gt;" in html
+
+
+# ---- pictures
+
+
+def seen(path: Path, colour: str) -> int:
+    """How many pixels of a picture have a colour."""
+    with Image.open(path) as image:
+        wanted = np.round(255 * np.array(to_rgb(colour)))
+        return int((np.abs(np.asarray(image.convert("RGB")) - wanted).max(-1) <= 2).sum())
+
+
+def test_the_pictures_show_what_the_page_shows(tmp_path: Path) -> None:
+    view = made.view(tmp_path, MIXED, name="$x^2$ <b>日本")
+    for trial in view.completed[:3]:
+        made.leave(tmp_path, trial.number, [0.5, 0.2])
+    found = importances(view, "validation_accuracy")
+    assert isinstance(found, Importances)
+    paths = {path.stem: path for path in pictures.draw_all(view, view.completed[0].number, [found], 8)}
+    assert set(paths) == {"search_history", "accuracy_parameters", "importances", "curves"}
+    assert seen(paths["accuracy_parameters"], FRONT) > 200
+    assert seen(paths["accuracy_parameters"], LIMIT) > 200
+    for state in (Standing.complete, Standing.pruned, Standing.over_budget, Standing.failed):
+        assert seen(paths["search_history"], COLOURS[state]) > 20, state
+    assert seen(paths["importances"], COLOURS[Standing.complete]) > 1000
+    assert seen(paths["curves"], "#d55e00") > 200
+    assert seen(paths["curves"], "#56b4e9") == 0
+
+
+def test_a_picture_that_cant_be_had_says_why(tmp_path: Path) -> None:
+    view = made.view(tmp_path, [])
+    empty = pictures.draw_all(view, None, "Importances need trials.", 8)
+    assert all(seen(path, "#555555") > 20 for path in empty)
+    again = [path.read_bytes() for path in empty]
+    full = pictures.draw_all(made.view(tmp_path, MIXED), None, "Importances need trials.", 8)
+    assert [path.read_bytes() == before for path, before in zip(full, again, strict=True)] == [
+        False,
+        False,
+        True,
+        False,
+    ]

@@ -1,0 +1,99 @@
+"""The first real results: what README.md and conf/experiment/best_20k.yaml say is what results/ holds."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tinysweep
+from tinysweep.search.space import is_setting, parse
+from tinysweep.search.table import read_trials
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+STUDY = ROOT / "results/budget20k"
+each_study = pytest.mark.parametrize(
+    "study", [STUDY, ROOT / "results/budget20k-random"], ids=lambda path: path.name
+)
+
+
+def final(study: Path) -> dict[str, Any]:
+    content = json.loads((study / "final.json").read_text())
+    assert isinstance(content, dict)
+    return content
+
+
+def winner(study: Path) -> dict[str, Any]:
+    return next(tested for tested in final(study)["tested"] if tested["role"] == "winner")
+
+
+def accuracies(tested: dict[str, Any]) -> list[float]:
+    return [run["test_accuracy"] for run in tested["runs"]]
+
+
+def in_words(tested: dict[str, Any]) -> str:
+    """As README.md gives it, such as "**99.63%** ± 0.02"."""
+    found = accuracies(tested)
+    return f"**{100 * statistics.mean(found):.2f}%** ± {100 * statistics.stdev(found):.2f}"
+
+
+def test_the_winner_keeps_the_budget_and_reaches_what_is_claimed_of_it() -> None:
+    found = winner(STUDY)
+    assert found["params"] < 20_000
+    assert len(found["runs"]) == 5
+    assert statistics.mean(accuracies(found)) >= 0.9960
+
+
+@each_study
+def test_each_accuracy_is_that_of_its_errors(study: Path) -> None:
+    for tested in final(study)["tested"]:
+        for run in tested["runs"]:
+            assert run["test_accuracy"] == pytest.approx(1 - len(run["errors"]) / 10_000)
+        assert tested["test_accuracy"]["mean"] == pytest.approx(statistics.mean(accuracies(tested)))
+
+
+@each_study
+def test_the_winner_is_among_the_best_of_its_study(study: Path) -> None:
+    trials = read_trials(study / "trials.csv")
+    complete = trials[trials["state"] == "complete"].sort_values("validation_loss")
+    candidates = len(final(study)["candidates"]) or 1
+    assert winner(study)["trial"] in set(complete["number"].head(candidates))
+
+
+@each_study
+def test_no_trial_broke_the_budget(study: Path) -> None:
+    trials = read_trials(study / "trials.csv")
+    assert trials["state"].isin(["complete", "pruned"]).sum() == 44
+    assert trials["params"].max() < 20_000
+
+
+def test_best_20k_is_the_recipe_of_the_winning_trial() -> None:
+    found = winner(STUDY)
+    config = tinysweep.compose("experiment=best_20k")
+    resolved = tinysweep.resolve(config, tinysweep.describe(config.data))
+    assert tinysweep.measure(resolved.model, tinysweep.describe(config.data)).params == found["params"]
+    trials = read_trials(STUDY / "trials.csv")
+    trial = trials[trials["number"] == found["trial"]].iloc[0]
+    names = list(trials.columns)
+    searched = [name for name in names[names.index("folder") + 1 :] if is_setting(name)]
+    assert len(searched) > 5
+    for name in searched:
+        section, _, leaf = name.partition(".")
+        value = getattr(getattr(config, section), leaf)
+        wanted = parse(name, trial[name])
+        assert value == (pytest.approx(wanted) if isinstance(wanted, float) else wanted), name
+    assert config.model.family == trial["model"]
+
+
+@each_study
+def test_the_readme_gives_these_means(study: Path) -> None:
+    for tested in final(study)["tested"]:
+        assert in_words(tested) in README
+
+
+def test_the_readme_gives_each_seed_of_the_winner() -> None:
+    seeds = ", ".join(f"{100 * accuracy:.2f}" for accuracy in accuracies(winner(STUDY)))
+    assert re.sub(r"\s+", " ", README).count(seeds) == 1

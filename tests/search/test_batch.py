@@ -1,0 +1,430 @@
+"""A batch of trials under launchers that do what they are told, fail, die or are interrupted."""
+
+import functools
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, Trial
+
+from conftest import entered
+from tinysweep.errors import ConfigError, DivergedError, StudyError
+from tinysweep.search import launch as batch
+from tinysweep.search.compose_trial import digest, identity
+from tinysweep.search.launch import DIED, Batch, figures, read_record, settle
+from tinysweep.search.lease import Lease
+from tinysweep.search.plugin import METRICS
+from tinysweep.search.propose import Proposal
+from tinysweep.search.study import Standing, Study, failed_from_outside, standing
+from tinysweep.search.trial import Reporter
+from tinysweep.settings.schema import Config, ModelConfig, TrainerConfig
+from tinysweep.training.loop import Epoch
+
+Jobs = Sequence[Sequence[str]]
+ACCURACY = ["validation_accuracy"]
+
+
+def record(state: str = "complete", reason: str | None = None, **metrics: float | None) -> dict[str, Any]:
+    """What a run leaves as its record."""
+    return {
+        "state": state,
+        "reason": reason,
+        "metrics": {"train_loss": 0.1, "validation_loss": 0.25, "validation_accuracy": 0.9} | metrics,
+        "cost": {"params": 100, "macs": 1000, "activation_bytes": 50},
+        "epochs": 4,
+        "seed": 3,
+        "train_seconds": 1.5,
+        "started": "2026-01-02T03:04:05+00:00",
+        "finished": None if state == "running" else "2026-01-02T03:04:15+00:00",
+    }
+
+
+class Bench:
+    """A study with a batch, and what becomes of its trials as jobs."""
+
+    def __init__(self, folder: Path, objectives: list[str]) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        directions = [StudyDirection.MAXIMIZE if METRICS[aim] else StudyDirection.MINIMIZE for aim in objectives]
+        self.study = Study(optuna.create_study(directions=directions), folder, Lease(folder))
+        self.objectives = objectives
+        self.launched: list[list[int]] = []
+        self.finished: list[int] = []
+        self.attempts: dict[int, int] = {}
+
+    def leave(self, number: int, content: dict[str, Any]) -> None:
+        """Leave a record as a job would."""
+        folder = self.study.trial_folder(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "record.json").write_text(json.dumps(content))
+
+    def run(self, count: int, job: Callable[[int], object], die: bool = False) -> None:
+        """Train `count` proposals, each by `job(number)`, which may raise. A launcher lets that pass to its
+        caller if `die`, as one does whose worker is gone, and else returns it."""
+
+        def launch(jobs: Jobs, first: int) -> list[JobReturn]:
+            numbers = [int(job[0].partition("=")[2]) for job in jobs]
+            assert first == numbers[0]
+            self.launched.append(numbers)
+            returns = []
+            for number in numbers:
+                self.attempts[number] = self.attempts.get(number, 0) + 1
+                returned = JobReturn(overrides=[], status=JobStatus.COMPLETED, _return_value=None)
+                try:
+                    job(number)
+                except Exception as error:
+                    if die:
+                        raise
+                    returned.status, returned._return_value = JobStatus.FAILED, error
+                returns.append(returned)
+            return returns
+
+        self.run_with(launch, count)
+
+    def run_with(self, launch: Callable[[Jobs, int], Sequence[JobReturn]], count: int) -> None:
+        proposals = []
+        for _ in range(count):
+            proposals.append(Proposal(entered(self.study, seed=3), [], Config()))
+
+        def finished(trial: FrozenTrial) -> None:
+            assert trial.state.is_finished()
+            self.finished.append(trial.number)
+
+        Batch(self.study, self.objectives, launch, finished).run(
+            proposals, lambda proposal: [f"trial={proposal.number}"]
+        )
+
+    @property
+    def standings(self) -> list[str]:
+        return [standing(trial).value for trial in self.study.trials()]
+
+    def reason(self, number: int) -> str:
+        return str(self.study.trial(number).user_attrs.get("reason"))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path, ACCURACY)
+
+
+# ---- what a record says
+
+
+def test_a_completed_trial_has_the_value_and_the_figures_of_its_record(bench: Bench) -> None:
+    bench.run(2, lambda number: bench.leave(number, record(validation_accuracy=0.5 + number / 4)))
+    assert bench.standings == ["complete", "complete"]
+    assert [trial.values for trial in bench.study.trials()] == [[0.5], [0.75]]
+    notes = bench.study.trial(1).user_attrs
+    assert {name: notes[name] for name in METRICS} == {
+        "validation_accuracy": 0.75,
+        "validation_loss": 0.25,
+        "params": 100,
+        "macs": 1000,
+        "activation_bytes": 50,
+        "seconds": 1.5,
+    }
+    assert (notes["epochs"], notes["seed"]) == (4, 3)
+    assert (notes["started"], notes["finished"]) == ("2026-01-02T03:04:05+00:00", "2026-01-02T03:04:15+00:00")
+    assert notes["folder"] == "trials/1"
+
+
+@pytest.mark.parametrize("state", ["pruned", "failed"])
+def test_a_trial_ends_as_its_record_says_with_its_reason_and_figures(bench: Bench, state: str) -> None:
+    bench.run(1, lambda number: bench.leave(number, record(state, "because of this")))
+    assert bench.standings == [state]
+    assert bench.reason(0) == "because of this"
+    assert bench.study.trial(0).user_attrs["validation_accuracy"] == 0.9
+
+
+@pytest.mark.parametrize("number", [1, 2, len(METRICS)])
+def test_every_metric_can_be_aimed_for_alone_and_with_any_others(tmp_path: Path, number: int) -> None:
+    for objectives in map(list, itertools.combinations(METRICS, number)):
+        bench = Bench(tmp_path / "-".join(objectives), objectives)
+        report_and_leave = functools.partial(_train_an_epoch, bench)
+        bench.run(1, report_and_leave)
+        assert bench.standings == ["complete"], bench.reason(0)
+        notes = bench.study.trial(0).user_attrs
+        assert bench.study.trial(0).values == [notes[name] for name in objectives]
+
+
+def _train_an_epoch(bench: Bench, number: int) -> None:
+    """As a trial's job: report an epoch to the study, then leave the record."""
+    study = bench.study.optuna
+    trial = Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
+    Reporter(trial, bench.objectives[0], epochs=4)(Epoch(1, 0.1, 0.25, 0.9, lr=0.1, seconds=1.0))
+    bench.leave(number, record())
+
+
+@pytest.mark.parametrize(("error", "outside"), [
+    ("DataError", True), ("OSError", True), ("OutOfMemoryError", True), ("AttributeError", True),
+    ("DivergedError", False), ("ConfigError", False), ("BudgetError", False),
+])  # fmt: skip
+def test_what_made_a_run_fail_tells_whether_it_is_worth_another_try(
+    bench: Bench, error: str, outside: bool
+) -> None:
+    bench.run(1, lambda number: bench.leave(number, record("failed", "why") | {"error": error}))
+    assert failed_from_outside(bench.study.trial(0)) == outside
+    again = Study(bench.study.optuna, bench.study.folder, Lease(bench.study.folder))
+    assert again.standing(again.trial(0)) == (Standing.interrupted if outside else Standing.failed)
+
+
+@pytest.mark.parametrize(("reason", "outside"), [
+    ("OSError: [Errno 28] No space left on device", True), (f"{DIED} (TerminatedWorkerError: gone)", True),
+    ("training diverged: the loss of epoch 1 is nan", False), ("data.limit=9 must not exceed the 5 images", False),
+    ("", False),
+])  # fmt: skip
+def test_trials_of_earlier_versions_tell_it_by_their_reason(bench: Bench, reason: str, outside: bool) -> None:
+    bench.study.close(entered(bench.study), Standing.failed, reason)
+    assert failed_from_outside(bench.study.trial(0)) == outside
+
+
+def test_a_job_that_composes_another_configuration_than_was_costed_trains_nothing(bench: Bench) -> None:
+    costed = Config(model=ModelConfig(width=4))
+    study = bench.study.optuna
+    number = entered(bench.study, key=digest(identity(costed)))
+    trial = Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
+    reporter = Reporter(trial, "validation_loss", epochs=4)
+    reporter.require_costed(costed)
+    reporter.require_costed(replace(costed, trial=number, trainer=TrainerConfig(threads=3, test=False)))
+    with pytest.raises(ConfigError, match=r"^the job composes another configuration than its sweep did"):
+        reporter.require_costed(replace(costed, model=ModelConfig(width=5)))
+
+
+def test_several_objectives_are_told_in_their_order(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["validation_loss", "params", "validation_accuracy", "seconds"])
+    bench.run(1, lambda number: bench.leave(number, record()))
+    assert bench.study.trial(0).values == [0.25, 100, 0.9, 1.5]
+
+
+@pytest.mark.parametrize("objectives", [ACCURACY, ["params", "validation_accuracy"]])
+def test_a_trial_whose_record_lacks_an_objective_has_failed(tmp_path: Path, objectives: list[str]) -> None:
+    bench = Bench(tmp_path, objectives)
+    bench.run(1, lambda number: bench.leave(number, record(validation_accuracy=None)))
+    assert bench.standings == ["failed"]
+    assert bench.reason(0) == "its record has validation_accuracy=None"
+    assert not failed_from_outside(bench.study.trial(0))
+
+
+def test_a_record_that_is_not_finished_settles_nothing(bench: Bench) -> None:
+    number = entered(bench.study)
+    assert not settle(bench.study, number, record("running"), ACCURACY)
+    assert bench.standings == ["running"]
+    assert settle(bench.study, number, record(), ACCURACY)
+    assert not settle(bench.study, number, record("failed", "later"), ACCURACY), "it is closed already"
+    assert bench.standings == ["complete"]
+
+
+def test_where_no_run_has_begun_there_is_no_record(tmp_path: Path) -> None:
+    assert read_record(tmp_path / "missing") is None
+    (tmp_path / "empty").mkdir()
+    assert read_record(tmp_path / "empty") is None
+
+
+def test_a_study_notes_every_figure_of_a_record() -> None:
+    assert set(METRICS) | {"epochs", "seed", "started", "finished"} == set(figures(record()))
+
+
+# ---- what a launcher returns
+
+
+def test_a_job_that_raised_before_it_left_a_record_has_failed_with_its_reason(bench: Bench) -> None:
+    def job(number: int) -> None:
+        if number == 0:
+            raise DivergedError("the loss is nan")
+        if number == 1:
+            raise ValueError("first line\nsecond line")
+        bench.leave(number, record())
+
+    bench.run(3, job)
+    assert bench.standings == ["failed", "failed", "complete"]
+    assert bench.reason(0) == "the loss is nan"
+    assert bench.reason(1) == "ValueError: first line"
+    assert [failed_from_outside(bench.study.trial(number)) for number in (0, 1)] == [False, True]
+
+
+def test_a_record_counts_for_more_than_what_the_job_raised_afterwards(bench: Bench) -> None:
+    def job(number: int) -> None:
+        bench.leave(number, record("failed", "as the record says") if number else record())
+        raise RuntimeError("at the very end")
+
+    bench.run(2, job)
+    assert bench.standings == ["complete", "failed"]
+    assert bench.reason(1) == "as the record says"
+
+
+def test_a_job_that_returns_without_a_record_has_failed(bench: Bench) -> None:
+    bench.run(1, lambda _number: None)
+    assert bench.standings == ["failed"]
+    assert "without a record" in bench.reason(0)
+    assert failed_from_outside(bench.study.trial(0))
+
+
+def test_a_job_that_stopped_in_the_middle_has_failed(bench: Bench) -> None:
+    bench.run(1, lambda number: bench.leave(number, record("running")))
+    assert bench.standings == ["failed"]
+
+
+def test_every_trial_is_told_once_when_it_has_finished(bench: Bench) -> None:
+    def job(number: int) -> None:
+        if number % 3:
+            bench.leave(number, record("pruned" if number % 3 == 1 else "complete", "why"))
+
+    bench.run(9, job)
+    assert sorted(bench.finished) == list(range(9))
+    assert bench.launched == [list(range(9))]
+
+
+def test_a_trial_that_another_sweeper_closed_stays_as_it_is(bench: Bench) -> None:
+    def job(number: int) -> None:
+        bench.study.close(number, Standing.interrupted, "its sweeper died")
+        bench.leave(number, record())
+
+    bench.run(2, job)
+    assert bench.standings == ["interrupted", "interrupted"]
+    assert sorted(bench.finished) == [0, 1]
+
+
+# ---- while the launcher blocks
+
+
+def test_a_trial_counts_while_others_of_its_batch_are_still_running(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "POLL_SECONDS", 0.01)
+    seen: list[list[str]] = []
+
+    def job(number: int) -> None:
+        bench.leave(number, record())
+        deadline = time.monotonic() + 20
+        while standing(bench.study.trial(number)) == Standing.running and time.monotonic() < deadline:
+            time.sleep(0.01)
+        seen.append(bench.standings)
+
+    bench.run(2, job)
+    assert seen == [["complete", "running"], ["complete", "complete"]]
+
+
+def test_a_storage_that_fails_while_the_launcher_blocks_stops_the_batch(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "POLL_SECONDS", 0.01)
+    failed = threading.Event()
+
+    def close(*_: object, **__: object) -> bool:
+        failed.set()
+        raise StudyError("the study's storage failed")
+
+    monkeypatch.setattr(bench.study, "close", close)
+
+    def job(number: int) -> None:
+        bench.leave(number, record())
+        assert failed.wait(20)
+
+    with pytest.raises(StudyError, match="storage failed"):
+        bench.run(2, job)
+
+
+# ---- a launcher that breaks down
+
+
+class WorkerGoneError(Exception):
+    """What a launcher raises whose worker was killed."""
+
+
+@pytest.mark.parametrize("culprit", [0, 2, 4])
+@pytest.mark.parametrize("begins", [True, False], ids=["dies in training", "dies before its record"])
+def test_of_a_batch_whose_worker_dies_only_the_culprit_fails(bench: Bench, culprit: int, begins: bool) -> None:
+    def job(number: int) -> None:
+        if number == culprit:
+            if begins:
+                bench.leave(number, record("running"))
+            raise WorkerGoneError("killed\nby the system")
+        bench.leave(number, record())
+
+    bench.run(5, job, die=True)
+    assert bench.standings == ["failed" if number == culprit else "complete" for number in range(5)]
+    assert bench.reason(culprit).startswith(DIED)
+    assert "WorkerGoneError: killed" in bench.reason(culprit)
+    assert "\n" not in bench.reason(culprit)
+    assert failed_from_outside(bench.study.trial(culprit))
+    assert sorted(bench.finished) == list(range(5)), "each is told once"
+    assert bench.launched[-1] == [culprit] or [culprit] in bench.launched, "it was alone when it was found guilty"
+
+
+def test_what_had_finished_before_a_worker_died_is_not_trained_again(bench: Bench) -> None:
+    def job(number: int) -> None:
+        if number == 2:
+            bench.leave(number, record("running"))
+            raise WorkerGoneError
+        bench.leave(number, record())
+
+    bench.run(4, job, die=True)
+    assert {number: bench.attempts[number] for number in (0, 1, 3)} == {0: 1, 1: 1, 3: 1}
+    assert bench.attempts[2] == 2, "once with the others, once alone"
+
+
+def test_what_had_begun_is_launched_again_alone_and_what_had_not_together(bench: Bench) -> None:
+    first: list[bool] = [True]
+
+    def launch(jobs: Jobs, _first: int) -> list[JobReturn]:
+        numbers = [int(job[0].partition("=")[2]) for job in jobs]
+        bench.launched.append(numbers)
+        if first.pop() if first else False:
+            for number in (1, 3):
+                bench.leave(number, record("running"))
+            raise WorkerGoneError
+        for number in numbers:
+            assert not bench.study.trial_folder(number).exists(), "what it had begun is out of the way"
+            bench.leave(number, record())
+        return [JobReturn(status=JobStatus.COMPLETED, _return_value=None) for _ in jobs]
+
+    bench.run_with(launch, 5)
+    assert bench.launched == [[0, 1, 2, 3, 4], [0, 2, 4], [1], [3]]
+    assert bench.standings == ["complete"] * 5
+
+
+def test_a_launcher_that_never_works_fails_every_trial_and_ends(bench: Bench) -> None:
+    def job(_number: int) -> None:
+        raise WorkerGoneError("no such queue")
+
+    bench.run(3, job, die=True)
+    assert bench.standings == ["failed"] * 3
+    assert all("WorkerGoneError: no such queue" in bench.reason(number) for number in range(3))
+    assert len(bench.launched) <= 1 + 3
+
+
+def test_several_culprits_are_all_found(bench: Bench) -> None:
+    def job(number: int) -> None:
+        bench.leave(number, record("running"))
+        if number in (1, 3):
+            raise WorkerGoneError
+        bench.leave(number, record())
+
+    bench.run(6, job, die=True)
+    assert bench.standings == ["complete", "failed", "complete", "failed", "complete", "complete"]
+
+
+# ---- interruption
+
+
+def test_an_interruption_keeps_what_had_finished_and_closes_the_rest(bench: Bench) -> None:
+    def job(number: int) -> None:
+        if number == 2:
+            bench.leave(number, record("running", validation_accuracy=0.25))
+            raise KeyboardInterrupt
+        bench.leave(number, record())
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(4, job)
+    assert bench.standings[:4] == ["complete", "complete", "interrupted", "interrupted"]
+    assert bench.reason(2) == bench.reason(3) == "the sweep was interrupted"
+    assert bench.study.trial(2).user_attrs["validation_accuracy"] == 0.25, "what it had found by then is noted"
+    assert sorted(bench.finished) == [0, 1, 2, 3]

@@ -1,0 +1,274 @@
+"""What makes two calls one study, and what no sweep can do."""
+
+import copy
+import functools
+import itertools
+from dataclasses import asdict
+from typing import Any
+
+import optuna
+import pytest
+from omegaconf import DictConfig
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from conftest import loaded
+from tinysweep.errors import ConfigError, StudyError
+from tinysweep.search.compose_trial import Composer, digest, identity
+from tinysweep.search.definition import define, made_name, require_comparable, require_same, words
+from tinysweep.search.plugin import METRICS
+from tinysweep.search.space import Space, read_space
+from tinysweep.settings.schema import Config
+
+SEARCHED = ["model.width=4,8", "optimizer.lr=tag(log,interval(0.01,1))"]
+
+
+@functools.cache
+def _base(fixed: tuple[str, ...]) -> DictConfig:
+    return Composer(*loaded(), list(fixed)).base({}).settings
+
+
+def defined(*arguments: str, objectives: tuple[str, ...] = ("validation_accuracy",)) -> dict[str, str]:
+    """The definition of the study that a command begins."""
+    space = read_space(None, list(arguments))
+    return define(space, list(objectives), _base(tuple(space.fixed)))
+
+
+def test_what_the_environment_decides_is_a_part_of_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = []
+    for width in ("4", "8"):
+        monkeypatch.setenv("TINYSWEEP_TRY", width)
+        texts.append(defined("model.width=${oc.env:TINYSWEEP_TRY}", "trainer.seed=1,2")["model.width"])
+        _base.cache_clear()
+    assert texts == ["${oc.env:TINYSWEEP_TRY} = 4", "${oc.env:TINYSWEEP_TRY} = 8"]
+    other = defined("model.hidden=${trainer.seed}", "trainer.seed=1,2")
+    assert other["model.hidden"] == "${trainer.seed}", "it differs from trial to trial"
+
+
+def name_of(*arguments: str) -> str:
+    return made_name(read_space(None, list(arguments)), defined(*arguments))
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(study_name="mine", direction="maximize")
+
+
+# ---- the same study, or another
+
+
+@pytest.mark.parametrize(
+    ("arguments", "change"),
+    [
+        (["model.width=4,8,16", SEARCHED[1]], "params.model.width: choice(4,8) -> choice(4,8,16)"),
+        (
+            [SEARCHED[0], "optimizer.lr=interval(0.01,1)"],
+            "params.optimizer.lr: real from 0.01 to 1 log -> real from 0.01 to 1",
+        ),
+        (
+            [SEARCHED[0], "optimizer.lr=tag(log,interval(0.01,0.5))"],
+            "params.optimizer.lr: real from 0.01 to 1 log -> real from 0.01 to 0.5 log",
+        ),
+        ([*SEARCHED, "model.growth=1,2"], "params.model.growth: (none) -> choice(1,2)"),
+        ([SEARCHED[0]], "optimizer.lr: (none) -> 0.1"),
+        ([*SEARCHED, "budget.params=10000"], "budget.params: 20000 -> 10000"),
+        ([*SEARCHED, "budget.macs=1000000"], "budget.macs: None -> 1000000"),
+        ([*SEARCHED, "data=kmnist"], "data.name: mnist -> kmnist"),
+        ([*SEARCHED, "data.validation=1000"], "data.validation: 5000.0 -> 1000.0"),
+        ([*SEARCHED, "data.split_seed=1"], "data.split_seed: 0 -> 1"),
+        ([*SEARCHED, "data.limit=100"], "data.limit: None -> 100"),
+        ([*SEARCHED, "trainer.epochs=3"], "trainer.epochs: 14 -> 3"),
+        ([*SEARCHED, "trainer.seed=1"], "trainer.seed: 0 -> 1"),
+        ([*SEARCHED, "model.depth=[2,2]"], "model.depth: [1, 2, 1] -> [2, 2]"),
+        ([*SEARCHED, "model=plain"], "model.family: residual -> plain"),
+    ],
+)
+def test_what_would_make_trials_incomparable_is_refused_with_the_difference(
+    study: optuna.Study, arguments: list[str], change: str
+) -> None:
+    require_same(study, defined(*SEARCHED))
+    before = dict(study.user_attrs)
+    with pytest.raises(StudyError) as caught:
+        require_same(study, defined(*arguments))
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("study mine was begun with other settings")
+    assert f"  {change}" in lines[1:-1]
+    assert "hydra.sweeper.study_name" in lines[-1]
+    assert study.user_attrs == before, "the study keeps its own"
+
+
+@pytest.mark.parametrize("objectives", [("validation_loss",), ("validation_accuracy", "params")])
+def test_another_objective_is_refused_with_the_difference(
+    study: optuna.Study, objectives: tuple[str, ...]
+) -> None:
+    require_same(study, defined(*SEARCHED))
+    with pytest.raises(StudyError) as caught:
+        require_same(study, defined(*SEARCHED, objectives=objectives))
+    assert str(caught.value).splitlines()[1:-1] == [f"  objective: validation_accuracy -> {', '.join(objectives)}"]
+
+
+def test_all_differences_are_shown_and_nothing_else(study: optuna.Study) -> None:
+    require_same(study, defined(*SEARCHED))
+    with pytest.raises(StudyError) as caught:
+        require_same(study, defined(*SEARCHED, "trainer.epochs=3", "budget.params=10000"))
+    assert sorted(str(caught.value).splitlines()[1:-1]) == [
+        "  budget.params: 20000 -> 10000",
+        "  trainer.epochs: 14 -> 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        SEARCHED,
+        SEARCHED[::-1],
+        [*SEARCHED, "data.root=elsewhere"],
+        [*SEARCHED, "data.download=false"],
+        [*SEARCHED, "trainer.device=cpu"],
+        [*SEARCHED, "trainer.threads=7"],
+        [*SEARCHED, "name=another"],
+        [*SEARCHED, "trainer.epochs=14", "model.width=4,8"],
+        ["model.width=choice(4,8)", SEARCHED[1]],
+    ],
+    ids=" ".join,
+)
+def test_where_and_on_what_it_runs_and_in_which_words_is_free(study: optuna.Study, arguments: list[str]) -> None:
+    require_same(study, defined(*SEARCHED))
+    require_same(study, defined(*arguments))
+
+
+def test_a_study_from_before_a_setting_is_one_with_its_default(study: optuna.Study) -> None:
+    earlier = ("model.bottleneck", "model.stem_fraction")
+    now = defined(*SEARCHED)
+    require_same(study, {key: value for key, value in now.items() if key not in earlier})
+    require_same(study, now)
+    with pytest.raises(StudyError, match=r"model\.bottleneck: \(none\) -> 0\.5"):
+        require_same(study, defined(*SEARCHED, "model.bottleneck=0.5"))
+    config = asdict(Config())
+    before = copy.deepcopy(config)
+    for name in earlier:
+        del before["model"][name.partition(".")[2]]
+    assert digest(identity(config)) == digest(identity(before))
+
+
+def test_a_study_that_others_made_is_refused(study: optuna.Study) -> None:
+    study.tell(study.ask(), 1.0)
+    with pytest.raises(StudyError, match=r"^study mine was not made by tinysweep; choose another study_name$"):
+        require_same(study, defined(*SEARCHED))
+    assert "definition" not in study.user_attrs
+
+
+def test_an_empty_study_of_others_is_taken(study: optuna.Study) -> None:
+    require_same(study, defined(*SEARCHED))
+    study.tell(study.ask(), 1.0)
+    require_same(study, defined(*SEARCHED))
+
+
+@pytest.mark.parametrize(
+    ("distribution", "said"),
+    [
+        (CategoricalDistribution(("plain", 4, 0.5, True)), "choice(plain,4,0.5,True)"),
+        (IntDistribution(4, 9), "whole from 4 to 9"),
+        (IntDistribution(4, 8, step=2), "whole from 4 to 8 in steps of 2"),
+        (IntDistribution(4, 64, log=True), "whole from 4 to 64 log"),
+        (FloatDistribution(0.5, 2), "real from 0.5 to 2"),
+        (FloatDistribution(0.5, 2, step=0.5), "real from 0.5 to 2 in steps of 0.5"),
+        (FloatDistribution(0.001, 1, log=True), "real from 0.001 to 1 log"),
+    ],
+)
+def test_distributions_that_differ_read_differently(distribution: Any, said: str) -> None:
+    assert words(distribution) == said
+
+
+# ---- the name that is made
+
+
+def test_a_command_makes_the_same_name_again() -> None:
+    name = name_of(*SEARCHED)
+    assert name == name_of(*SEARCHED) == name_of("model.width=choice(4,8)", SEARCHED[1])
+    assert name.startswith("model.width-optimizer.lr-")
+    assert name == name_of(*SEARCHED, "trainer.threads=1", "data.root=elsewhere")
+
+
+def test_commands_that_search_otherwise_make_other_names() -> None:
+    commands = [
+        SEARCHED,
+        ["model.width=4,8,16", SEARCHED[1]],
+        [SEARCHED[0], "optimizer.lr=interval(0.01,1)"],
+        [*SEARCHED, "trainer.epochs=3"],
+        [*SEARCHED, "budget.params=10000"],
+        [*SEARCHED, "model.growth=1,2"],
+        ["model=plain,residual"],
+        [],
+        ["trainer.epochs=3"],
+    ]
+    names = [name_of(*command) for command in commands]
+    assert len(set(names)) == len(commands)
+    assert not any(set(name) & set("/\\:\0") or name.startswith(".") or not name for name in names)
+
+
+def test_a_long_space_makes_a_name_that_a_folder_can_have() -> None:
+    name = name_of(*(f"augmentation.{key}=0.1,0.2" for key in (
+        "rotation_degrees", "shift_fraction", "scale_fraction", "shear_degrees", "flip_probability",
+    )))  # fmt: skip
+    assert len(name) < 150
+
+
+# ---- what no sweep can do
+
+
+@pytest.mark.parametrize(
+    ("arguments", "objectives", "prunes", "words"),
+    [
+        (["model.width=4,8", "data.validation=0"], ["validation_accuracy"], False, ["data.validation=0", "5000"]),
+        (["model.width=4,8", "experiment=era_seed"], ["params"], False, ["data.validation=0"]),
+        (["model.width=4,8", "trainer.test=true"], ["validation_accuracy"], False, ["trainer.test", "test set"]),
+        (["model.width=4,8", "++trainer.test='yes'"], ["params"], False, ["trainer.test", "test set"]),
+        (["model.width=4,8", "trainer.test=True"], ["validation_accuracy"], False, ["trainer.test", "test set"]),
+        (["trainer.test=true,false"], ["validation_accuracy"], False, ["trainer.test", "test set"]),
+        (
+            ["model.width=4,8"],
+            ["validation_accuracy", "params"],
+            True,
+            ["hydra.sweeper.objective=validation_accuracy,params", "hydra/sweeper/pruner=none"],
+        ),
+        (["model.width=4,8"], ["params"], True, ["hydra.sweeper.objective=params", "hydra/sweeper/pruner=none"]),
+    ],
+)
+def test_what_no_sweep_can_do_is_refused_in_one_line(
+    arguments: list[str], objectives: list[str], prunes: bool, words: list[str]
+) -> None:
+    space = read_space(None, arguments)
+    with pytest.raises(ConfigError) as caught:
+        require_comparable(objectives, _base(tuple(space.fixed)), space, prunes)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [1, 2, len(METRICS)])
+def test_only_what_every_epoch_shows_can_be_pruned_by_and_only_alone(number: int) -> None:
+    for objectives in map(list, itertools.combinations(METRICS, number)):
+        require_comparable(objectives, _base(()), Space(), prunes=False)
+        if objectives in (["validation_accuracy"], ["validation_loss"]):
+            require_comparable(objectives, _base(()), Space(), prunes=True)
+            continue
+        with pytest.raises(ConfigError, match=f"objective={','.join(objectives)} can't be pruned, .*pruner=none"):
+            require_comparable(objectives, _base(()), Space(), prunes=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "objectives", "prunes"),
+    [
+        (["model.width=4,8"], ["validation_accuracy"], True),
+        (["model.width=4,8"], ["validation_loss", "params"], False),
+        (["model.width=4,8"], ["validation_loss"], True),
+        (["model.width=4,8"], ["params"], False),
+        (["model.width=4,8", "trainer.test=false"], ["validation_accuracy"], True),
+        (["model.width=4,8", "data.validation=0.1"], ["validation_loss"], False),
+        (["model.width=4,8", "experiment=era_seed", "data.validation=5000"], ["validation_loss"], False),
+    ],
+)
+def test_what_a_sweep_can_do_is_let_through(arguments: list[str], objectives: list[str], prunes: bool) -> None:
+    space = read_space(None, arguments)
+    require_comparable(objectives, _base(tuple(space.fixed)), space, prunes)
+    assert isinstance(space, Space)

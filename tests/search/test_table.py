@@ -1,0 +1,372 @@
+"""The table of trials: whole, typed, readable again, and the order in which trials are ranked."""
+
+import csv
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import pytest
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from conftest import entered
+from tinysweep.errors import DataError
+from tinysweep.results.merged import read_table
+from tinysweep.results.study_csv import from_table
+from tinysweep.search.lease import Lease
+from tinysweep.search.plugin import METRICS
+from tinysweep.search.study import Standing, Study, standing
+from tinysweep.search.table import COLUMNS, Table, pareto_front, ranked, read_trials
+
+# As Optuna holds it: the local time, without a zone.
+BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).astimezone().replace(tzinfo=None)
+
+
+def trial(
+    number: int, became: Standing = Standing.complete, chosen: dict[str, Any] | None = None, **notes: Any
+) -> FrozenTrial:
+    """A trial as a study holds it."""
+    states = {
+        Standing.running: TrialState.RUNNING,
+        Standing.complete: TrialState.COMPLETE,
+        Standing.pruned: TrialState.PRUNED,
+        Standing.over_budget: TrialState.PRUNED,
+    }
+    state = states.get(became, TrialState.FAIL)
+    chosen = chosen or {}
+    made = create_trial(
+        state=state,
+        value=1.0 if state == TrialState.COMPLETE else None,
+        params=chosen,
+        distributions={name: CategoricalDistribution([value]) for name, value in chosen.items()},
+        user_attrs=notes if became == Standing.running else {"standing": became.value, **notes},
+    )
+    made.number, made.datetime_start = number, BEGAN
+    made.datetime_complete = BEGAN if state.is_finished() else None
+    return made
+
+
+def measured(number: int, accuracy: float, loss: float, params: int, **notes: Any) -> FrozenTrial:
+    """A completed trial with all of its figures."""
+    figures = {"macs": 10 * params, "activation_bytes": 99, "epochs": 4, "seconds": 1.5, "seed": 0}
+    found: dict[str, Any] = {"validation_accuracy": accuracy, "validation_loss": loss, "params": params}
+    return trial(number, folder=f"trials/{number}", **{**found, **figures, **notes})
+
+
+EVERY_STANDING = [
+    trial(number, became, {"model.width": 4 + number, "model.depth": "[1,2]"}, reason=f"because {number}")
+    for number, became in enumerate(Standing)
+]
+
+
+def table(searched: Sequence[str] = (), study: str = "s") -> Table:
+    return Table(study, ["validation_accuracy"], list(searched))
+
+
+def round_trip(trials: list[FrozenTrial], folder: Path, searched: Sequence[str] = ()) -> pd.DataFrame:
+    path = folder / "trials.csv"
+    table(searched).write(trials, path)
+    return read_trials(path)
+
+
+# ---- columns
+
+
+def test_the_columns_are_the_same_in_every_study_and_the_searched_ones_follow(tmp_path: Path) -> None:
+    searched = ["optimizer.lr", "model", "model.width"]
+    for trials in ([], EVERY_STANDING, [measured(0, 0.9, 0.3, 100)]):
+        frame = table(searched).frame(trials)
+        assert list(frame.columns) == [*COLUMNS, *searched]
+        assert {name: str(frame[name].dtype) for name in COLUMNS} == COLUMNS
+        read = round_trip(trials, tmp_path, searched)
+        assert list(read.columns) == list(frame.columns)
+        assert {name: str(read[name].dtype) for name in COLUMNS} == COLUMNS
+
+
+def test_every_figure_that_a_study_may_aim_for_is_a_column() -> None:
+    assert set(METRICS) <= set(COLUMNS)
+    assert list(COLUMNS)[:4] == ["study", "number", "state", "reason"]
+
+
+def test_a_trial_of_every_standing_has_a_row_in_the_order_of_numbers(tmp_path: Path) -> None:
+    read = round_trip(EVERY_STANDING, tmp_path, ["model.width", "model.depth"])
+    assert read.number.tolist() == list(range(len(Standing)))
+    assert read.state.tolist() == [became.value for became in Standing]
+    assert read.reason.tolist() == [f"because {number}" for number in range(len(Standing))]
+    assert read["model.width"].tolist() == [4 + number for number in range(len(Standing))]
+    assert set(read["model.depth"]) == {"[1,2]"}
+
+
+def test_a_trial_that_waits_to_be_proposed_has_no_row() -> None:
+    waiting = create_trial(state=TrialState.WAITING)
+    waiting.number, waiting.datetime_start = 1, None
+    assert table().frame([trial(0), waiting]).number.tolist() == [0]
+
+
+def test_a_row_says_what_was_found(tmp_path: Path) -> None:
+    read = round_trip([measured(3, 0.9953, 0.0123456789012345, 17_626)], tmp_path)
+    assert read.fillna({"reason": ""}).to_dict("records") == [
+        {
+            "study": "s",
+            "number": 3,
+            "state": "complete",
+            "reason": "",
+            "objective": "validation_accuracy",
+            "validation_accuracy": 0.9953,
+            "validation_loss": 0.0123456789012345,
+            "params": 17_626,
+            "macs": 176_260,
+            "activation_bytes": 99,
+            "epochs": 4,
+            "seconds": 1.5,
+            "seed": 0,
+            "started": "2026-01-02T03:04:05+00:00",
+            "finished": "2026-01-02T03:04:05+00:00",
+            "folder": "trials/3",
+        }
+    ]
+
+
+def test_what_is_missing_is_missing_after_reading_too(tmp_path: Path) -> None:
+    trials = [trial(0, Standing.running), measured(1, 0.5, 0.7, 10), trial(2, Standing.failed, reason="x")]
+    read = round_trip(trials, tmp_path, ["model.width"])
+    pd.testing.assert_frame_equal(read[list(COLUMNS)], table().frame(trials))
+    assert read.validation_accuracy.isna().tolist() == [True, False, True]
+    assert read.finished.isna().tolist() == [True, False, False]
+    assert read["model.width"].isna().all()
+
+
+def test_large_and_small_numbers_survive(tmp_path: Path) -> None:
+    trials = [measured(0, 0.1 + 0.2, 1e-300, 10**12, macs=10**15, seed=4294967295), trial(1, Standing.running)]
+    read = round_trip(trials, tmp_path)
+    assert read.params[0] == 10**12
+    assert (read.macs[0], read.seed[0]) == (10**15, 4294967295)
+    assert (read.validation_accuracy[0], read.validation_loss[0]) == (0.1 + 0.2, 1e-300)
+
+
+def test_two_studies_concatenate(tmp_path: Path) -> None:
+    one = table(["model.width"], "one")
+    two = Table("two", ["validation_loss", "params"], ["optimizer.lr", "model.width"])
+    one.write([measured(0, 0.9, 0.1, 10), trial(1, Standing.failed, {"model.width": 4})], tmp_path / "one.csv")
+    two.write([trial(0, Standing.running, {"optimizer.lr": 0.5, "model.width": 8})], tmp_path / "two.csv")
+    both = pd.concat([read_trials(tmp_path / "one.csv"), read_trials(tmp_path / "two.csv")], ignore_index=True)
+    assert {name: str(both[name].dtype) for name in COLUMNS} == COLUMNS
+    assert both.study.tolist() == ["one", "one", "two"]
+    assert both.objective.tolist() == ["validation_accuracy"] * 2 + ["validation_loss;params"]
+    assert both["model.width"].tolist()[1:] == [4, 8]
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "plain",
+        "one, two; three",
+        "first\nsecond\n\nfourth",
+        'said "no", twice: ""',
+        "'single' and `other`",
+        "a\r\nb",
+        "a\rb",
+        "null",
+        "NA",
+        "\ttab\t",
+        " blanks around ",
+        "é × ≥ 日本 🎈",
+        "=SUM(A1:A9)",
+        "# a comment",
+        "\\n is no line break \\",
+        '",\n",\n"',
+    ],
+)
+def test_whatever_stands_in_a_reason_comes_back_and_damages_no_row(tmp_path: Path, reason: str) -> None:
+    trials = [trial(0, Standing.failed, reason=reason), trial(1, Standing.failed, reason="next")]
+    read = round_trip(trials, tmp_path)
+    shown = " / ".join(reason.splitlines())
+    assert read.reason.tolist() == [shown, "next"]
+    with (tmp_path / "trials.csv").open(newline="", encoding="utf-8") as stream:
+        assert [row["reason"] for row in csv.DictReader(stream)] == [shown, "next"]
+
+
+def test_searched_values_of_several_kinds_come_back(tmp_path: Path) -> None:
+    params = [
+        {"model": "plain", "model.width": 4, "optimizer.lr": 1e-05, "optimizer.nesterov": True},
+        {"model": "residual", "model.width": 16, "optimizer.lr": 0.30000000000000004, "optimizer.nesterov": False},
+    ]
+    searched = ["model", "model.width", "optimizer.lr", "optimizer.nesterov"]
+    read = round_trip([trial(number, chosen=chosen) for number, chosen in enumerate(params)], tmp_path, searched)
+    assert read[searched].to_dict("records") == params
+
+
+def test_what_a_record_says_of_start_and_end_counts_for_more_than_when_it_was_proposed_and_read() -> None:
+    moments: dict[str, Any] = {"started": "2026-01-02T03:05:00+00:00", "finished": "2026-01-02T03:06:00+00:00"}
+    frame = table().frame([trial(0, **moments), trial(1)])
+    assert frame.started.tolist() == [moments["started"], "2026-01-02T03:04:05+00:00"]
+    assert frame.finished.tolist() == [moments["finished"], "2026-01-02T03:04:05+00:00"]
+
+
+def test_quoted_text_is_read_from_the_tables_of_earlier_versions_too(tmp_path: Path) -> None:
+    quoted = CategoricalDistribution(["'step'", "'constant'"])
+    trials = [create_trial(state=TrialState.COMPLETE, value=0.5, params={"scheduler.name": "'step'"},
+                           distributions={"scheduler.name": quoted})]  # fmt: skip
+    trials[0].datetime_start = datetime(2026, 1, 2, tzinfo=UTC)
+    trials[0].user_attrs |= dict.fromkeys(METRICS, 1)
+    Table("s", ["validation_accuracy"], ["scheduler.name"]).write(trials, tmp_path / "trials.csv")
+    assert list(read_trials(tmp_path / "trials.csv")["scheduler.name"]) == ["step"]
+    earlier = tmp_path / "earlier.csv"
+    earlier.write_text((tmp_path / "trials.csv").read_text().replace("step", "'step'"))
+    assert "'step'" in earlier.read_text()
+    assert from_table(earlier)[2][0].params == {"scheduler.name": "step"}
+    assert list(read_table(earlier)["scheduler.name"]) == ["step"]
+
+
+def test_a_whole_number_stays_one_where_other_trials_lack_the_parameter(tmp_path: Path) -> None:
+    trials = [trial(0, chosen={"model.width": 4}), trial(1)]
+    table(["model.width"]).write(trials, tmp_path / "trials.csv")
+    with (tmp_path / "trials.csv").open(newline="", encoding="utf-8") as stream:
+        assert [row["model.width"] for row in csv.DictReader(stream)] == ["4", ""]
+
+
+# ---- a table that lives as long as its sweep
+
+
+def test_a_table_written_again_and_again_is_the_one_that_is_written_at_once(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    living, trials = table(["model.width"]), list[FrozenTrial]()
+    for _ in range(12):
+        for number, old in enumerate(trials):
+            if standing(old) == Standing.running and generator.random() < 0.5:
+                trials[number] = trial(number, generator.choice(list(Standing)[1:]), old.params, reason="a,\nb")
+        for _ in range(generator.randrange(4)):
+            chosen = {"model.width": generator.randrange(99)} if generator.random() < 0.7 else None
+            trials.append(trial(len(trials), Standing.running, chosen))
+        living.write(trials, tmp_path / "living.csv")
+        table(["model.width"]).write(trials, tmp_path / "fresh.csv")
+        assert (tmp_path / "living.csv").read_text() == (tmp_path / "fresh.csv").read_text()
+    assert read_trials(tmp_path / "living.csv").number.tolist() == list(range(len(trials)))
+
+
+def test_the_row_of_a_running_trial_is_made_anew_until_it_has_finished(tmp_path: Path) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = Study(optuna.create_study(direction="maximize"), tmp_path, Lease(tmp_path))
+    number = entered(study)
+    living = table()
+    assert living.frame(study.trials()).state.tolist() == ["running"]
+    study.close(number, Standing.complete, values=[0.5], validation_accuracy=0.5, params=7)
+    frame = living.frame(study.trials())
+    assert frame.state.tolist() == ["complete"]
+    assert frame.params.tolist() == [7]
+    assert frame.finished.notna().all()
+    entered(study)
+    frame = living.frame(study.trials())
+    assert frame.state.tolist() == ["complete", "running"]
+    pd.testing.assert_frame_equal(frame, table().frame(study.trials()))
+
+
+# ---- ranking
+
+
+def numbers(trials: list[FrozenTrial]) -> list[int]:
+    return [each.number for each in trials]
+
+
+def test_the_best_come_first_and_ties_are_broken_by_loss_then_by_parameters_then_by_age() -> None:
+    trials = [
+        measured(0, 0.90, 0.30, 100),
+        measured(1, 0.95, 0.40, 500),
+        measured(2, 0.95, 0.30, 500),
+        measured(3, 0.95, 0.30, 200),
+        measured(4, 0.95, 0.30, 200),
+        measured(5, 0.99, 9.00, 900),
+    ]
+    expected = [5, 3, 4, 2, 1, 0]
+    for seed in range(5):
+        shuffled = random.Random(seed).sample(trials, len(trials))
+        assert numbers(ranked(shuffled, ["validation_accuracy"])) == expected
+        assert numbers(ranked(shuffled, ["validation_accuracy", "params"])) == expected
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        ("validation_loss", [1, 3, 0, 2]),
+        ("validation_accuracy", [2, 0, 1, 3]),
+        ("params", [3, 1, 0, 2]),
+        ("macs", [2, 3, 1, 0]),
+        ("seconds", [0, 3, 1, 2]),
+    ],
+)
+def test_the_objective_says_which_way_is_better(objective: str, expected: list[int]) -> None:
+    trials = [
+        measured(0, 0.90, 0.30, 300, macs=40, seconds=1.0),
+        measured(1, 0.80, 0.10, 200, macs=30, seconds=3.0),
+        measured(2, 0.99, 0.40, 400, macs=10, seconds=4.0),
+        measured(3, 0.70, 0.20, 100, macs=20, seconds=2.0),
+    ]
+    assert numbers(ranked(trials, [objective])) == expected
+
+
+def test_only_completed_trials_are_ranked() -> None:
+    trials = [
+        _with_became(became, number) for number, became in enumerate(Standing) if became != Standing.running
+    ] + [trial(99, Standing.running)]
+    assert [standing(each) for each in ranked(trials, ["validation_accuracy"])] == [Standing.complete]
+    assert [standing(each) for each in pareto_front(trials, ["validation_accuracy"])] == [Standing.complete]
+    assert ranked([], ["validation_accuracy"]) == pareto_front([], ["validation_accuracy"]) == []
+
+
+def _with_became(became: Standing, number: int) -> FrozenTrial:
+    made = measured(number, 0.9, 0.1, 100)
+    made.set_user_attr("standing", became.value)
+    return made
+
+
+def beats(one: FrozenTrial, other: FrozenTrial, objective: str, order: dict[int, int]) -> bool:
+    """Whether one trial leaves no reason to choose the other: no larger, and better or equally good and ranked
+    before it."""
+    a, b = one.user_attrs, other.user_attrs
+    gain = (a[objective] - b[objective]) * (1 if METRICS[objective] else -1)
+    if a["params"] > b["params"] or gain < 0:
+        return False
+    return bool(a["params"] < b["params"] or gain > 0 or order[one.number] < order[other.number])
+
+
+@pytest.mark.parametrize("objective", ["validation_accuracy", "validation_loss", "seconds"])
+def test_the_front_holds_whatever_no_other_trial_beats(objective: str) -> None:
+    for seed in range(60):
+        generator = random.Random(seed)
+        levels = generator.choice([3, 10, 1000])  # few of them make ties
+        trials = [
+            measured(
+                number,
+                generator.randrange(levels) / levels,
+                generator.randrange(levels) / 7,
+                generator.randrange(1, levels + 1),
+                seconds=generator.randrange(levels),
+            )
+            for number in range(generator.randrange(1, 25))
+        ]
+        order = {each.number: position for position, each in enumerate(ranked(trials, [objective]))}
+        expected = [
+            each
+            for each in trials
+            if not any(beats(other, each, objective, order) for other in trials if other is not each)
+        ]
+        expected.sort(key=lambda each: int(each.user_attrs["params"]))
+        assert numbers(pareto_front(trials, [objective])) == numbers(expected), seed
+
+
+def test_the_best_trial_is_the_last_of_the_front_and_the_smallest_the_first() -> None:
+    trials = [measured(number, number % 7 / 7, 0.1, 50 * (number % 5) + 10) for number in range(30)]
+    front = pareto_front(trials, ["validation_accuracy"])
+    assert front[-1].number == ranked(trials, ["validation_accuracy"])[0].number
+    assert front[0].user_attrs["params"] == 10
+
+
+def test_a_table_is_found_in_its_studys_folder(tmp_path: Path) -> None:
+    Table("made", ["validation_accuracy"], []).write([trial(0)], tmp_path / "trials.csv")
+    assert read_trials(tmp_path).equals(read_trials(tmp_path / "trials.csv"))
+    with pytest.raises(DataError, match=r"nowhere: no such file; give a study's folder"):
+        read_trials(tmp_path / "nowhere")

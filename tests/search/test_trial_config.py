@@ -1,0 +1,347 @@
+"""A trial's configuration: the one that its job composes, at a fraction of the time, and its fingerprint."""
+
+import dataclasses
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+import tinysweep
+from conftest import loaded
+from tinysweep.errors import ConfigError
+from tinysweep.search.compose_trial import INCIDENTAL, Composer, digest, identity
+from tinysweep.search.space import Value, override
+from tinysweep.settings.explain import settings
+from tinysweep.settings.schema import Config, DataConfig, DataName, ModelConfig, SchedulerName
+
+
+class Spy:
+    """A loader that notes what it composes."""
+
+    def __init__(self) -> None:
+        self.composed: list[list[str]] = []
+
+    def load_sweep_config(self, master: DictConfig, overrides: list[str]) -> DictConfig:
+        self.composed.append(overrides)
+        return loaded()[0].load_sweep_config(master, overrides)
+
+
+def composer(*fixed: str) -> Composer:
+    return Composer(*loaded(), list(fixed))
+
+
+def spied(*fixed: str) -> tuple[Composer, Spy]:
+    spy = Spy()
+    return Composer(spy, loaded()[1], list(fixed)), spy  # type: ignore[arg-type]
+
+
+SHARED = composer()
+
+
+# ---- the configuration
+
+
+CHOICES: dict[str, Sequence[Value]] = {
+    "model": ["plain", "residual", "separable", "era_seed"],
+    "optimizer": ["sgd", "adamw"],
+    "scheduler": ["cosine", "step", "constant", "onecycle"],
+    "experiment": ["era_seed"],
+    "augmentation": ["none", "elastic", "light"],
+    "model.width": [4, 17, "auto"],
+    "model.depth": ["[1,1]", "[2]", "[1,2,1]", "[1, 3]"],
+    "model.growth": [1, 1.25, 2.0],
+    "model.bias": [True, False],
+    "model.head": ["linear", "gap", "spatial"],
+    "model.dropout": [0.0, 1e-12, 0.5],
+    "optimizer.lr": [0.1, 1e-05, 1e-300, 0.30000000000000004, 1, 1e2],
+    "optimizer.weight_decay": [0, 3.3e-07],
+    "data.validation": [100, 0.25, 2500.0],
+    "data.limit": ["null", 100],
+    "budget.macs": ["null", 1_000_000],
+    "trainer.seed": [0, 4294967295],
+    "trainer.precision": ["fp32", "'bf16'"],
+    "trainer.epochs": [7, 20],
+}
+
+
+def drawn(seed: int) -> dict[str, Value]:
+    """Values for some of the parameters."""
+    generator = random.Random(seed)
+    names = generator.sample(list(CHOICES), generator.randint(4, len(CHOICES)))
+    return {name: generator.choice(CHOICES[name]) for name in names}
+
+
+@pytest.mark.parametrize("seed", range(7))
+def test_a_trials_configuration_is_what_its_overrides_compose(seed: int) -> None:
+    values = drawn(seed)
+    overrides = [override(name, value) for name, value in values.items()]
+    assert SHARED.config(values) == tinysweep.compose(*overrides), overrides
+
+
+def test_every_trial_has_the_fixed_overrides() -> None:
+    shared = composer("experiment=era_seed", "trainer.epochs=3", "++model.width=5", "data.limit=null")
+    values: dict[str, Value] = {"optimizer.lr": 2e-05, "model": "plain"}
+    words = [override(name, value) for name, value in values.items()]
+    assert shared.config(values) == tinysweep.compose(*shared.fixed, *words)
+    assert shared.config({}) == tinysweep.compose(*shared.fixed)
+    assert shared.config(values).model.width == 5, "a fixed setting wins over the choice of its group"
+
+
+def test_trials_share_nothing_that_one_could_change_for_another() -> None:
+    first = SHARED.config({"model.depth": "[1,1]"})
+    first.model.depth.append(9)
+    SHARED.config({"model.width": 3, "trainer.epochs": 9})
+    assert SHARED.config({"model.depth": "[1,1]"}).model.depth == [1, 1]
+    assert SHARED.config({}) == tinysweep.compose()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"trainer.epochs": 2, "trainer.clean_epochs": 3}, ["trainer.clean_epochs=3", "trainer.epochs=2"]),
+        ({"model.depth": "[]"}, ["model.depth=[]", "at least one stage"]),
+        ({"model.width": "wide"}, ["model.width=wide"]),
+        ({"trainer.epochs": 1.5}, ["trainer.epochs=1.5", "whole number"]),
+        ({"optimizer": "adamw", "optimizer.nesterov": True}, ["optimizer.nesterov=true", "only by optimizer=sgd"]),
+        ({"model": "nonsense"}, ["model=nonsense", "plain", "residual"]),
+        ({"model": "plain", "+model.nonsense": 3}, ["model.nonsense", "not a setting"]),
+    ],
+)
+def test_values_that_break_a_rule_alone_or_together_are_refused_in_one_line(
+    values: dict[str, Value], words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        SHARED.config(values)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_fixed_override_is_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^model.widht is not a setting; did you mean model.width\?$"):
+        composer("model.widht=3").config({})
+
+
+# ---- how often Hydra composes
+
+
+def test_hydra_composes_once_for_each_combination_of_group_choices() -> None:
+    shared, spy = spied("trainer.epochs=3")
+    for width in range(4, 7):
+        for model in ("plain", "residual"):
+            for optimizer in ("sgd", "adamw"):
+                shared.config({"model": model, "optimizer": optimizer, "model.width": width})
+    assert sorted(spy.composed) == sorted(
+        ["trainer.epochs=3", f"model={model}", f"optimizer={optimizer}"]
+        for model in ("plain", "residual")
+        for optimizer in ("sgd", "adamw")
+    )
+
+
+def test_hydra_composes_once_where_no_group_is_searched() -> None:
+    shared, spy = spied()
+    for width in range(1, 9):
+        shared.reads("scheduler.gamma", {})
+        shared.config(
+            {"model.width": width, "model.depth": "[1,1]", "optimizer.name": "adamw", "optimizer.nesterov": False}
+        )
+    assert spy.composed == [[]]
+
+
+def test_hydra_composes_anew_only_where_a_value_may_depend_on_another() -> None:
+    shared, spy = spied()
+    shared.config({"model.width": 3, "trainer.batch_size": 8}, 1)
+    before = len(spy.composed)
+    config = shared.config({"model.width": 3, "model.hidden": "${trainer.batch_size}", "trainer.batch_size": 8}, 2)
+    assert (config.model.hidden, config.trial) == (8, 2)
+    assert len(spy.composed) == before + 1
+    shared.config({"model.width": 4, "trainer.batch_size": 9}, 3)
+    assert len(spy.composed) == before + 1
+
+
+def test_a_jobs_overrides_say_what_each_interpolation_came_to() -> None:
+    shared = composer(
+        "model.hidden=${trainer.batch_size}", "data.root=${oc.env:HOME}", "data.limit=${.split_seed}"
+    )
+    values: dict[str, Value] = {
+        "trainer.batch_size": 8,
+        "data.split_seed": 5,
+        "model.depth": "[1,${trainer.epochs}]",
+    }
+    found = shared.overrides(values, shared.config(values))
+    assert found[:3] == [override(name, value) for name, value in values.items()]
+    assert sorted(found[3:]) == ["data.limit=5", "model.depth=[1,14]", "model.hidden=8"], "a place isn't said"
+    plain: dict[str, Value] = {"trainer.batch_size": 8}
+    assert composer().overrides(plain, composer().config(plain)) == ["trainer.batch_size=8"]
+
+
+def test_what_no_job_could_resolve_is_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^model.hidden: .*TINYSWEEP_NOWHERE"):
+        composer("model.hidden=${oc.env:TINYSWEEP_NOWHERE}").config({})
+    with pytest.raises(ConfigError, match=r"^scheduler.name: .*TINYSWEEP_NOWHERE"):
+        composer("scheduler.name=${oc.env:TINYSWEEP_NOWHERE}").reads("scheduler.gamma", {})
+
+
+# ---- parameters that play no role
+
+
+@pytest.mark.parametrize(
+    ("name", "choice", "reads"),
+    [
+        ("scheduler.gamma", "step", True),
+        ("scheduler.gamma", "cosine", False),
+        ("scheduler.step_epochs", "constant", False),
+        ("scheduler.warmup_fraction", "onecycle", True),
+        ("scheduler.warmup_fraction", "linear", True),
+        ("scheduler.warmup_fraction", "step", False),
+        ("optimizer.nesterov", "sgd", True),
+        ("optimizer.nesterov", "adamw", False),
+        ("optimizer.beta2", "adamw", True),
+        ("optimizer.beta2", "sgd", False),
+        ("optimizer.momentum", "adamw", True),
+        ("data.image_size", "mnist", False),
+        ("data.colour", "image_folder", True),
+    ],
+)
+def test_a_setting_plays_a_role_only_beside_the_choices_that_read_it(name: str, choice: str, reads: bool) -> None:
+    section = name.partition(".")[0]
+    assert SHARED.reads(name, {section: choice}) is reads
+    assert SHARED.reads(name, {f"{section}.name": choice}) is reads
+
+
+@pytest.mark.parametrize("choice", ["scheduler=step", "scheduler.name=step"])
+def test_a_fixed_choice_decides_too_what_plays_a_role(choice: str) -> None:
+    shared = composer(choice)
+    assert shared.reads("scheduler.gamma", {})
+    assert not shared.reads("scheduler.end_fraction", {})
+
+
+@pytest.mark.parametrize("chosen", ["'step'", '"step"', "${oc.env:TINYSWEEP_SCHEDULE}"])
+def test_a_choice_counts_by_its_value_however_it_is_written(chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYSWEEP_SCHEDULE", "step")
+    assert SHARED.reads("scheduler.gamma", {"scheduler.name": chosen})
+    assert not SHARED.reads("scheduler.warmup_fraction", {"scheduler.name": chosen})
+    shared = composer(f"scheduler.name={chosen}")
+    assert shared.reads("scheduler.gamma", {})
+    assert not shared.reads("scheduler.warmup_fraction", {})
+
+
+def test_a_choice_by_name_wins_over_that_of_the_group() -> None:
+    values: dict[str, Value] = {"scheduler": "cosine", "scheduler.name": "step"}
+    assert SHARED.reads("scheduler.gamma", values)
+    assert not SHARED.reads("scheduler.warmup_fraction", values)
+
+
+def test_a_recipe_may_decide_what_is_read() -> None:
+    assert SHARED.reads("scheduler.gamma", {"experiment": "era_seed"})
+    assert not SHARED.reads("scheduler.gamma", {})
+
+
+@pytest.mark.parametrize(
+    "name", ["model", "model.width", "trainer.epochs", "scheduler.name", "+experiment", "name"]
+)
+def test_what_every_choice_reads_always_plays_a_role(name: str) -> None:
+    assert all(SHARED.reads(name, {"scheduler": choice, "optimizer": "adamw"}) for choice in ("step", "constant"))
+
+
+def test_whatever_is_drawn_under_the_rule_of_roles_is_allowed() -> None:
+    conditional = {name: spec for name, spec in settings().items() if spec.metadata.get("only")}
+    assert len(conditional) >= 8
+    for choice in (SchedulerName.step, SchedulerName.cosine):
+        for name, spec in conditional.items():
+            if name.startswith("scheduler."):
+                other: Value = 3 if spec.type is int else 0.75
+                values: dict[str, Value] = {"scheduler": choice.value, name: other}
+                if SHARED.reads(name, {"scheduler": choice.value}):
+                    assert getattr(SHARED.config(values).scheduler, name.partition(".")[2]) == other
+                else:
+                    with pytest.raises(ConfigError):
+                        SHARED.config(values)
+
+
+# ---- identity
+
+
+def changed(config: Config, name: str) -> Config:
+    """A configuration that differs in one setting, whatever the rules of settings say."""
+    copy = Config()
+    for spec in fields(Config):
+        value = getattr(config, spec.name)
+        setattr(copy, spec.name, dataclasses.replace(value) if is_dataclass(value) else value)  # type: ignore[type-var]
+    section, _, leaf = name.rpartition(".")
+    holder: Any = getattr(copy, section) if section else copy
+    old = getattr(holder, leaf)
+    if isinstance(old, Enum):
+        new: Any = next(member for member in type(old) if member != old)
+    elif isinstance(old, bool):
+        new = not old
+    elif isinstance(old, list):
+        new = [*old, 1]
+    else:
+        new = f"{old}x" if isinstance(old, str) else (old or 0) + 1
+    vars(holder)[leaf] = new
+    return copy
+
+
+LEAVES = [name for name, spec in settings().items() if not is_dataclass(spec.type)]
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_two_configurations_are_the_same_if_they_differ_only_in_where_and_on_what_they_run(name: str) -> None:
+    same = digest(identity(Config())) == digest(identity(changed(Config(), name)))
+    assert same == (name in INCIDENTAL)
+
+
+def test_what_is_incidental_is_a_setting() -> None:
+    assert set(INCIDENTAL) <= set(LEAVES)
+    assert {"name", "trial", "data.root", "trainer.device", "trainer.threads"} <= set(INCIDENTAL)
+    assert not {"trainer.seed", "trainer.precision", "budget.params"} & set(INCIDENTAL)
+
+
+def test_the_identity_names_every_other_setting_once() -> None:
+    added = Config(
+        data=DataConfig(name=DataName.image_folder, digest="images-0"),
+        model=ModelConfig(stem_fraction=0.5, bottleneck=0.5),
+    )
+    assert sorted(identity(added)) == sorted(set(LEAVES) - set(INCIDENTAL))
+    newer = {"data.digest", "model.stem_fraction", "model.bottleneck"}
+    assert set(identity(added)) - set(identity(Config())) == newer, "left out at their default, as they once were"
+
+
+def test_a_composed_configuration_and_its_typed_one_are_the_same() -> None:
+    container = OmegaConf.to_container(SHARED.base({"model": "plain"}).settings, enum_to_str=True)
+    assert isinstance(container, dict)
+    plain = {str(key): value for key, value in container.items()}
+    assert digest(identity(plain)) == digest(identity(SHARED.config({"model": "plain"})))
+
+
+def test_different_words_for_the_same_configuration_have_the_same_identity() -> None:
+    ways: list[dict[str, Value]] = [
+        {"model": "plain", "model.depth": "[1,1]", "optimizer.lr": 0.05},
+        {"model": "plain", "model.depth": "[1, 1]", "optimizer.lr": 5e-2},
+        {"model.depth": "[1,1]", "model.family": "plain", "optimizer.lr": 0.05},
+        {"trainer.threads": 2, "optimizer.lr": 0.05, "model.depth": "[1,1]", "model": "plain"},
+    ]
+    assert len({digest(identity(SHARED.config(values))) for values in ways}) == 1
+
+
+def test_a_fingerprint_is_the_same_in_every_process_and_order() -> None:
+    content = {"b": [1, 2.5, None, True], "a": {"text": "é"}}
+    printed = subprocess.check_output(
+        [
+            sys.executable,
+            "-c",
+            "import json, sys; from tinysweep.search.compose_trial import digest\n"
+            "print(digest(json.loads(sys.argv[1])))",
+            json.dumps(dict(reversed(content.items()))),
+        ],
+        text=True,
+    )
+    assert printed.strip() == digest(content)
+    assert digest(content) != digest({**content, "b": [1, 2.5, None, False]})

@@ -1,0 +1,516 @@
+"""The rules of every setting, however a configuration is made, and the choices under conf/."""
+
+import copy
+import dataclasses
+import importlib.metadata
+import importlib.util
+import math
+import os
+import pickle
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import Field, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args
+
+import hydra
+import numpy as np
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+import tinysweep
+from tinysweep.errors import ConfigError, TinysweepError
+from tinysweep.network import budget
+from tinysweep.network.build import DataShape
+from tinysweep.settings import schema as config
+from tinysweep.settings.compose import CONFIG_FOLDER
+from tinysweep.settings.schema import (
+    AUTO,
+    AugmentationConfig,
+    Config,
+    DataConfig,
+    DataName,
+    Family,
+    ModelConfig,
+    OptimizerConfig,
+    OptimizerName,
+    SchedulerConfig,
+    Section,
+    TrainerConfig,
+    lies_within,
+)
+
+MNIST_SHAPE = DataShape(channels=1, size=28, classes=10)
+
+SECTIONS: list[type[Section]] = [spec.type for spec in fields(Config) if is_dataclass(spec.type)]  # type: ignore[misc]
+SETTINGS = [(section, spec) for section in SECTIONS for spec in fields(section)]
+RANGED = [(section, spec) for section, spec in SETTINGS if spec.metadata["within"]]
+LIMITED = [(section, spec) for section, spec in SETTINGS if spec.metadata["only"]]
+
+
+def dotted(item: object) -> str:
+    """The id of a parametrised setting."""
+    return item.name if isinstance(item, Field) else item.KEY if isinstance(item, type) else str(item)  # type: ignore[attr-defined]
+
+
+def parts(annotation: Any) -> set[Any]:
+    """The types that a value may have, those of a list being those of its elements."""
+    if isinstance(annotation, UnionType):
+        return set().union(*(parts(part) for part in get_args(annotation)))
+    return set(get_args(annotation)) or {annotation}
+
+
+def ends(spec: Field[Any]) -> tuple[float, float]:
+    low, high = (float(end) for end in spec.metadata["within"][1:-1].split(","))
+    return low, high
+
+
+def beyond(spec: Field[Any]) -> list[float]:
+    """The numbers nearest to the interval that lie outside of it, and some that are no proper numbers."""
+    low, high = ends(spec)
+    if float not in parts(spec.type):
+        return [int(low) - 1, int(high) + 1]
+    below = low if spec.metadata["within"][0] == "(" else math.nextafter(low, -math.inf)
+    above = high if spec.metadata["within"][-1] == ")" else math.nextafter(high, math.inf)
+    return [below, above, math.nan, math.inf, -math.inf]
+
+
+def inside(spec: Field[Any]) -> list[float]:
+    """The least and the largest number of the interval."""
+    low, high = ends(spec)
+    if float not in parts(spec.type):
+        return [int(low), int(high)]
+    least = low if spec.metadata["within"][0] == "[" else math.nextafter(low, math.inf)
+    return [least, high if spec.metadata["within"][-1] == "]" else math.nextafter(high, -math.inf)]
+
+
+def built(section: type[Section], spec: Field[Any], value: Any) -> Section:
+    """A section with one setting, and the others such that it is read."""
+    values: dict[str, Any] = {spec.name: [value] if spec.name == "depth" else value}
+    if spec.metadata["only"]:
+        values["name"] = spec.metadata["only"][0]
+    if spec.name == "clean_epochs":
+        values["epochs"] = 100_000
+    return section(**values)
+
+
+def unlike(spec: Field[Any]) -> Any:
+    """A value that is allowed but not the default."""
+    if spec.type is bool:
+        return not spec.default
+    if str in parts(spec.type):
+        return "other"
+    return next(value for value in inside(spec) if value != spec.default)
+
+
+# ---- intervals
+
+
+@pytest.mark.parametrize(
+    ("interval", "within", "outside"),
+    [
+        ("[0, 1]", [0, 0.5, 1], [-1e-9, 1 + 1e-9]),
+        ("(0, 1)", [1e-9, 0.5, 1 - 1e-9], [0, 1, -1, 2]),
+        ("[0, 1)", [0, 0.999], [1, -1e-9]),
+        ("(0, 1]", [1e-9, 1], [0, 1.5]),
+        ("[2, 1e9]", [2, 1e9, 1_000_000_000], [1, 1.999, 1e9 + 1]),
+    ],
+)
+def test_square_brackets_include_the_end(interval: str, within: list[float], outside: list[float]) -> None:
+    assert all(lies_within(value, interval) for value in within)
+    assert not any(lies_within(value, interval) for value in outside)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("interval", ["[0, 1]", "[-inf, inf]"])
+def test_what_is_not_finite_lies_in_no_interval(value: float, interval: str) -> None:
+    assert not lies_within(value, interval)
+
+
+# ---- each setting
+
+
+@pytest.mark.parametrize(("section", "spec"), SETTINGS, ids=dotted)
+def test_every_setting_says_in_one_line_what_it_means(section: type[Section], spec: Field[Any]) -> None:
+    assert re.fullmatch(r"\S.{4,100}", spec.metadata["meaning"]), f"{section.KEY}.{spec.name}"
+
+
+@pytest.mark.parametrize(("section", "spec"), SETTINGS, ids=dotted)
+def test_exactly_the_numbers_have_an_interval(section: type[Section], spec: Field[Any]) -> None:
+    is_number = bool(parts(spec.type) & {int, float})
+    assert bool(spec.metadata["within"]) == is_number, f"{section.KEY}.{spec.name}"
+
+
+@pytest.mark.parametrize(("section", "spec"), RANGED, ids=dotted)
+def test_a_number_outside_its_interval_is_refused_with_key_value_rule_and_meaning(
+    section: type[Section], spec: Field[Any]
+) -> None:
+    for value in beyond(spec):
+        with pytest.raises(ConfigError) as caught:
+            built(section, spec, value)
+        message = str(caught.value)
+        shown = [value] if spec.name == "depth" else value
+        assert message.startswith(f"{section.KEY}.{spec.name}={shown} ")
+        assert spec.metadata["within"] in message
+        assert spec.metadata["meaning"] in message
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize(("section", "spec"), RANGED, ids=dotted)
+def test_the_ends_of_an_interval_are_allowed(section: type[Section], spec: Field[Any]) -> None:
+    for value in inside(spec):
+        assert getattr(built(section, spec, value), spec.name) == ([value] if spec.name == "depth" else value)
+
+
+@pytest.mark.parametrize(("section", "spec"), LIMITED, ids=dotted)
+def test_a_setting_that_the_choice_does_not_read_is_refused_unless_left_alone(
+    section: type[Section], spec: Field[Any]
+) -> None:
+    choices: type[Enum] = next(other.type for other in fields(section) if other.name == "name")  # type: ignore[assignment]
+    readers = set(spec.metadata["only"])
+    assert readers < set(choices), "a rule that names no choice, or every one, is a mistake"
+    other = unlike(spec)
+    for choice in choices:
+        assert getattr(section(**{"name": choice}), spec.name) == spec.default
+        if choice in readers:
+            assert getattr(section(**{"name": choice, spec.name: other}), spec.name) == other
+            continue
+        with pytest.raises(ConfigError) as caught:
+            section(**{"name": choice, spec.name: other})
+        message = str(caught.value)
+        assert message.startswith(f"{section.KEY}.{spec.name}={str(other).lower()} ")
+        assert f"not by {section.KEY}={choice.value}" in message
+        assert all(f"{reader.value}" in message for reader in readers)
+        assert spec.metadata["meaning"] in message
+
+
+# ---- rules between settings
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: TrainerConfig(epochs=3, clean_epochs=4), ["trainer.clean_epochs=4", "trainer.epochs=3"]),
+        (
+            lambda: ModelConfig(family=Family.residual, padding=False),
+            ["model.padding=false", "must be true", "residual"],
+        ),
+        (lambda: ModelConfig(kernel=4), ["model.kernel=4", "must be odd"]),
+        (lambda: ModelConfig(stem_kernel=4, stem_padding=True), ["model.stem_kernel=4", "must be odd"]),
+        (lambda: ModelConfig(depth=[]), ["model.depth=[]", "at least one stage"]),
+        (lambda: ModelConfig(depth=[1, 0]), ["model.depth=[1, 0]", "[1, 100]"]),
+        (lambda: ModelConfig(width="wide"), ["model.width=wide", "must be a number or auto"]),
+        (lambda: ModelConfig(width="12"), ["model.width=12", "must be a number or auto"]),
+        (
+            lambda: OptimizerConfig(nesterov=True, momentum=0),
+            ["optimizer.nesterov=true", "needs optimizer.momentum above 0"],
+        ),
+        (lambda: DataConfig(validation=5.5), ["data.validation=5.5", "whole number", "fraction below 1"]),
+        (lambda: DataConfig(root=""), ["data.root=", "must name a folder"]),
+        (lambda: Config(name="a/b"), ["name='a/b'", "folder name"]),
+        (lambda: Config(name="a\\b"), ["name=", "folder name"]),
+        (lambda: Config(name=""), ["name=''", "folder name"]),
+        (lambda: Config(name=".."), ["name='..'", "no leading dot"]),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(make: Callable[[], object], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TrainerConfig(epochs=3, clean_epochs=3),
+        lambda: ModelConfig(family=Family.plain, padding=False, kernel=4),
+        lambda: ModelConfig(stem_kernel=4, stem_padding=False),
+        lambda: ModelConfig(width=AUTO),
+        lambda: OptimizerConfig(nesterov=True, momentum=0.5),
+        lambda: OptimizerConfig(nesterov=False, momentum=0),
+        lambda: OptimizerConfig(name=OptimizerName.adamw, momentum=0),
+        lambda: DataConfig(validation=0.5),
+        lambda: DataConfig(validation=1),
+        lambda: DataConfig(validation=0),
+        lambda: Config(name="a.b-c d"),
+    ],
+)
+def test_what_comes_close_to_a_contradiction_is_allowed(make: Callable[[], object]) -> None:
+    assert make()
+
+
+def test_a_fraction_is_no_whole_number_in_python_either() -> None:
+    with pytest.raises(ConfigError, match=r"^trainer.epochs=1.5 must be a whole number"):
+        config.TrainerConfig(epochs=1.5)  # type: ignore[arg-type]
+
+
+def test_a_section_changed_in_python_is_checked_again() -> None:
+    trainer = Config().trainer
+    with pytest.raises(ConfigError, match=r"^trainer\.epochs=0 "):
+        dataclasses.replace(trainer, epochs=0)
+
+
+@pytest.mark.parametrize(("section", "spec"), RANGED, ids=dotted)
+def test_a_value_set_in_python_obeys_its_rule_and_a_refused_one_changes_nothing(
+    section: type[Section], spec: Field[Any]
+) -> None:
+    held = section()
+    before = getattr(held, spec.name)
+    for value in beyond(spec):
+        with pytest.raises(ConfigError, match=rf"^{section.KEY}\.{spec.name}="):
+            setattr(held, spec.name, [value] if spec.name == "depth" else value)
+    assert getattr(held, spec.name) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda c: setattr(c.trainer, "epoch", 3),
+            ["trainer.epoch is not a setting", "did you mean trainer.epochs?"],
+        ),
+        (lambda c: setattr(c, "trianer", 3), ["trianer is not a setting", "did you mean trainer?"]),
+        (lambda c: setattr(c.scheduler, "zzz", 3), ["scheduler.zzz is not a setting", "warmup_fraction", "gamma"]),
+        (lambda c: setattr(c, "model", "plain"), ["model=plain must be a section"]),
+        (lambda c: setattr(c, "name", None), ["name=null must be text"]),
+        (lambda c: setattr(c.optimizer, "name", "adam"), ["optimizer.name=adam must be one of sgd, adamw"]),
+        (lambda c: setattr(c.optimizer, "lr", "0.1"), ["optimizer.lr=0.1 must be a number"]),
+        (lambda c: setattr(c.optimizer, "lr", True), ["optimizer.lr=true must be a number"]),
+        (lambda c: setattr(c.trainer, "test", "no"), ["trainer.test=no must be true or false"]),
+        (lambda c: setattr(c.data, "limit", 2.5), ["data.limit=2.5 must be a whole number or null"]),
+        (lambda c: setattr(c.model, "depth", [[1, 2], [1]]), ["model.depth=[[1, 2], [1]] must be a list"]),
+    ],
+)
+def test_a_mistake_made_in_python_is_refused_at_once(make: Callable[[Config], None], words: list[str]) -> None:
+    config = Config()
+    with pytest.raises(ConfigError) as caught:
+        make(config)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert config == Config()
+
+
+def test_what_is_set_in_python_becomes_what_the_command_line_would_have_set() -> None:
+    config = Config()
+    config.optimizer.name, config.optimizer.nesterov = "adamw", False  # type: ignore[assignment]
+    config.model.width, config.optimizer.lr = np.int64(12), np.float32(0.5)  # type: ignore[assignment]
+    assert config.optimizer.name is OptimizerName.adamw
+    assert (type(config.model.width), type(config.optimizer.lr)) == (int, float)
+    config.check()
+    assert OmegaConf.to_object(OmegaConf.structured(config)) == config
+    assert copy.deepcopy(config) == config == pickle.loads(pickle.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: setattr(c.trainer, "clean_epochs", 20), "trainer.clean_epochs=20 must not exceed"),
+        (lambda c: setattr(c.optimizer, "beta2", 0.5), "optimizer.beta2=0.5 is read only by optimizer=adamw"),
+        (lambda c: c.model.depth.append(0), "model.depth=[1, 2, 1, 0] must lie in"),
+        (lambda c: setattr(c, "name", "a/b"), "name='a/b' must be usable"),
+    ],
+)
+def test_rules_between_settings_are_checked_once_all_are_set(change: Callable[[Config], None], words: str) -> None:
+    config = Config()
+    config.check()
+    change(config)
+    with pytest.raises(ConfigError) as caught:
+        config.check()
+    assert words in str(caught.value)
+
+
+def test_two_configurations_share_no_list() -> None:
+    Config().model.depth.append(7)
+    assert Config().model.depth == ModelConfig().depth
+    assert 7 not in ModelConfig().depth
+
+
+@pytest.mark.parametrize("depth", [[[1, 2], [1]], [{"a": 1}], 3, [1, 1.5]])
+def test_anything_but_a_list_of_whole_numbers_is_refused_as_depth(depth: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^model\.depth=.* must be a list such as .*each a whole number"):
+        ModelConfig(depth=depth)
+
+
+@pytest.mark.parametrize(
+    ("variable", "root"),
+    [
+        ({"TINYSWEEP_DATA": "here"}, "here"),
+        ({"TINYSWEEP_DATA": ""}, "~/.cache/tinysweep"),
+        ({}, "~/.cache/tinysweep"),
+    ],
+)
+def test_the_environment_says_where_data_lies(variable: dict[str, str], root: str) -> None:
+    elsewhere = {key: value for key, value in os.environ.items() if key != "TINYSWEEP_DATA"}
+    program = "from tinysweep.settings.schema import DataConfig; print(DataConfig().root)"
+    printed = subprocess.check_output([sys.executable, "-c", program], env=elsewhere | variable, text=True)
+    assert printed.strip() == root
+
+
+# ---- the choices under conf/
+
+
+CHOICES = sorted(
+    (str(file.parent.relative_to(CONFIG_FOLDER)), file.stem)
+    for file in CONFIG_FOLDER.glob("*/*.yaml")
+    if file.parent.name != "hydra"
+)
+NEEDS = {("data", "image_folder"): ["data.root=photos"]}
+
+Composed = Callable[..., Config]
+
+
+@pytest.fixture
+def composed() -> Composed:
+    """Composes overrides as the commands do."""
+    return tinysweep.compose
+
+
+def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def test_every_group_has_a_choice() -> None:
+    assert {group for group, _ in CHOICES} == {section.KEY for section in SECTIONS} | {"experiment"}
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_a_choice_obeys_the_schema_and_takes_effect(composed: Composed, group: str, choice: str) -> None:
+    values = OmegaConf.to_container(OmegaConf.load(CONFIG_FOLDER / group / f"{choice}.yaml"))
+    assert isinstance(values, dict)
+    values.pop("defaults", None)
+    needs = NEEDS.get((group, choice), [])
+    settings = composed(f"{group}={choice}", *needs)
+    given = {override.partition("=")[0] for override in needs}
+    for key, value in leaves(values, "" if group == "experiment" else f"{group}."):  # type: ignore[arg-type]
+        found: Any = settings
+        for name in key.split("."):
+            found = getattr(found, name)
+        if key not in given:
+            expected = float(value) if isinstance(found, float) else value  # YAML 1.1 reads 5e-4 as text
+            assert found == expected, key
+    named = getattr(getattr(settings, group, None), "name", choice)
+    assert named == choice, "messages name the choice by the section's name"
+
+
+@pytest.mark.parametrize(("group", "choice"), [c for c in CHOICES if c[0] in ("model", "experiment", "budget")])
+def test_a_choice_has_a_model_within_its_budget(composed: Composed, group: str, choice: str) -> None:
+    settings = budget.resolve(composed(f"{group}={choice}"), MNIST_SHAPE)
+    assert budget.gate(settings, MNIST_SHAPE).params < settings.budget.params
+
+
+@pytest.mark.parametrize("group", ["model", "experiment"])
+def test_the_baseline_has_exactly_its_parameters(composed: Composed, group: str) -> None:
+    assert budget.measure(composed(f"{group}=era_seed").model, MNIST_SHAPE).params == 19_349
+
+
+def test_the_baseline_recipe_reads_all_training_images_and_the_given_schedule(composed: Composed) -> None:
+    settings = composed("experiment=era_seed")
+    assert settings.name == "era_seed"
+    assert settings.data.validation == 0
+    assert settings.augmentation == AugmentationConfig(
+        rotation_degrees=10, shift_fraction=0.1, interpolation=config.Interpolation.nearest
+    )
+    assert settings.scheduler == SchedulerConfig(
+        name=config.SchedulerName.step, step_epochs=5, gamma=0.5, warmup_fraction=0.1
+    )
+    assert (settings.trainer.epochs, settings.trainer.batch_size, settings.trainer.seed) == (20, 128, 1)
+
+
+def test_what_the_command_line_refuses_is_refused_in_python_too(composed: Composed) -> None:
+    with pytest.raises(ConfigError, match=r"^model.widht is not a setting; did you mean model.width\?$"):
+        composed("model.widht=3")
+
+
+def test_the_command_line_wins_over_an_experiment(composed: Composed) -> None:
+    assert composed("trainer.epochs=3", "experiment=era_seed").trainer.epochs == 3
+
+
+@pytest.mark.parametrize("group", [section.KEY for section in SECTIONS])
+def test_no_group_may_be_removed(composed: Composed, group: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{group} can't be removed"):
+        composed(f"~{group}")
+
+
+def test_the_composed_configuration_is_plain_and_typed(composed: Composed) -> None:
+    settings = composed("model.depth=[2,2]", "data.validation=100", "trainer.threads=1")
+    assert type(settings.model.depth) is list
+    assert isinstance(settings.data.name, DataName)
+    assert isinstance(settings.model.family, Family)
+    assert settings.data.validation == 100
+    assert dataclasses.asdict(settings)["model"]["depth"] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("trainer.clean_epochs=15", ["trainer.clean_epochs=15", "trainer.epochs=14"]),
+        ("model.padding=false", ["model.padding=false", "residual"]),
+        ("optimizer.momentum=0", ["optimizer.nesterov=true", "optimizer.momentum"]),
+        ("optimizer.lr=inf", ["optimizer.lr=inf", "(0, 1000]"]),
+        ("name=.hidden", ["name='.hidden'"]),
+    ],
+)
+def test_a_composed_configuration_obeys_the_same_rules(
+    composed: Composed, override: str, words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        composed(override)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+# ---- the package
+
+
+@pytest.mark.parametrize("name", tinysweep.__all__)
+def test_what_the_package_offers_is_no_module_of_that_name(name: str) -> None:
+    assert importlib.util.find_spec(f"tinysweep.{name}") is None  # imported, it would hide what is offered
+    assert callable(getattr(tinysweep, name))
+    assert getattr(tinysweep, name) is getattr(tinysweep, name)
+
+
+def test_the_package_tells_all_that_it_offers_and_its_version() -> None:
+    program = "import tinysweep; print(*dir(tinysweep))"  # in a process that has used none of it
+    listed = set(subprocess.check_output([sys.executable, "-c", program], text=True).split())
+    assert listed >= {*tinysweep.__all__, "__version__", "__doc__"}
+    assert tinysweep.__version__ == importlib.metadata.version("tinysweep")
+
+
+def test_the_license_that_the_package_names_is_there() -> None:
+    checkout = Path(__file__).parents[2]
+    project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+    assert project["license"] == "MIT"
+    texts = [(checkout / name).read_text() for name in project["license-files"]]
+    assert [text.splitlines()[0] for text in texts] == ["MIT License"]
+    assert "The tinysweep authors" in texts[0]
+
+
+def test_the_package_offers_nothing_else() -> None:
+    assert tinysweep.Config is Config
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = tinysweep.nonsense
+
+
+@pytest.mark.parametrize("make", [lambda: TrainerConfig(epochs=0), lambda: Config(name="a/b")])
+def test_one_except_clause_catches_every_mistake_in_the_settings(make: Callable[[], object]) -> None:
+    with pytest.raises(TinysweepError):
+        make()
+
+
+def test_composing_leaves_the_callers_own_hydra_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("answer: 42")
+    with hydra.initialize_config_dir(str(tmp_path)):
+        assert tinysweep.compose("trainer.epochs=2").trainer.epochs == 2
+        with pytest.raises(ConfigError):
+            tinysweep.compose("trainer.epoch=2")
+        assert hydra.compose("mine").answer == 42
+    assert not GlobalHydra.instance().is_initialized()

@@ -1,0 +1,271 @@
+"""What Hydra and OmegaConf object to, through real composition: one line with key, value, rule and advice."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from tinysweep.errors import ConfigError
+from tinysweep.settings.compose import CONFIG_FOLDER
+from tinysweep.settings.explain import explain, nearest, require_schema, require_words, settings
+from tinysweep.settings.schema import Config, Device, expected, from_dictconfig
+
+Compose = Callable[..., DictConfig]
+
+
+@pytest.fixture
+def composed() -> Iterator[Compose]:
+    """Composes overrides as the commands do."""
+    ConfigStore.instance().store(name="schema", node=Config, replace=True)
+    with initialize_config_dir(str(CONFIG_FOLDER)):
+        yield lambda *overrides: compose("config", overrides=list(overrides))
+
+
+def explained(composed: Compose, *overrides: str) -> str:
+    """The line for overrides that don't compose."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011 which of Hydra's types it is doesn't matter
+        composed(*overrides)
+    assert not isinstance(caught.value, ConfigError)
+    line = explain(caught.value)
+    assert line
+    assert "\n" not in line
+    return line
+
+
+# ---- the nearest key
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("model.widht", "model.width"),
+        ("mdoel.width", "model.width"),
+        ("modle.widht", "model.width"),
+        ("trainer.epoch", "trainer.epochs"),
+        ("trainer.batchsize", "trainer.batch_size"),
+        ("optimizer.weight_deacy", "optimizer.weight_decay"),
+        ("data.validaton", "data.validation"),
+        ("modle", "model"),
+        ("optimiser", "optimizer"),
+        # a bare setting, or one under the wrong section, is found by its own name
+        ("epochs", "trainer.epochs"),
+        ("lr", "optimizer.lr"),
+        ("seed", "trainer.seed"),
+        ("dropout", "model.dropout"),
+        ("dropoutt", "model.dropout"),
+        ("model.lr", "optimizer.lr"),
+        ("optimizer.batch_size", "trainer.batch_size"),
+        # those of a search without what goes before them
+        ("n_trial", "hydra.sweeper.n_trials"),
+        ("study_name", "hydra.sweeper.study_name"),
+        ("objective", "hydra.sweeper.objective"),
+        ("hydra.max_seconds", "hydra.sweeper.max_seconds"),
+        ("batch_size", "trainer.batch_size"),
+        ("sampler", "hydra/sweeper/sampler=tpe"),
+        ("n_jobs", "hydra.launcher.n_jobs"),
+        ("sweep", "sweeps"),
+        # of several settings of one name, the one in the section that was meant
+        ("data.nmae", "data.name"),
+        ("schedulr.name", "scheduler.name"),
+    ],
+)
+def test_a_typo_gets_the_key_that_was_meant(wrong: str, right: str) -> None:
+    assert nearest(wrong) == f"did you mean {right}?"
+
+
+@pytest.mark.parametrize("nonsense", ["foo", "model.foo", "zzz.qqq", "x", ""])
+def test_nonsense_gets_the_list_of_keys_instead_of_a_guess(nonsense: str) -> None:
+    assert nearest(nonsense) == "tinysweep --cfg job shows every key"
+
+
+def test_every_proposal_is_a_valid_key() -> None:
+    for key in settings():
+        assert nearest(key) == f"did you mean {key}?"
+
+
+def test_a_launcher_of_a_cluster_is_named_with_what_brings_it() -> None:
+    def refused(choice: str, *options: str) -> str:
+        return explain(MissingConfigException("", f"hydra/launcher/{choice}", options))
+
+    for choice in ("submitit_local", "submitit_slurm", "slurm", "ray"):
+        said = refused(choice, "basic", "joblib")
+        assert "isn't installed, only basic, joblib; pip install 'tinysweep[clusters]' brings" in said
+    assert "did you mean hydra/launcher=joblib?" in refused("jobli", "basic", "joblib")
+    assert "pip" not in refused("submitit", "basic", "joblib", "submitit_local")
+
+
+def test_beginnings_of_hydras_options_are_let_through() -> None:
+    require_words(["--cfg", "job", "--multi", "--config-d=x", "model=plain", "-m", "name=--x"])
+
+
+# ---- types in words
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        (bool, "true or false"),
+        (int, "a whole number"),
+        (float, "a number"),
+        (str, "text"),
+        (int | None, "a whole number or null"),
+        (int | str, "a whole number or auto"),
+        (list[int], "a list such as [1,2,1], each a whole number"),
+        (Device, "one of auto, cpu, cuda, mps"),
+    ],
+)
+def test_types_are_told_in_words(annotation: Any, words: str) -> None:
+    assert expected(annotation) == words
+
+
+# ---- errors of composition
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.widht=3", ["model.widht is not a setting", "did you mean model.width?"]),
+        ("modle=plain", ["modle is not a setting", "did you mean model?"]),
+        ("epochs=3", ["epochs is not a setting", "did you mean trainer.epochs?"]),
+        ("+model={foo:3}", ["model.foo is not a setting"]),
+        ("model.dropout=x", ["model.dropout=x", "must be a number", "probability of dropping"]),
+        ("trainer.epochs=1.5", ["trainer.epochs=1.5", "must be a whole number", "passes over"]),
+        ("trainer.epochs=1e3", ["trainer.epochs=1e3 must be a whole number"]),
+        ("trainer.epochs=true", ["trainer.epochs=true must be a whole number"]),
+        ("trainer.epochs=null", ["trainer.epochs=null must be a whole number"]),
+        ("trainer.epochs=", ["trainer.epochs= must be a whole number"]),
+        ("++trainer.epochs=ten", ["trainer.epochs=ten must be a whole number"]),
+        ("trainer.test=maybe", ["trainer.test=maybe must be true or false"]),
+        ("data.limit=2.5", ["data.limit=2.5 must be a whole number or null"]),
+        ("data.root=null", ["data.root=null must be text"]),
+        ("name=null", ["name=null must be text"]),
+        ("model.width=2.5", ["model.width=2.5 must be a whole number or auto"]),
+        ("model.depth=3", ["model.depth=3", "must be a list such as [1,2,1]"]),
+        ("model.depth=[1,x]", ["model.depth=[1,x]", "must be a list such as [1,2,1], each a whole number"]),
+        ("model.depth=[null]", ["model.depth=[null]", "each a whole number"]),
+        ("model.depth={a:1}", ["model.depth={a:1}", "must be a list"]),
+        ("model.family=pain", ["model.family=pain", "one of plain, residual, separable", "kind of block"]),
+        ("~trainer.seed", ["trainer.seed can't be removed", "leave out ~trainer.seed"]),
+        (
+            "model=plane",
+            ["model=plane must be one of ", "residual, separable", "did you mean model=plain?"],
+        ),
+        ("optimizer=zzz", ["optimizer=zzz must be one of ", "adamw", "sgd"]),
+        ("experiment=foo", ["experiment=foo must be one of", "era_seed"]),
+        ("+experiment=era_seed", ["experiment=CHOICE", "without a +"]),
+        ("model=null", ["a group takes one of its choices by name", "--help"]),
+        ("trainer=1", ["a group takes one of its choices by name"]),
+        ("model.width=[1", ["'model.width=[1'", "can't be read", "KEY=VALUE"]),
+        ("model.width", ["'model.width'", "can't be read", "KEY=VALUE"]),
+        ("model.width=1,2", ["model.width=1,2", "-m for a multirun", "brackets for a list"]),
+        ("~foo", ["'foo' does not exist"]),
+    ],
+)
+def test_an_override_that_does_not_compose_is_explained(
+    composed: Compose, override: str, words: list[str]
+) -> None:
+    line = explained(composed, override)
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize("override", ["optimizer=zzz", "experiment=zzz"])
+def test_a_choice_like_no_other_gets_no_guess(composed: Compose, override: str) -> None:
+    assert "did you mean" not in explained(composed, override)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("trainer.epochs=???", ["trainer.epochs must be given"]),
+        ("trainer.epochs=${foo}", ["trainer.epochs: ", "'foo' not found"]),
+        ("trainer.epochs=${name}", ["trainer.epochs", "default"]),
+    ],
+)
+def test_a_value_that_turns_out_wrong_when_it_is_read_is_explained(
+    composed: Compose, override: str, words: list[str]
+) -> None:
+    with pytest.raises(OmegaConfBaseException) as caught:
+        from_dictconfig(composed(override))
+    line = explain(caught.value)
+    assert all(word in line for word in words), line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("model:\n  widht: 3", ["experiment/mine.yaml: model.widht is not a setting", "mean model.width?"]),
+        ("trainer:\n  epochs: ten", ["experiment/mine.yaml: trainer.epochs=ten must be a whole number"]),
+        ("model:\n  depth: [1, x]", ["experiment/mine.yaml: model.depth[1]=x must be", "each a whole number"]),
+        ("model: 3", ["experiment/mine.yaml: ", "3"]),
+        ("defaults:\n  - override /model: plane", ["model=plane must be one of", "did you mean model=plain?"]),
+        ("model: [", ["mine.yaml, line 3: "]),
+        ("- model", ["experiment/mine.yaml: must hold settings by name"]),
+        ("3", ["mine.yaml: must hold settings by name"]),
+    ],
+)
+def test_a_mistake_in_a_file_is_explained_with_the_name_of_the_file(
+    composed: Compose, tmp_path: Path, content: str, words: list[str]
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{content}\n")
+    line = explained(composed, f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine")
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"# @package _global_\nname: \xe9t\xe9\n", "mine.yaml: byte 0xe9 is not UTF-8; save the file"),
+        (b"name: mine\n", "experiment/mine.yaml: its first line must be # @package _global_"),
+    ],
+)
+def test_a_file_that_hydra_cannot_read_is_named(
+    composed: Compose, tmp_path: Path, content: bytes, said: str
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_bytes(content)
+    assert said in explained(composed, f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine")
+
+
+# ---- keys beyond the schema, which compose
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("+foo=1", ["foo is not a setting", "--cfg job"]),
+        ("+epochs=1", ["epochs is not a setting", "did you mean trainer.epochs?"]),
+        ("+model.foo=1", ["model.foo is not a setting"]),
+        ("++model.widht=1", ["model.widht is not a setting", "did you mean model.width?"]),
+        ("+foo.bar=1", ["foo is not a setting"]),
+        ("~name", ["name can't be removed", "leave out ~name"]),
+        ("~trainer.seed", ["trainer.seed can't be removed"]),
+    ],
+)
+def test_a_key_added_to_the_schema_or_removed_from_it_is_refused(
+    composed: Compose, override: str, words: list[str]
+) -> None:
+    try:
+        require_schema(composed(override))
+    except ConfigError as error:
+        line = str(error)
+    except Exception as error:  # Hydra refuses some of them itself
+        line = explain(error)
+    else:
+        pytest.fail("was not refused")
+    assert all(word in line for word in words), line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("overrides", [[], ["experiment=era_seed"], ["~experiment"], ["model={width:3}"]])
+def test_what_the_schema_holds_is_let_through(composed: Compose, overrides: list[str]) -> None:
+    chosen = composed(*overrides)
+    require_schema(chosen)
+    assert from_dictconfig(chosen)

@@ -1,0 +1,435 @@
+"""Augmentation: that each setting means what it says, measured on the images that come out."""
+
+import math
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tinysweep.settings.schema import AugmentationConfig, Interpolation
+from tinysweep.training import augment as module
+from tinysweep.training.augment import augment, bicubic, draw_affine, draw_elastic, erased, sampling_grid
+
+STRONG = AugmentationConfig(
+    rotation_degrees=30,
+    shift_fraction=0.2,
+    scale_fraction=0.3,
+    shear_degrees=20,
+    elastic_pixels=2,
+    flip_probability=0.5,
+    erase_probability=0.5,
+)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(count: int, channels: int = 1, size: int = 28, seed: int = 5) -> Tensor:
+    """Pixels of every value from 0 to 255."""
+    shape = (count, channels, size, size)
+    return torch.randint(0, 256, shape, generator=seeded(seed)).float()
+
+
+def blobs(count: int, right: float = 0.0, down: float = 0.0, size: int = 48, spread: float = 2.5) -> Tensor:
+    """The same round blob in every image, so many pixels from the centre."""
+    place = torch.arange(size) - (size - 1) / 2
+    columns, rows = torch.exp(-(((place - right) / spread) ** 2)), torch.exp(-(((place - down) / spread) ** 2))
+    return (255 * rows[:, None] * columns[None, :]).expand(count, 1, size, size)
+
+
+def centroids(images: Tensor) -> Tensor:
+    """Where the brightness of each image lies, (B, 2) as (right, down) in pixels from the centre."""
+    size = images.shape[-1]
+    place = torch.arange(size) - (size - 1) / 2
+    mass = images.sum((1, 2, 3))
+    right = (images.sum((1, 2)) * place).sum(1) / mass
+    down = (images.sum((1, 3)) * place).sum(1) / mass
+    return torch.stack([right, down], dim=1)
+
+
+def reaches(values: Tensor, low: float, high: float) -> None:
+    """Uniform draws stay within their bounds, come near both ends, and have their middle in the middle."""
+    slack = 0.02 * (high - low)
+    tolerance = 0.002 * (high - low)
+    assert low - tolerance <= values.min() <= low + slack
+    assert high - slack <= values.max() <= high + tolerance
+    assert values.mean() == pytest.approx((low + high) / 2, abs=0.05 * (high - low))
+    assert values.std() == pytest.approx((high - low) / math.sqrt(12), rel=0.1)
+
+
+# ---- whatever is drawn
+
+
+@pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32), (1, 9), (2, 1)])
+def test_shape_type_and_range_are_kept(channels: int, size: int) -> None:
+    images = noise(64, channels, size)
+    result = augment(images, STRONG, seeded())
+    assert result.shape == images.shape
+    assert result.dtype == images.dtype
+    assert result.isfinite().all()
+    assert result.min() >= 0
+    assert result.max() <= 255.001  # bilinear weights add up to 1 but for rounding
+
+
+def test_the_given_images_are_left_alone() -> None:
+    images = noise(16)
+    before = images.clone()
+    assert not torch.equal(augment(images, STRONG, seeded()), before)
+    assert torch.equal(images, before)
+
+
+def test_without_any_strength_images_are_the_same_bit_for_bit() -> None:
+    images = noise(16) / 7
+    assert torch.equal(augment(images, AugmentationConfig(), seeded()), images)
+    idle = AugmentationConfig(elastic_sigma_pixels=2, erase_fraction=0.9)
+    assert torch.equal(augment(images, idle, seeded()), images)
+
+
+def test_every_image_of_a_batch_has_its_own_draws() -> None:
+    images = noise(1).expand(200, 1, 28, 28)
+    for setting in fields(AugmentationConfig):
+        if setting.name in ("elastic_sigma_pixels", "erase_fraction", "flip_probability", "interpolation"):
+            continue
+        strength: dict[str, Any] = {setting.name: 1 if setting.name == "erase_probability" else 0.5}
+        config = AugmentationConfig(**strength)
+        distinct = len(augment(images, config, seeded()).flatten(1).unique(dim=0))
+        assert distinct == 200 if setting.name != "erase_probability" else distinct > 150, setting.name
+    assert len(augment(images, AugmentationConfig(flip_probability=0.5), seeded()).flatten(1).unique(dim=0)) == 2
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    images = noise(32)
+    generator = seeded(3)
+    first = augment(images, STRONG, generator)
+    assert torch.equal(first, augment(images, STRONG, seeded(3)))
+    assert not torch.equal(first, augment(images, STRONG, seeded(4)))
+    assert not torch.equal(first, augment(images, STRONG, generator)), "the next batch has new draws"
+
+
+def test_only_the_given_generator_is_drawn_from() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(4)
+    torch.manual_seed(7)
+    augment(noise(4), STRONG, seeded())
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_everything_is_made_on_the_device_of_the_images() -> None:
+    images = noise(8)
+    expected = augment(images, STRONG, seeded())
+    with torch.device("meta"):  # whatever names no device of its own would land here, without values
+        result = augment(images, STRONG, seeded())
+    assert result.device == images.device
+    assert torch.equal(result, expected)
+
+
+def test_the_channels_of_an_image_move_together() -> None:
+    images = noise(16).expand(16, 3, 28, 28)
+    result = augment(images, STRONG, seeded())
+    for channel in (1, 2):
+        torch.testing.assert_close(result[:, channel], result[:, 0])
+
+
+def test_what_comes_from_outside_is_background() -> None:
+    white = torch.full((64, 1, 20, 20), 255.0)
+    result = augment(white, AugmentationConfig(shift_fraction=0.5), seeded())
+    corners = torch.stack([result[:, 0, y, x] for y in (0, -1) for x in (0, -1)])
+    assert ((corners == 0).sum(0) >= 1).float().mean() > 0.9
+    assert ((corners > 254.99).sum(0) == 1).float().mean() > 0.75
+
+
+@pytest.mark.parametrize(
+    ("settings", "largest"),
+    [
+        ({"rotation_degrees": 0.1}, 4.0),
+        ({"shift_fraction": 0.0005}, 4.0),
+        ({"scale_fraction": 0.002}, 4.0),
+        ({"shear_degrees": 0.1}, 4.0),
+        ({"elastic_pixels": 0.02}, 8.0),
+    ],
+)
+def test_a_little_strength_changes_an_image_a_little(settings: dict[str, Any], largest: float) -> None:
+    images = blobs(64, right=8, down=5)
+    change = (augment(images, AugmentationConfig(**settings), seeded()) - images).abs().amax((1, 2, 3))
+    assert change.max() < largest
+    assert (change > 0.02).float().mean() > 0.9
+
+
+# ---- rotation, shift, scale, shear, flip
+
+
+def test_rotation_is_uniform_up_to_so_many_degrees_about_the_centre() -> None:
+    config = AugmentationConfig(rotation_degrees=20)
+    found = centroids(augment(blobs(2000, right=12), config, seeded()))
+    reaches(torch.rad2deg(torch.atan2(found[:, 1], found[:, 0])), -20, 20)
+    torch.testing.assert_close(found.norm(dim=1), torch.full((2000,), 12.0), rtol=0, atol=0.02)
+
+
+def test_half_a_turn_turns_the_image_upside_down() -> None:
+    found = centroids(augment(blobs(2000, right=12), AugmentationConfig(rotation_degrees=180), seeded()))
+    reaches(torch.rad2deg(torch.atan2(found[:, 1], found[:, 0])), -180, 180)
+
+
+def test_shift_is_uniform_up_to_a_fraction_of_the_image_size() -> None:
+    found = centroids(augment(blobs(2000), AugmentationConfig(shift_fraction=0.2), seeded()))
+    for axis in (0, 1):
+        reaches(found[:, axis], -0.2 * 48, 0.2 * 48)
+    assert torch.corrcoef(found.T)[0, 1].abs() < 0.1, "both ways are drawn apart"
+
+
+def test_a_whole_shift_leaves_nothing_of_the_image() -> None:
+    white = torch.full((500, 1, 16, 16), 255.0)
+    left = augment(white, AugmentationConfig(shift_fraction=1.0), seeded()).mean((1, 2, 3)) / 255
+    # What remains of a square shifted by uniform fractions u and v is (1 - u) * (1 - v).
+    assert left.min() < 0.005
+    assert left.mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_scale_is_uniform_between_one_less_and_one_more_the_fraction() -> None:
+    config = AugmentationConfig(scale_fraction=0.4)
+    found = centroids(augment(blobs(2000, right=9, down=6), config, seeded()))
+    reaches(found[:, 0] / 9, 0.6, 1.4)
+    torch.testing.assert_close(found[:, 0] / 9, found[:, 1] / 6, rtol=0, atol=0.01)
+
+
+def test_shear_slants_upright_lines_up_to_so_many_degrees() -> None:
+    config = AugmentationConfig(shear_degrees=25)
+    found = centroids(augment(blobs(2000, down=12), config, seeded()))
+    reaches(torch.rad2deg(torch.atan2(found[:, 0], found[:, 1])), -25, 25)
+    torch.testing.assert_close(found[:, 1], torch.full((2000,), 12.0), rtol=0, atol=0.02)
+    flat = centroids(augment(blobs(200, right=12), config, seeded()))
+    torch.testing.assert_close(flat, torch.tensor([[12.0, 0.0]]).expand(200, 2), rtol=0, atol=0.02)
+
+
+def test_the_shift_keeps_its_bound_among_all_the_others() -> None:
+    config = AugmentationConfig(
+        rotation_degrees=45, shift_fraction=0.2, scale_fraction=0.4, shear_degrees=30, flip_probability=0.5
+    )
+    found = centroids(augment(blobs(2000, spread=1.5), config, seeded()))
+    for axis in (0, 1):
+        reaches(found[:, axis], -0.2 * 48, 0.2 * 48)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("pixels", [1, 3, 6])
+def test_a_shift_of_whole_pixels_moves_a_dot_by_as_many(axis: int, pixels: int) -> None:
+    images = torch.zeros(64, 1, 28, 28)
+    images[:, 0, 14, 14] = 255
+    # An image's shift is proportional to the bound: one try tells the bound that makes it a whole number.
+    tried = centroids(augment(images, AugmentationConfig(shift_fraction=0.1), seeded())) - 0.5
+    chosen = int(tried[:, axis].abs().argmax())
+    bound = 0.1 * pixels / float(tried[chosen, axis].abs())
+    moved = augment(images, AugmentationConfig(shift_fraction=bound), seeded())[chosen, 0]
+    line = moved.sum(axis)  # over the other axis, along which the shift is no whole number
+    expected = torch.zeros(28)
+    expected[14 + pixels * int(tried[chosen, axis].sign())] = 255
+    torch.testing.assert_close(line, expected, rtol=0, atol=0.05)
+
+
+def test_a_flip_mirrors_left_and_right() -> None:
+    images = noise(32, channels=3)
+    always = augment(images, AugmentationConfig(flip_probability=1), seeded())
+    torch.testing.assert_close(always, images.flip(3), rtol=0, atol=0.01)
+
+
+def test_a_flip_has_its_probability() -> None:
+    images = noise(1).expand(2000, 1, 28, 28)
+    result = augment(images, AugmentationConfig(flip_probability=0.3), seeded())
+    mirrored = (result - images.flip(3)).abs().amax((1, 2, 3)) < 0.01
+    same = (result - images).abs().amax((1, 2, 3)) < 0.01
+    assert (mirrored ^ same).all()
+    assert mirrored.float().mean() == pytest.approx(0.3, abs=0.04)
+
+
+# ---- against torch and torchvision
+
+
+SHAPES = pytest.mark.parametrize(("height", "width"), [(28, 28), (1, 1), (7, 12), (32, 5), (90, 100)])
+
+
+@SHAPES
+def test_the_sampling_grid_without_elastic_displacement_is_torchs_affine_grid(
+    height: int, width: int, generator: torch.Generator
+) -> None:
+    matrices = torch.randn(6, 2, 3, generator=generator)
+    expected = F.affine_grid(matrices, [6, 1, height, width], align_corners=False)
+    torch.testing.assert_close(sampling_grid(matrices, None, height, width).permute(0, 2, 3, 1), expected)
+
+
+@SHAPES
+@pytest.mark.parametrize("largest", [0, 2**20], ids=["axis by axis", "in one product"])
+def test_elastic_displacement_is_added_by_torchs_bicubic_interpolation(
+    height: int, width: int, largest: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LARGEST_KRONECKER", largest)
+    matrices, coarse = torch.randn(6, 2, 3, generator=generator), torch.randn(6, 2, 7, 4, generator=generator)
+    affine = F.affine_grid(matrices, [6, 1, height, width], align_corners=False).permute(0, 3, 1, 2)
+    expected = affine + F.interpolate(coarse, (height, width), mode="bicubic")
+    torch.testing.assert_close(sampling_grid(matrices, coarse, height, width), expected, atol=2e-5, rtol=0)
+
+
+def test_a_large_image_needs_no_larger_matrix_than_that(generator: torch.Generator) -> None:
+    field = elastic_field(torch.zeros(1, 1, 1024, 1024), AugmentationConfig(elastic_pixels=1), generator)
+    assert field.shape == (1, 2, 1024, 1024)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rotation_degrees": 40},
+        {"shift_fraction": 0.2},
+        {"scale_fraction": 0.4},
+        {"shear_degrees": 30},
+        {"shift_fraction": 0.2, "shear_degrees": 30},
+        {"rotation_degrees": 25, "shift_fraction": 0.15, "scale_fraction": 0.3},
+    ],
+    ids=str,
+)
+def test_an_image_is_moved_as_torchvision_moves_it(settings: dict[str, Any]) -> None:
+    from torchvision.transforms import InterpolationMode  # noqa: PLC0415 - slow, and only here
+    from torchvision.transforms import functional as reference  # noqa: PLC0415
+
+    images, config = noise(24), AugmentationConfig(**settings)
+    matrices = draw_affine(images, config, seeded())
+    moved = augment(images, config, seeded())
+    # The matrices lead from output to input; their inverse tells how an image moves.
+    forward = torch.linalg.inv(matrices[:, :, :2])
+    shifts = -(forward @ matrices[:, :, 2:]).squeeze(2) * 28 / 2
+    for image, result, way, shift in zip(images, moved, forward, shifts, strict=True):
+        expected = reference.affine(
+            image,
+            angle=math.degrees(math.atan2(way[1, 0], way[0, 0])) if "shear_degrees" not in settings else 0.0,
+            translate=shift.tolist(),
+            scale=math.sqrt(torch.det(way)),
+            shear=[-math.degrees(math.atan(way[0, 1])) if "shear_degrees" in settings else 0.0, 0.0],
+            interpolation=InterpolationMode.BILINEAR,
+        )
+        # A pixel on the very edge may fall to either side of it.
+        assert (result - expected).abs().flatten().quantile(0.99) < 0.05
+        assert (result - expected).abs().mean() < 0.2
+
+
+def test_nearest_interpolation_makes_no_new_values(generator: torch.Generator) -> None:
+    images = torch.tensor([0.0, 100.0, 255.0])[torch.randint(0, 3, (32, 1, 28, 28), generator=generator)]
+    found = {
+        way: set(
+            augment(images, AugmentationConfig(rotation_degrees=30, interpolation=way), seeded()).unique().tolist()
+        )
+        for way in Interpolation
+    }
+    assert found[Interpolation.nearest] == {0.0, 100.0, 255.0}
+    assert len(found[Interpolation.bilinear]) > 1000
+
+
+# ---- elastic displacement
+
+
+def elastic_field(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
+    """Displacements (B, 2, H, W) alone, x before y, in coordinates of [-1, 1]."""
+    coarse = draw_elastic(images, config, generator)
+    return sampling_grid(torch.zeros(len(images), 2, 3), coarse, images.shape[-2], images.shape[-1])
+
+
+def test_elastic_displacement_has_a_root_mean_square_up_to_the_bound() -> None:
+    images = noise(1000, size=24)
+    config = AugmentationConfig(elastic_pixels=1.5)
+    pixels = elastic_field(images, config, seeded()) * 24 / 2
+    assert pixels.shape == (1000, 2, 24, 24)
+    reaches(pixels.square().mean((1, 2, 3)).sqrt(), 0, 1.5)
+    assert pixels.mean() == pytest.approx(0, abs=0.05)
+    assert torch.corrcoef(pixels.transpose(0, 1).flatten(1))[0, 1].abs() < 0.05, "both ways are drawn apart"
+
+
+def test_interpolation_by_matrices_is_that_of_torch(generator: torch.Generator) -> None:
+    noise = torch.randn(3, 2, 7, 4, generator=generator)
+    ours = bicubic(7, 28, noise.device) @ noise @ bicubic(4, 15, noise.device).T
+    torch.testing.assert_close(ours, F.interpolate(noise, (28, 15), mode="bicubic"), atol=1e-5, rtol=0)
+
+
+def test_elastic_displacement_is_smooth_and_smoother_with_a_larger_sigma() -> None:
+    images = noise(300, size=32)
+    roughness = []
+    for sigma in (1.0, 4.0, 8.0, 16.0):
+        config = AugmentationConfig(elastic_pixels=1, elastic_sigma_pixels=sigma)
+        field = elastic_field(images, config, seeded())
+        rms = field.square().mean((1, 2, 3)).sqrt()
+        across = field.diff(dim=3).square().mean((1, 2, 3)).sqrt() / rms
+        along = field.diff(dim=2).square().mean((1, 2, 3)).sqrt() / rms
+        assert across.mean() == pytest.approx(along.mean().item(), rel=0.1)
+        roughness.append(across.mean().item())
+    independent, *smooth = roughness
+    assert independent == pytest.approx(math.sqrt(2), rel=0.05)  # noise of a pixel's pitch isn't smoothed
+    assert smooth == sorted(smooth, reverse=True)
+    assert smooth[0] < 0.4
+    assert smooth[-1] < 0.15
+
+
+def test_elastic_displacement_moves_parts_of_an_image_apart() -> None:
+    config = AugmentationConfig(elastic_pixels=2, elastic_sigma_pixels=8)
+    left, right = blobs(300, right=-12, spread=1.5), blobs(300, right=12, spread=1.5)
+    moves = [
+        centroids(augment(left, config, seeded())) - torch.tensor([-12.0, 0.0]),
+        centroids(augment(right, config, seeded())) - torch.tensor([12.0, 0.0]),
+    ]
+    for move in moves:
+        assert 0.5 < move.square().mean().sqrt() < 2
+    assert (moves[0] - moves[1]).norm(dim=1).mean() > 0.5
+
+
+# ---- erasing
+
+
+def test_erasing_has_its_probability() -> None:
+    config = AugmentationConfig(erase_probability=0.3)
+    mask = erased(noise(4000), config, seeded())
+    assert mask.flatten(1).any(dim=1).float().mean() == pytest.approx(0.3, abs=0.03)
+    always = AugmentationConfig(erase_probability=1, erase_fraction=0.01)
+    assert erased(noise(4000), always, seeded()).flatten(1).any(dim=1).all()
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.5, 1.0])
+def test_what_is_erased_is_one_square_within_the_bound(fraction: float) -> None:
+    config = AugmentationConfig(erase_probability=1, erase_fraction=fraction)
+    mask = erased(noise(3000), config, seeded()).squeeze(1)
+    heights, widths = mask.any(dim=2).sum(1), mask.any(dim=1).sum(1)
+    areas = mask.sum((1, 2))
+    assert torch.equal(heights, widths)
+    assert torch.equal(areas, heights * widths)
+    assert areas.max() <= fraction * 28 * 28
+    assert areas.max() >= (math.isqrt(int(fraction * 28 * 28)) - 1) ** 2
+    assert 0.38 < areas.float().mean() / (fraction * 28 * 28) < 0.5  # rounded down to whole pixels
+    assert areas.min() < 0.2 * areas.max()
+
+
+def test_every_pixel_can_be_erased_the_edges_alike() -> None:
+    config = AugmentationConfig(erase_probability=1, erase_fraction=0.1)
+    share = erased(noise(20_000), config, seeded()).float().mean(0).squeeze(0)
+    assert share.min() > 0
+    for flipped in (share.flip(0), share.flip(1), share.T):
+        assert (share.sum(1) - flipped.sum(1)).abs().max() < 0.1 * share.sum(1).max()
+    assert share[0].mean() == pytest.approx(share[-1].mean().item(), rel=0.25)
+    assert share[:, 0].mean() == pytest.approx(share[:, -1].mean().item(), rel=0.25)
+
+
+def test_erased_pixels_are_background_and_the_others_untouched() -> None:
+    images = noise(200, channels=3) + 1
+    config = AugmentationConfig(erase_probability=0.5, erase_fraction=0.3)
+    result = augment(images, config, seeded())
+    mask = erased(images, config, seeded()).expand_as(images)
+    assert (result[mask] == 0).all()
+    assert torch.equal(result[~mask], images[~mask])
+    assert 0 < mask.float().mean() < 0.2
+
+
+def test_erasing_comes_on_top_of_moving() -> None:
+    both = AugmentationConfig(rotation_degrees=20, erase_probability=1, erase_fraction=0.2)
+    images = noise(100) + 1
+    generator = seeded()
+    moved = augment(images, AugmentationConfig(rotation_degrees=20), generator)
+    result = augment(images, both, seeded())
+    mask = erased(images, AugmentationConfig(erase_probability=1, erase_fraction=0.2), generator)
+    assert torch.equal(result, moved.masked_fill(mask, 0.0))

@@ -1,0 +1,160 @@
+"""Which device, precision and threads a run gets, and that threads are given back."""
+
+import os
+from types import MappingProxyType
+
+import pytest
+import torch
+from torch import nn
+
+from tinysweep.errors import ConfigError
+from tinysweep.settings.schema import Device, Precision, TrainerConfig
+from tinysweep.training.device import Hardware, hardware, usable_cores
+
+CPU = torch.device("cpu")
+
+
+def make_available(monkeypatch: pytest.MonkeyPatch, *devices: Device) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: Device.cuda in devices)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: Device.mps in devices)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+
+
+def give_features(monkeypatch: pytest.MonkeyPatch, **features: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: MappingProxyType(features), raising=False)
+
+
+# ---- device
+
+
+@pytest.mark.parametrize(
+    ("available", "chosen"),
+    [
+        ((), Device.cpu),
+        ((Device.mps,), Device.mps),
+        ((Device.cuda,), Device.cuda),
+        ((Device.cuda, Device.mps), Device.cuda),
+    ],
+)
+def test_auto_prefers_cuda_then_mps_then_cpu(
+    monkeypatch: pytest.MonkeyPatch, available: tuple[Device, ...], chosen: Device
+) -> None:
+    make_available(monkeypatch, *available)
+    assert hardware(TrainerConfig()).device == torch.device(chosen)
+    for device in (Device.cpu, *available):
+        assert hardware(TrainerConfig(device=device)).device == torch.device(device)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "available", "there"),
+    [
+        (Device.cuda, (), "cpu"),
+        (Device.mps, (), "cpu"),
+        (Device.mps, (Device.cuda,), "cpu, cuda"),
+        (Device.cuda, (Device.mps,), "cpu, mps"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(
+    monkeypatch: pytest.MonkeyPatch, wanted: Device, available: tuple[Device, ...], there: str
+) -> None:
+    make_available(monkeypatch, *available)
+    with pytest.raises(ConfigError) as caught:
+        hardware(TrainerConfig(device=wanted))
+    expected = f"trainer.device={wanted} is not available on this machine; use auto or one of: {there}"
+    assert str(caught.value) == expected
+
+
+# ---- precision
+
+
+@pytest.mark.parametrize(
+    ("features", "bf16"),
+    [
+        ({}, False),
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"avx512_bf16": True, "amx_bf16": False}, True),
+        ({"amx_bf16": True}, True),
+    ],
+)
+def test_auto_precision_on_a_cpu_is_bf16_where_it_has_the_instructions(
+    monkeypatch: pytest.MonkeyPatch, features: dict[str, bool], bf16: bool
+) -> None:
+    give_features(monkeypatch, **features)
+    assert hardware(TrainerConfig(device=Device.cpu)).bf16 is bf16
+    assert hardware(TrainerConfig(device=Device.cpu, precision=Precision.fp32)).bf16 is False
+    assert hardware(TrainerConfig(device=Device.cpu, precision=Precision.bf16)).bf16 is True
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_precision_on_cuda_is_bf16_where_it_is_not_emulated(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    make_available(monkeypatch, Device.cuda)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native
+    )
+    give_features(monkeypatch, avx512_bf16=not native)
+    assert hardware(TrainerConfig()).bf16 is native
+    assert hardware(TrainerConfig(precision=Precision.fp32)).bf16 is False
+
+
+def test_auto_precision_on_mps_is_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_available(monkeypatch, Device.mps)
+    give_features(monkeypatch, avx512_bf16=True)
+    assert hardware(TrainerConfig()).bf16 is False
+
+
+@pytest.mark.parametrize(("bf16", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_convolutions_run_in_the_chosen_precision(bf16: bool, expected: torch.dtype) -> None:
+    with Hardware(CPU, bf16, 1).autocast():
+        features = nn.Conv2d(1, 2, 3)(torch.zeros(1, 1, 5, 5))
+    assert features.dtype == expected
+    assert nn.Conv2d(1, 2, 3)(torch.zeros(1, 1, 5, 5)).dtype == torch.float32
+
+
+# ---- threads
+
+
+def test_threads_are_as_asked_or_one_a_usable_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {1, 4, 5}, raising=False)
+    assert hardware(TrainerConfig(device=Device.cpu, threads=7)).threads == 7
+    assert hardware(TrainerConfig(device=Device.cpu, threads=0)).threads == 3
+
+
+@pytest.mark.parametrize(("count", "expected"), [(6, 6), (None, 1)])
+def test_where_the_system_knows_no_affinity_every_core_counts(
+    monkeypatch: pytest.MonkeyPatch, count: int | None, expected: int
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: count)
+    assert usable_cores() == expected
+
+
+def test_threads_are_given_back_after_use() -> None:
+    machine = Hardware(CPU, False, 3)
+    assert torch.get_num_threads() == 1
+    with machine.in_use():
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == 1
+
+
+def test_threads_are_given_back_after_an_error() -> None:
+    with pytest.raises(KeyboardInterrupt), Hardware(CPU, False, 3).in_use():
+        raise KeyboardInterrupt
+    assert torch.get_num_threads() == 1
+
+
+# ---- words
+
+
+@pytest.mark.parametrize(
+    ("machine", "words"),
+    [
+        (Hardware(CPU, False, 1), "cpu, 1 thread, fp32"),
+        (Hardware(CPU, True, 2), "cpu, 2 threads, bf16"),
+        (Hardware(torch.device("cuda"), True, 8), "cuda, bf16"),
+        (Hardware(torch.device("mps"), False, 8), "mps, fp32"),
+    ],
+)
+def test_a_machine_describes_itself(machine: Hardware, words: str) -> None:
+    assert machine.describe() == words
