@@ -18,10 +18,11 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import datasets, transforms
 
 import tinysweep
+from tinysweep.data.catalogue import DataShape
 from tinysweep.data.download import obtain
 from tinysweep.data.load import Data, load
 from tinysweep.files import write_whole
-from tinysweep.network.build import DataShape, build_model
+from tinysweep.network.build import build_model
 from tinysweep.settings.schema import DEFAULT_ROOT, Config, Device, Precision
 from tinysweep.training.device import hardware, usable_cores
 from tinysweep.training.loop import fit

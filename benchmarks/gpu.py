@@ -20,9 +20,10 @@ import pandas as pd
 import torch
 
 import tinysweep
+from tinysweep.data.catalogue import DataShape
 from tinysweep.data.load import load, load_test
 from tinysweep.files import write_whole
-from tinysweep.network.build import DataShape, build_model
+from tinysweep.network.build import build_model
 from tinysweep.settings.schema import DEFAULT_ROOT, Config
 from tinysweep.training.device import hardware
 from tinysweep.training.loop import evaluate, fit

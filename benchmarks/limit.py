@@ -19,9 +19,9 @@ from torch import nn
 
 import tinysweep
 from epoch_time import cpu_model
+from tinysweep.data.catalogue import DataShape
 from tinysweep.data.load import load
 from tinysweep.files import write_whole
-from tinysweep.network.build import DataShape
 from tinysweep.settings.schema import Config, Device
 from tinysweep.training.device import Hardware, hardware, usable_cores
 from tinysweep.training.loop import fit

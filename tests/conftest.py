@@ -22,9 +22,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tinysweep.commands import train
+from tinysweep.data.catalogue import DataShape
 from tinysweep.data.download import obtain
 from tinysweep.data.load import Data, Images
-from tinysweep.network.build import DataShape
 from tinysweep.search.study import Study
 from tinysweep.settings.compose import CONFIG_FOLDER, register_schema
 from tinysweep.settings.schema import DEFAULT_ROOT

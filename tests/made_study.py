@@ -14,8 +14,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from tinysweep.metrics import METRICS
 from tinysweep.results.view import StudyView
-from tinysweep.search.plugin import METRICS
 from tinysweep.search.storage import open_storage
 from tinysweep.search.study import STATES, Standing
 from tinysweep.settings.schema import Config, DataConfig, ModelConfig
@@ -144,7 +144,7 @@ def store(folder: Path, trials: list[FrozenTrial], objectives: Sequence[str] = (
     study = optuna.create_study(
         study_name=folder.name,
         storage=open_storage(None, folder),
-        directions=["maximize" if METRICS[name] else "minimize" for name in objectives],
+        directions=[METRICS[name].direction for name in objectives],
     )
     study.set_user_attr("definition", definition(objectives))
     study.add_trials(trials)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from conftest import made_images
 from tinysweep.data import load as data
+from tinysweep.data.catalogue import DataShape
 from tinysweep.data.download import read_split
 from tinysweep.data.load import Images, describe, load, load_test, pixel_statistics, split
 from tinysweep.errors import ConfigError, DataError
-from tinysweep.network.build import DataShape
 from tinysweep.settings.schema import DataConfig
 
 

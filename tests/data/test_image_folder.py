@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from tinysweep.data.catalogue import DataShape
 from tinysweep.data.folder import class_names, content_digest, read
 from tinysweep.data.load import check, describe, load, load_test, pinned
 from tinysweep.data.pictures import EXTENSIONS
 from tinysweep.errors import ConfigError, DataError
-from tinysweep.network.build import DataShape
 from tinysweep.settings.schema import DataConfig, DataName
 
 

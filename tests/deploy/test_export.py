@@ -21,13 +21,14 @@ from torch import nn
 from conftest import Command, made_images
 from small_model import trained_run
 from tinysweep.commands.export import build_parser, export, main
+from tinysweep.data.catalogue import DataShape
 from tinysweep.data.load import load, load_test
 from tinysweep.deploy import export_files
 from tinysweep.deploy.export_files import Measured, agreement, warn_of_loss
 from tinysweep.deploy.onnx_model import convert, folded, quantise
 from tinysweep.deploy.onnx_session import OnnxModel
 from tinysweep.errors import ConfigError, DataError
-from tinysweep.network.build import DataShape, build_model
+from tinysweep.network.build import build_model
 from tinysweep.run.labels import DIGITS, Task
 from tinysweep.run.saved import read, save
 from tinysweep.settings.schema import Activation, DataConfig, DataName, DropoutAt, Family, Head, ModelConfig
@@ -370,7 +371,10 @@ def test_a_missing_package_is_named_with_its_extra(
 
 
 def test_help_is_there_without_torch() -> None:
-    code = "import sys; from tinysweep.commands import export, predict; sys.exit(any(m in sys.modules for m in sys.argv[1:]))"
+    code = (
+        "import sys; from tinysweep.commands import export, predict; "
+        "sys.exit(any(m in sys.modules for m in sys.argv[1:]))"
+    )
     heavy = ["torch", "onnxruntime", "pandas", "matplotlib", "torchvision"]
     assert subprocess.run([sys.executable, "-c", code, *heavy], check=False).returncode == 0
 

@@ -21,6 +21,7 @@ from conftest import Command
 from small_model import trained_run
 from tinysweep.commands.predict import SURE, main, prepared, require_digit
 from tinysweep.data import folder as image_folder
+from tinysweep.data.catalogue import DataShape
 from tinysweep.data.load import load, load_test
 from tinysweep.data.pictures import MOST_PIXELS, opened
 from tinysweep.deploy.classifier import ranked
@@ -28,7 +29,7 @@ from tinysweep.deploy.likeness import edges, fitted_planes, planes
 from tinysweep.deploy.onnx_model import convert, folded
 from tinysweep.deploy.strokes import FORMS, Invert, formed
 from tinysweep.errors import DataError
-from tinysweep.network.build import DataShape, build_model
+from tinysweep.network.build import build_model
 from tinysweep.run.curves import draw
 from tinysweep.run.labels import DIGITS, NAMES, Task
 from tinysweep.run.saved import read, save

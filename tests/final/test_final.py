@@ -29,6 +29,7 @@ from PIL import Image
 
 from conftest import Command, Ended, made_images
 from tinysweep.commands import final, train
+from tinysweep.data.catalogue import DataShape
 from tinysweep.data.folder import content_digest
 from tinysweep.data.load import Images, load_test
 from tinysweep.errors import AbandonedError, ConfigError, DivergedError
@@ -42,7 +43,6 @@ from tinysweep.final.runs import Run
 from tinysweep.final.settings import FinalConfig, read_words
 from tinysweep.final.workers import Pool, Task
 from tinysweep.network.budget import measure
-from tinysweep.network.build import DataShape
 from tinysweep.report.final import read_final
 from tinysweep.report.verdict import verdict
 from tinysweep.results.verdict import compare, summarise

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tinysweep.commands.inspect import table
+from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import BudgetError, ConfigError
 from tinysweep.network.budget import (
     LARGEST_WIDTH,
@@ -24,7 +25,7 @@ from tinysweep.network.budget import (
     resolve,
     widest,
 )
-from tinysweep.network.build import DataShape, SpatialPool, build_model, with_width
+from tinysweep.network.build import SpatialPool, build_model, with_width
 from tinysweep.settings.schema import AUTO, Activation, BudgetConfig, Config, Family, GrowthBy, Head, ModelConfig
 
 MNIST = DataShape(channels=1, size=28, classes=10)

@@ -10,10 +10,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import ConfigError
 from tinysweep.network.build import (
     MOST_CHANNELS,
-    DataShape,
     Residual,
     SpatialPool,
     activation,

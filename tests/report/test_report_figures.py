@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from PIL import Image
 
 import made_study as made
+from tinysweep.metrics import METRICS
 from tinysweep.report import importance as report_importance
 from tinysweep.report import pictures
 from tinysweep.report.figures import accuracy_parameters, bins, costs, curves, history, importance_bars
@@ -26,7 +27,6 @@ from tinysweep.report.parallel import ABSENT, parallel
 from tinysweep.report.plots import plot
 from tinysweep.report.scales import COLOURS, FRONT, LIMIT, scale, short, shown, words
 from tinysweep.results.view import LEADERS
-from tinysweep.search.plugin import METRICS
 from tinysweep.search.study import Standing, standing
 from tinysweep.search.table import metric, pareto_front, ranked
 
@@ -152,7 +152,7 @@ def test_the_best_so_far_only_gets_better_and_ends_with_the_best(
     for objective in objectives:
         steps = view.best_so_far(objective)
         figures = [figure for _, figure in steps]
-        assert figures == sorted(figures, reverse=not METRICS[objective])
+        assert figures == sorted(figures, reverse=not METRICS[objective].higher_is_better)
         assert steps[-1][1] == metric(ranked(MIXED, [objective])[0], objective)
     assert sum(each.name == "best so far" for each in history(view).data) == len(objectives)  # type: ignore[union-attr]
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from tinysweep.data.catalogue import DataShape
 from tinysweep.files import write_whole
 from tinysweep.network.budget import Cost, measure
-from tinysweep.network.build import DataShape
 from tinysweep.run import record
 from tinysweep.run.record import PACKAGES, Record, RunFolder, State, git_commit
 from tinysweep.settings.schema import (

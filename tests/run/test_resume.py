@@ -15,8 +15,8 @@ from test_run import change, names_in, record_in, write_part
 
 from conftest import Command, made_images
 from tinysweep.commands.inspect import main as inspect
+from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import AbandonedError, BudgetError, ConfigError, DataError, TinysweepError
-from tinysweep.network.build import DataShape
 from tinysweep.run import checkpoint, resume, saved
 from tinysweep.run import run as run_module
 from tinysweep.run.record import Record, RunFolder

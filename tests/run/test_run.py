@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from conftest import made_images
+from tinysweep.data.catalogue import DataShape
 from tinysweep.data.load import Images, load_test
 from tinysweep.errors import BudgetError, DataError, DivergedError
 from tinysweep.network.budget import measure
-from tinysweep.network.build import DataShape
 from tinysweep.run import run as run_module
 from tinysweep.run.run import run
 from tinysweep.run.saved import load

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from conftest import made_images
+from tinysweep.data.catalogue import DataShape
 from tinysweep.data.load import Data
 from tinysweep.errors import DataError
-from tinysweep.network.build import DataShape, build_model
+from tinysweep.network.build import build_model
 from tinysweep.run.saved import load, read, save
 from tinysweep.settings.schema import (
     Config,

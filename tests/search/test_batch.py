@@ -18,11 +18,11 @@ from optuna.trial import FrozenTrial, Trial
 
 from conftest import entered
 from tinysweep.errors import ConfigError, DivergedError, StudyError
+from tinysweep.metrics import METRICS
 from tinysweep.search import launch as batch
 from tinysweep.search.compose_trial import digest, identity
 from tinysweep.search.launch import DIED, Batch, figures, read_record, settle
 from tinysweep.search.lease import Lease
-from tinysweep.search.plugin import METRICS
 from tinysweep.search.propose import Proposal
 from tinysweep.search.study import Standing, Study, failed_from_outside, standing
 from tinysweep.search.trial import Reporter
@@ -53,7 +53,7 @@ class Bench:
 
     def __init__(self, folder: Path, objectives: list[str]) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        directions = [StudyDirection.MAXIMIZE if METRICS[aim] else StudyDirection.MINIMIZE for aim in objectives]
+        directions = [StudyDirection[METRICS[aim].direction.upper()] for aim in objectives]
         self.study = Study(optuna.create_study(directions=directions), folder, Lease(folder))
         self.objectives = objectives
         self.launched: list[list[int]] = []

@@ -13,9 +13,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from conftest import loaded
 from tinysweep.errors import ConfigError, StudyError
+from tinysweep.metrics import METRICS
 from tinysweep.search.compose_trial import Composer, digest, identity
 from tinysweep.search.definition import define, made_name, require_comparable, require_same, words
-from tinysweep.search.plugin import METRICS
 from tinysweep.search.space import Space, read_space
 from tinysweep.settings.schema import Config
 

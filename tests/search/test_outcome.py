@@ -13,11 +13,11 @@ from optuna.study import StudyDirection
 
 from conftest import entered, loaded
 from tinysweep.data.load import describe
+from tinysweep.metrics import METRICS
 from tinysweep.network.budget import resolve
 from tinysweep.search.compose_trial import INCIDENTAL, Composer, identity
 from tinysweep.search.lease import Lease
 from tinysweep.search.outcome import write_results, write_winner
-from tinysweep.search.plugin import METRICS
 from tinysweep.search.space import Value
 from tinysweep.search.study import Standing, Study
 from tinysweep.settings.compose import CONFIG_FOLDER, register_schema, typed
@@ -26,7 +26,7 @@ from tinysweep.settings.schema import Config
 
 def begun(folder: Path, objectives: Sequence[str] = ("validation_accuracy",), name: str = "mine") -> Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    directions = [StudyDirection.MAXIMIZE if METRICS[aim] else StudyDirection.MINIMIZE for aim in objectives]
+    directions = [StudyDirection[METRICS[aim].direction.upper()] for aim in objectives]
     return Study(optuna.create_study(study_name=name, directions=directions), folder, Lease(folder))
 
 

@@ -15,8 +15,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from tinysweep.errors import ConfigError
-from tinysweep.search.plugin import METRICS, BudgetSweeper, SweeperConfig
+from tinysweep.metrics import METRICS
+from tinysweep.search.plugin import BudgetSweeper
 from tinysweep.settings.compose import CONFIG_FOLDER, register_schema
+from tinysweep.settings.sweeper import SweeperConfig
 
 HEAVY = ("torch", "optuna", "pandas", "sqlalchemy", "torchvision")
 
@@ -96,7 +98,7 @@ def test_every_metric_may_be_the_objective_alone_or_among_others(name: str) -> N
 
 
 def test_more_accuracy_is_better_and_less_of_everything_else() -> None:
-    assert [name for name, more in METRICS.items() if more] == ["validation_accuracy"]
+    assert [name for name, more in METRICS.items() if more.higher_is_better] == ["validation_accuracy"]
 
 
 def test_two_sweepers_share_no_list() -> None:

@@ -12,8 +12,8 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from conftest import entered
+from tinysweep.metrics import METRICS
 from tinysweep.search.lease import Lease
-from tinysweep.search.plugin import METRICS
 from tinysweep.search.progress import SHOWN, Screen, figure, nothing_fits, progress, refused, result, table
 from tinysweep.search.propose import Refusal
 from tinysweep.search.study import Standing, Study

@@ -15,10 +15,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from conftest import entered
 from tinysweep.errors import DataError
+from tinysweep.metrics import METRICS
 from tinysweep.results.merged import read_table
 from tinysweep.results.study_csv import from_table
 from tinysweep.search.lease import Lease
-from tinysweep.search.plugin import METRICS
 from tinysweep.search.study import Standing, Study, standing
 from tinysweep.search.table import COLUMNS, Table, pareto_front, ranked, read_trials
 
@@ -327,7 +327,7 @@ def beats(one: FrozenTrial, other: FrozenTrial, objective: str, order: dict[int,
     """Whether one trial leaves no reason to choose the other: no larger, and better or equally good and ranked
     before it."""
     a, b = one.user_attrs, other.user_attrs
-    gain = (a[objective] - b[objective]) * (1 if METRICS[objective] else -1)
+    gain = (a[objective] - b[objective]) * (1 if METRICS[objective].higher_is_better else -1)
     if a["params"] > b["params"] or gain < 0:
         return False
     return bool(a["params"] < b["params"] or gain > 0 or order[one.number] < order[other.number])

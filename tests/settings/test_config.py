@@ -25,9 +25,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 import tinysweep
+from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import ConfigError, TinysweepError
 from tinysweep.network import budget
-from tinysweep.network.build import DataShape
 from tinysweep.settings import schema as config
 from tinysweep.settings.compose import CONFIG_FOLDER
 from tinysweep.settings.schema import (

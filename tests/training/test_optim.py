@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tinysweep.network.build import DataShape, SpatialPool, build_model
+from tinysweep.data.catalogue import DataShape
+from tinysweep.network.build import SpatialPool, build_model
 from tinysweep.settings.schema import Family, Head, ModelConfig, OptimizerConfig, OptimizerName
 from tinysweep.training.optimizer import Optimizer, build_optimizer
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from conftest import made_images
+from tinysweep.data.catalogue import DataShape
 from tinysweep.data.load import Data
-from tinysweep.network.build import DataShape, build_model
+from tinysweep.network.build import build_model
 from tinysweep.settings.schema import Config, Device, ModelConfig, OptimizerConfig, OptimizerName, Precision
 from tinysweep.training.average import AveragedModel
 from tinysweep.training.device import Hardware, hardware

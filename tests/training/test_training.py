@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tinysweep
 from conftest import made_images
+from tinysweep.data.catalogue import DataShape
 from tinysweep.data.load import Data, load
 from tinysweep.errors import BudgetError, ConfigError, DivergedError
 from tinysweep.network import budget
-from tinysweep.network.build import DataShape
 from tinysweep.settings.schema import (
     AugmentationConfig,
     Config,
@@ -537,7 +537,7 @@ import sys
 import torch
 from tinysweep.settings.schema import Config, DataConfig, ModelConfig, TrainerConfig
 from tinysweep.data.load import Data, Images
-from tinysweep.network.build import DataShape
+from tinysweep.data.catalogue import DataShape
 import tinysweep.run.run
 
 images = Images(torch.zeros(8, 1, 28, 28, dtype=torch.uint8), torch.arange(8))

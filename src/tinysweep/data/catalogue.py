@@ -24,6 +24,15 @@ STEMS = {
 
 
 @dataclass(frozen=True)
+class DataShape:
+    """What a model must know of its data: images of (channels, size, size) and the number of classes."""
+
+    channels: int
+    size: int
+    classes: int
+
+
+@dataclass(frozen=True)
 class Source:
     """`fetch` fills the empty folder it is given, laid out like a root: flat, or as torchvision does."""
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from tinysweep.data import folder as image_folder
+from tinysweep.data.catalogue import DataShape
 from tinysweep.data.download import obtain, read_split
 from tinysweep.data.idx import read_idx
 from tinysweep.errors import ConfigError, DataError
-from tinysweep.network.build import DataShape
 from tinysweep.settings.schema import DataConfig, DataName
 
 

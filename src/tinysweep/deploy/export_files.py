@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tinysweep import text_table
+from tinysweep.data.catalogue import DataShape
 from tinysweep.data.load import Images, describe, load, load_test
 from tinysweep.deploy.onnx_model import convert, folded, quantise
 from tinysweep.deploy.onnx_session import OnnxModel
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.files import write_whole
-from tinysweep.network.build import DataShape
 from tinysweep.run.labels import Task, class_names
 from tinysweep.run.saved import Saved
 from tinysweep.settings.schema import DataConfig

@@ -10,8 +10,8 @@ from tinysweep.data.load import check
 from tinysweep.errors import StudyError
 from tinysweep.final.candidates import Entrant, baseline, best
 from tinysweep.final.settings import FinalConfig, seeds_in_words
+from tinysweep.metrics import METRICS
 from tinysweep.results.view import open_view
-from tinysweep.search.plugin import PRUNABLE
 from tinysweep.settings.schema import Config, DataName
 from tinysweep.training.device import hardware, usable_cores
 
@@ -59,7 +59,8 @@ class Plan:
             )
         words = [*(self.view.retrain or []), *overrides]
         self.retrain = list({word.partition("=")[0]: word for word in words}.values())  # of two, the last counts
-        self.judge = next((name for name in self.view.objectives[:1] if name in PRUNABLE), "validation_loss")
+        aim = self.view.objectives[0]
+        self.judge = aim if METRICS[aim].each_epoch else "validation_loss"
         self.candidates = best(self.view, settings.top, settings.exclude, self.retrain)
         self.selects = len(self.candidates) > 1
         self._note_few()

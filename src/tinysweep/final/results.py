@@ -13,9 +13,9 @@ from tinysweep.final.candidates import Entrant
 from tinysweep.final.plan import Plan, Stage
 from tinysweep.final.runs import Failure, Run, tested_otherwise
 from tinysweep.final.settings import seeds_in_words
+from tinysweep.metrics import METRICS
 from tinysweep.results import verdict
 from tinysweep.results.verdict import Comparison, Summary
-from tinysweep.search.plugin import METRICS
 from tinysweep.search.study import TRAINED
 
 
@@ -40,7 +40,7 @@ class Candidate(Trained):
         """What candidates are sorted by, the best having the lowest: the mean over seeds, ties by validation
         loss."""
         mean = float(np.mean(self.figures(judge)))
-        return -mean if METRICS[judge] else mean, float(np.mean(self.figures("validation_loss")))
+        return METRICS[judge].loss(mean), float(np.mean(self.figures("validation_loss")))
 
 
 @dataclass(frozen=True)

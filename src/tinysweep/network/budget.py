@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import BudgetError
-from tinysweep.network.build import Crop, DataShape, SpatialPool, build_model, with_width
+from tinysweep.network.build import Crop, SpatialPool, build_model, with_width
 from tinysweep.settings.schema import AUTO, BudgetConfig, Config, ModelConfig
 
 LARGEST_WIDTH = 100_000  # where the range of model.width ends

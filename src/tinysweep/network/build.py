@@ -7,25 +7,16 @@ what a block is; the channels follow from `width` and `growth`, the same way for
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import ConfigError
 from tinysweep.network.norm import BatchNorm2d
 from tinysweep.settings.schema import Activation, DropoutAt, Family, GrowthBy, Head, ModelConfig
 
 MOST_CHANNELS = 10**7  # out of reach of every budget, and small enough that the size of no tensor overflows
-
-
-@dataclass(frozen=True)
-class DataShape:
-    """What a model must know of its data: images of (channels, size, size) and the number of classes."""
-
-    channels: int
-    size: int
-    classes: int
 
 
 class Residual(nn.Module):

@@ -7,9 +7,9 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 
+from tinysweep.metrics import METRICS
 from tinysweep.report.scales import words
 from tinysweep.results.view import StudyView
-from tinysweep.search.plugin import METRICS
 from tinysweep.search.table import metric
 
 # From here on the best tenth, which PED-ANOVA looks at, is enough trials, and fANOVA's forest takes long.
@@ -62,7 +62,7 @@ def importances(view: StudyView, objective: str) -> Importances | str:
 def _evaluate(trials: list[FrozenTrial], objective: str, judged: list[str], many: bool) -> dict[str, float]:
     with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
         evaluator = PedAnovaImportanceEvaluator() if many else FanovaImportanceEvaluator(seed=0)
-    study = optuna.create_study(direction="maximize" if METRICS[objective] else "minimize")
+    study = optuna.create_study(direction=METRICS[objective].direction)
     # A study of its own: the other one also has refused trials, which Optuna takes for pruned ones.
     study.add_trials(
         [

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.files import write_whole
+from tinysweep.metrics import METRICS
 from tinysweep.results import screen
 from tinysweep.results.contrast import held_out
 from tinysweep.results.found import Found
 from tinysweep.results.merged import RUNS, Merged, merge
 from tinysweep.results.ranking import Trial, judged, ranked, rows
 from tinysweep.results.where import Condition, every, named, unknown
-from tinysweep.search.plugin import METRICS
 from tinysweep.text_table import clean, some
 
 PROBED = 100  # trials of a study in which a record is looked for; on another machine none has one

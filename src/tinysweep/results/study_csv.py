@@ -9,7 +9,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tinysweep.errors import DataError, first_line
-from tinysweep.search.plugin import METRICS
+from tinysweep.metrics import METRICS
 from tinysweep.search.space import unquoted
 from tinysweep.search.study import STATES, Standing
 from tinysweep.search.table import COLUMNS, NOTES, read_trials

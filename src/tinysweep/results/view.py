@@ -16,10 +16,10 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from tinysweep.errors import DataError, StudyError, TinysweepError, first_line
+from tinysweep.metrics import METRICS
 from tinysweep.results.study_csv import from_table
 from tinysweep.run.record import RunFolder
 from tinysweep.search.launch import read_record
-from tinysweep.search.plugin import METRICS
 from tinysweep.search.storage import look_into, storage_errors
 from tinysweep.search.storage_location import Kind, Location, locate
 from tinysweep.search.study import Standing, standing, trial_path
@@ -81,7 +81,7 @@ class StudyView:
     def best_so_far(self, objective: str) -> list[tuple[int, float]]:
         """The number and figure of each completed trial that was better than all before it."""
         steps: list[tuple[int, float]] = []
-        sign = -1 if METRICS[objective] else 1
+        sign = -1 if METRICS[objective].higher_is_better else 1
         for trial in self.of(Standing.complete):
             value = metric(trial, objective)
             if not steps or sign * value < sign * steps[-1][1]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import ConfigError, DataError, first_line
-from tinysweep.network.build import DataShape
 from tinysweep.run import saved
 from tinysweep.run.record import RunFolder
 from tinysweep.settings.schema import Config

@@ -11,9 +11,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import DataError, first_line
 from tinysweep.files import write_whole
-from tinysweep.network.build import DataShape, build_model
+from tinysweep.network.build import build_model
 from tinysweep.run.labels import class_names_if_there
 from tinysweep.settings.schema import DataConfig, ModelConfig, Section
 from tinysweep.training.loop import Normalise, Result

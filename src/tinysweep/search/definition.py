@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from tinysweep.errors import ConfigError, StudyError
+from tinysweep.metrics import METRICS
 from tinysweep.search.compose_trial import DIGEST, digest, identity
-from tinysweep.search.plugin import PRUNABLE
 from tinysweep.search.space import Space, extremes, typed_value
 from tinysweep.settings.command_line import as_choice
 
@@ -115,7 +115,7 @@ def require_comparable(objectives: list[str], base: DictConfig, space: Space, pr
         raise ConfigError(
             "trainer.test: a sweep never reads the test set; leave it out, and test the winner alone"
         )
-    if prunes and (len(objectives) > 1 or objectives[0] not in PRUNABLE):
+    if prunes and (len(objectives) > 1 or not METRICS[objectives[0]].each_epoch):
         raise ConfigError(
             f"hydra.sweeper.objective={','.join(objectives)} can't be pruned, only validation_accuracy or "
             "validation_loss alone, which every epoch shows; add hydra/sweeper/pruner=none"

@@ -12,8 +12,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from optuna.trial import FrozenTrial
 
 from tinysweep.errors import ConfigError, TinysweepError, first_line
+from tinysweep.metrics import METRICS
 from tinysweep.run.record import RunFolder, State
-from tinysweep.search.plugin import METRICS
 from tinysweep.search.propose import Proposal
 from tinysweep.search.study import Standing, Study, trial_path
 

@@ -15,7 +15,6 @@ from tinysweep.errors import ConfigError
 from tinysweep.search.compose_trial import DIGEST, Composer
 from tinysweep.search.definition import define, made_name, require_comparable
 from tinysweep.search.launch import Launch
-from tinysweep.search.plugin import SweeperConfig
 from tinysweep.search.propose import Proposal
 from tinysweep.search.samplers import Points, is_grid
 from tinysweep.search.space import Value, extremes, grid, is_setting, read_space
@@ -25,6 +24,7 @@ from tinysweep.search.trial import build_pruner
 from tinysweep.settings.command_line import as_value
 from tinysweep.settings.explain import require_schema
 from tinysweep.settings.schema import DataConfig
+from tinysweep.settings.sweeper import SweeperConfig
 from tinysweep.training.device import usable_cores
 
 DEFAULT_TRIALS = 20

@@ -3,8 +3,6 @@
 Hydra imports every plugin at every start, so neither torch nor Optuna is imported before a sweep begins.
 """
 
-import difflib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -15,93 +13,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from tinysweep.errors import ConfigError
-from tinysweep.settings.schema import Section, is_folder_name, setting
+from tinysweep.settings.explain import nearest
+from tinysweep.settings.sweeper import SweeperConfig, chosen_with_slash
 from tinysweep.terminal import outlasting_readers
 
-# What a study can aim for, and whether more of it is better.
-METRICS = {
-    "validation_accuracy": True,
-    "validation_loss": False,
-    "params": False,
-    "macs": False,
-    "activation_bytes": False,
-    "seconds": False,
-}
 OWN_SWEEPER = "tinysweep.search.plugin.BudgetSweeper"
-PRUNABLE = ("validation_accuracy", "validation_loss")  # what there is to compare after every epoch
-
-
-def _metric_meant(name: str) -> str:
-    """What to write for a wrong metric."""
-    if name.startswith("test"):
-        return ", as no search reads the test set"
-    part = re.split(r"[^a-z]+", name.lower())[-1]
-    likely = [metric for metric in METRICS if part and part in metric]
-    close = likely or difflib.get_close_matches(name, METRICS, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def chosen_with_slash(key: str, value: object) -> str:
-    """The refusal of a value for a key, such as hydra.launcher, that names a group."""
-    return (
-        f"{key}={'null' if value is None else value} must be a choice of a group, which a slash tells: "
-        f"{key.replace('.', '/')}={value or 'NAME'}"
-    )
-
-
-@dataclass
-class SweeperConfig(Section):
-    """How a study searches; what it searches stands in `params` and on the command line."""
-
-    KEY = "hydra.sweeper"
-    sampler: Any = setting(None, "Optuna sampler: hydra/sweeper/sampler=tpe, random, grid, …")
-    pruner: Any = setting(None, "Optuna pruner: hydra/sweeper/pruner=none, median, hyperband, …")
-    objective: Any = setting("validation_accuracy", "a metric or a list of them: " + ", ".join(METRICS))
-    params: Any = setting(None, "what is searched: a sweep such as range(4,16) for each override")
-    start_with: Any = setting(
-        None, "points to try first: a list of mappings of searched overrides to values; the rest is drawn"
-    )
-    n_trials: int | None = setting(
-        None,
-        "trials to train in total, over every call; null is the whole grid, or 20 with another sampler",
-        "[1, 1e7]",
-    )
-    batch_size: int | None = setting(
-        None, "trials handed to the launcher at a time; null is 4 for each of its workers", "[1, 1e5]"
-    )
-    max_seconds: float | None = setting(None, "launch nothing more after this many seconds", "(0, 1e9]")
-    max_rejections: int = setting(1000, "proposals refused in a row that end the study", "[1, 1e9]")
-    max_failure_rate: float = setting(0.25, "part of the study's finished trials that may have failed", "[0, 1]")
-    study_name: str | None = setting(None, "name of the study and its folder; null is made of what is searched")
-    storage: str | None = setting(
-        None,
-        "null is study.db in the study's folder; else postgresql:// or mysql://, or a file: SQLite or an Optuna "
-        "journal as it is, or as the ending of a new one says (.db, .sqlite; .log, .jsonl, .journal)",
-    )
-    retrain: list[str] = setting([], "overrides with which the winner's recipe is written, such as more epochs")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        names = self.objectives
-        wrong = [name for name in names if name not in METRICS]
-        if wrong and self.objective is not None:
-            self.refuse("objective", f"names no metric {wrong[0]}{_metric_meant(wrong[0])}")
-        if wrong or not names or len(set(names)) < len(names):
-            self.refuse("objective", "must be one of the metrics, or a list of different ones")
-        if self.study_name is not None and not is_folder_name(self.study_name):
-            self.refuse("study_name", "must be usable as a folder name: no / \\ : and no leading dot")
-        if not isinstance(self.params or {}, dict):
-            self.refuse("params", "must be a mapping of overrides to sweeps")
-        start = self.start_with or []
-        if not isinstance(start, list) or not all(isinstance(point, dict) for point in start):
-            self.refuse("start_with", "must be a list of mappings, such as [{model.width:8}]")
-
-    @property
-    def objectives(self) -> list[str]:
-        """The metrics aimed for, the first being the one that ranks trials."""
-        return (
-            [str(name) for name in self.objective] if isinstance(self.objective, list) else [str(self.objective)]
-        )
 
 
 @dataclass
@@ -131,8 +47,6 @@ class BudgetSweeper(Sweeper):
         }
         known = [spec.name for spec in fields(SweeperConfig)]
         if strange := [key for key in plain if key not in known]:
-            from tinysweep.settings.explain import nearest  # noqa: PLC0415 which imports this module
-
             key = f"{SweeperConfig.KEY}.{strange[0]}"
             raise ConfigError(f"{key} is not a setting; {nearest(key)}")
         self.wanted = SweeperConfig(**plain)

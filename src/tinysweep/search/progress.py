@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from tinysweep import text_table
 from tinysweep.errors import first_line
-from tinysweep.search.plugin import METRICS
+from tinysweep.metrics import METRICS
 from tinysweep.search.propose import Refusal
 from tinysweep.search.space import unquoted
 from tinysweep.search.study import TRAINED, Standing, Study, count, failed_from_outside, standing
@@ -92,7 +92,7 @@ def result(trials: list[FrozenTrial], objectives: list[str], searched: list[str]
 
 
 def _words(name: str) -> str:
-    return f"{name.replace('_', ' ')} ({'higher' if METRICS[name] else 'lower'} is better)"
+    return f"{name.replace('_', ' ')} ({'higher' if METRICS[name].higher_is_better else 'lower'} is better)"
 
 
 def table(trials: list[FrozenTrial], searched: list[str]) -> str:

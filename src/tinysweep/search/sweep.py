@@ -11,13 +11,13 @@ from filelock import FileLock
 from optuna.storages import BaseStorage
 
 from tinysweep.errors import StudyError
+from tinysweep.metrics import METRICS
 from tinysweep.search.definition import require_same
 from tinysweep.search.launch import Batch, figures, read_record, settle
 from tinysweep.search.lease import LEASE_PREFIX, Lease
 from tinysweep.search.ledger import Ledger
 from tinysweep.search.outcome import write_results, write_winner
 from tinysweep.search.plan import Plan
-from tinysweep.search.plugin import METRICS
 from tinysweep.search.progress import Screen, from_outside, nothing_fits, progress, refused, result
 from tinysweep.search.propose import Proposal, Proposer, Refusal
 from tinysweep.search.samplers import GridOrder, build_sampler
@@ -116,7 +116,7 @@ class Sweep:
         return optuna.create_study(
             study_name=self.plan.name,
             storage=storage,
-            directions=["maximize" if METRICS[name] else "minimize" for name in self.plan.objectives],
+            directions=[METRICS[name].direction for name in self.plan.objectives],
             pruner=self.plan.pruner,
             sampler=optuna.samplers.RandomSampler(),
             load_if_exists=True,

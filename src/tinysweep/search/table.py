@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 
 from tinysweep.errors import DataError
 from tinysweep.files import write_whole
-from tinysweep.search.plugin import METRICS
+from tinysweep.metrics import METRICS
 from tinysweep.search.space import unquoted
 from tinysweep.search.study import Standing, standing
 
@@ -126,7 +126,7 @@ def ranked(trials: list[FrozenTrial], objectives: list[str]) -> list[FrozenTrial
     def rank(trial: FrozenTrial) -> tuple[float, float, float, int]:
         value = metric(trial, first)
         return (
-            -value if METRICS[first] else value,
+            METRICS[first].loss(value),
             metric(trial, "validation_loss"),
             metric(trial, "params"),
             trial.number,
@@ -159,4 +159,4 @@ def pareto_front(trials: list[FrozenTrial], objectives: list[str]) -> list[Froze
 
 def _score(trial: FrozenTrial, names: list[str]) -> tuple[float, ...]:
     """Figures of which less is better."""
-    return tuple(-metric(trial, name) if METRICS[name] else metric(trial, name) for name in names)
+    return tuple(METRICS[name].loss(metric(trial, name)) for name in names)

@@ -13,11 +13,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tinysweep.data.load import describe
 from tinysweep.errors import AbandonedError, ConfigError, PrunedError, first_line
+from tinysweep.metrics import METRICS
 from tinysweep.network.budget import resolve
 from tinysweep.run.record import Record
 from tinysweep.run.run import run
 from tinysweep.search.compose_trial import digest, identity
-from tinysweep.search.plugin import PRUNABLE
 from tinysweep.search.storage import open_storage
 from tinysweep.settings.schema import Config
 from tinysweep.training.loop import Epoch
@@ -73,7 +73,7 @@ class Reporter:
     def __init__(self, trial: Trial, metric: str, epochs: int) -> None:
         self.trial, self.metric, self.epochs = trial, metric, epochs
         # Optuna compares epochs for a single objective only, and what a model costs doesn't change with them.
-        self.compares = len(trial.study.directions) == 1 and metric in PRUNABLE
+        self.compares = len(trial.study.directions) == 1 and METRICS[metric].each_epoch
 
     def __call__(self, epoch: Epoch) -> None:
         """Report an epoch.

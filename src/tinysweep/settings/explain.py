@@ -17,9 +17,9 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
 from tinysweep.errors import ConfigError
-from tinysweep.search.plugin import SweeperConfig, chosen_with_slash
 from tinysweep.settings.command_line import without_password
 from tinysweep.settings.schema import Config, expected
+from tinysweep.settings.sweeper import SweeperConfig, chosen_with_slash
 
 NO_MAPPING = "must hold settings by name, such as trainer: {epochs: 6}"
 UNREADABLE: dict[str, str] = {}  # what is wrong with a choice that Hydra doesn't know of, as sweeps/NAME

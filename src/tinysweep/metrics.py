@@ -1,0 +1,64 @@
+"""The metrics: the only place that knows which way is better, what each is called and how it is written."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+PER_CENT, LOSS, COUNT, SECONDS = "per cent", "loss", "count", "seconds"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a metric is called in a sentence, on an axis and above a column, and how its figures are written."""
+
+    name: str  # its key in records, trials.csv and hydra.sweeper.objective
+    label: str
+    title: str
+    header: str
+    format: str  # PER_CENT, LOSS, COUNT or SECONDS
+    higher_is_better: bool = False
+    each_epoch: bool = False  # known after every epoch, so that a pruner can compare it
+
+    def shown(self, value: float | None) -> str:
+        """A figure as people read it."""
+        if value is None or not math.isfinite(value):
+            return "–"
+        if self.format == PER_CENT:
+            return f"{100 * value:.2f}%"
+        if self.format == LOSS:
+            return f"{value:.4f}"
+        return f"{value:,.1f} s" if self.format == SECONDS else f"{value:,.0f}"
+
+    def loss(self, value: float) -> float:
+        """A figure of which less is better."""
+        return -value if self.higher_is_better else value
+
+    @property
+    def direction(self) -> Literal["minimize", "maximize"]:
+        """As Optuna calls it."""
+        return "maximize" if self.higher_is_better else "minimize"
+
+
+_ROWS = (
+    Metric(
+        "validation_accuracy", "validation accuracy", "validation accuracy, %", "accuracy", PER_CENT,
+        higher_is_better=True, each_epoch=True,
+    ),
+    Metric(
+        "validation_loss", "validation loss", "validation loss (cross-entropy)", "loss", LOSS, each_epoch=True
+    ),
+    Metric("params", "parameters", "trainable parameters", "params", COUNT),
+    Metric("macs", "MACs", "multiply-accumulates an image", "MACs", COUNT),
+    Metric(
+        "activation_bytes", "activation bytes", "peak activation memory, bytes", "activation\nbytes", COUNT
+    ),
+    Metric("seconds", "training time", "training time, s", "seconds", SECONDS),
+)  # fmt: skip
+METRICS = {metric.name: metric for metric in _ROWS}  # what a study can aim for
+TEST_METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("test_accuracy", "test accuracy", "test accuracy, %", "test\naccuracy", PER_CENT, True),
+        Metric("test_loss", "test loss", "test loss (cross-entropy)", "test\nloss", LOSS),
+    )
+}  # known of finals and single runs, never of trials
