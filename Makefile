@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BENCHMARKS := epoch_time study_rate time_to_accuracy limit start growth summary
 
-.PHONY: sweep train test check lint types bench format clean
+.PHONY: sweep train test test-all check lint types bench format clean
 
 sweep: .venv/installed
 	$(BIN)/tinysweep -m sweeps=quick
@@ -12,17 +12,21 @@ sweep: .venv/installed
 train: .venv/installed
 	$(BIN)/tinysweep
 
-check: lint types test
+check: lint types test-all
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 
 types: .venv/installed
 	$(BIN)/mypy
 
 test: .venv/installed
 	$(BIN)/pytest
+
+test-all: .venv/installed
+	$(BIN)/pytest -m '' --cov=tinysweep --cov-report=term
 
 bench: .venv/installed
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -W ignore benchmarks/$$name.py || exit 1; done
