@@ -31,7 +31,7 @@ from tinysweep.search.ledger import Ledger
 from tinysweep.search.plan import Plan
 from tinysweep.search.plugin import BudgetSweeper
 from tinysweep.search.propose import Proposal, Proposer
-from tinysweep.search.study import Standing
+from tinysweep.search.study import Status
 from tinysweep.search.sweep import Sweep
 from tinysweep.settings.compose import CONFIG_FOLDER, register_schema
 from tinysweep.training.device import usable_cores
@@ -83,7 +83,7 @@ def proposals(sampler: str, seed: int, number: int) -> list[str]:
             answer = proposer.propose()
             if isinstance(answer, Proposal):
                 params = study.trial(answer.number).user_attrs["params"]
-                study.close(answer.number, Standing.complete, None, [math.log(params)])
+                study.close(answer.number, Status.complete, None, [math.log(params)])
             found.append("proposed" if isinstance(answer, Proposal) else answer.became.value)
     return found
 
@@ -99,8 +99,8 @@ def learning(samplers: list[str], seeds: int, number: int) -> pd.DataFrame:
             third = number // 3
             parts = {"first": found[:third], "middle": found[third:-third], "last": found[-third:], "all": found}
             for name, part in parts.items():
-                row[f"over_budget_{name}"] = part.count(Standing.over_budget) / len(part)
-            others = sum(word not in ("proposed", Standing.over_budget) for word in found)
+                row[f"over_budget_{name}"] = part.count(Status.over_budget) / len(part)
+            others = sum(word not in ("proposed", Status.over_budget) for word in found)
             row |= {"other_refusals": others / number, "seconds": time.perf_counter() - began}
             rows.append(row)
             print(f"{sampler}, seed {seed}: {row['over_budget_all']:.1%} over budget, {row['seconds']:.0f} s")

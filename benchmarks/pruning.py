@@ -23,7 +23,7 @@ import torch
 
 from epoch_time import cpu_model
 from tinysweep.files import write_whole
-from tinysweep.search.study import Standing
+from tinysweep.search.study import Status
 from tinysweep.search.table import read_trials
 from tinysweep.training.device import usable_cores
 
@@ -83,7 +83,7 @@ def outcome(folder: Path, seconds: float) -> dict[str, Any]:
     used = (finished - started.min()).dt.total_seconds()
     late = used > seconds
     in_time = trials[~late & used.notna()]
-    complete = in_time[in_time["state"] == Standing.complete].sort_values("validation_loss")
+    complete = in_time[in_time["state"] == Status.complete].sort_values("validation_loss")
     best = next(complete.itertuples(), None)
     states = in_time["state"].value_counts()
     return {

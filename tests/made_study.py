@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from tinysweep.metrics import METRICS
 from tinysweep.results.view import StudyView
 from tinysweep.search.storage import open_storage
-from tinysweep.search.study import STATES, Standing
+from tinysweep.search.study import STATES, Status
 from tinysweep.settings.schema import Config, DataConfig, ModelConfig
 
 BEGAN = datetime(2026, 1, 2, 3, 4, 5)
@@ -33,18 +33,18 @@ EVIL = (
 
 def trial(
     number: int,
-    became: Standing = Standing.complete,
+    became: Status = Status.complete,
     chosen: dict[str, Any] | None = None,
     objectives: Sequence[str] = ("validation_accuracy",),
     kinds: dict[str, BaseDistribution] | None = None,
     **notes: Any,
 ) -> FrozenTrial:
     """A trial as a study holds it."""
-    running = became == Standing.running
+    running = became == Status.running
     chosen = chosen or {}
     made = create_trial(
         state=TrialState.RUNNING if running else STATES.get(became, TrialState.FAIL),
-        values=[float(notes[name]) for name in objectives] if became == Standing.complete else None,
+        values=[float(notes[name]) for name in objectives] if became == Status.complete else None,
         params=chosen,
         distributions={name: (kinds or KINDS)[name] for name in chosen},
         user_attrs=notes if running else {"standing": became.value, **notes},
@@ -70,7 +70,7 @@ def completed(number: int, accuracy: float, params: int, **more: Any) -> FrozenT
 
 def refused(number: int, params: int, **more: Any) -> FrozenTrial:
     reason = f"{params:,} trainable parameters, must be fewer than budget.params=20000"
-    return trial(number, Standing.over_budget, reason=reason, params=params, **more)
+    return trial(number, Status.over_budget, reason=reason, params=params, **more)
 
 
 def pruned(number: int, accuracy: float, params: int, **more: Any) -> FrozenTrial:
@@ -80,7 +80,7 @@ def pruned(number: int, accuracy: float, params: int, **more: Any) -> FrozenTria
         "validation_loss": 3 * (1 - accuracy),
         "seconds": 3.0,
     }
-    return trial(number, Standing.pruned, reason=reason, params=params, macs=70 * params, **figures, **more)
+    return trial(number, Status.pruned, reason=reason, params=params, macs=70 * params, **figures, **more)
 
 
 def draw(generator: random.Random, *, sparse: bool = False) -> dict[str, Any]:
@@ -97,11 +97,9 @@ def draw(generator: random.Random, *, sparse: bool = False) -> dict[str, Any]:
 def mixed(
     seed: int = 0, count: int = 40, objectives: Sequence[str] = ("validation_accuracy",)
 ) -> list[FrozenTrial]:
-    """Trials of every standing, most of them completed; the learning rate decides their accuracy."""
+    """Trials of every status, most of them completed; the learning rate decides their accuracy."""
     generator, trials = random.Random(seed), list[FrozenTrial]()
-    others = [
-        state for state in Standing if state not in (Standing.complete, Standing.over_budget, Standing.pruned)
-    ]
+    others = [state for state in Status if state not in (Status.complete, Status.over_budget, Status.pruned)]
     for number in range(count):
         chosen = draw(generator)
         accuracy = 0.99 - 0.1 * abs(math.log(chosen["optimizer.lr"] / 0.1)) / 3 - 0.002 * generator.random()

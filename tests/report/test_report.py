@@ -30,7 +30,7 @@ from tinysweep.final.settings import read_words
 from tinysweep.report import again
 from tinysweep.report.page import body, find, page, write_report
 from tinysweep.results.view import StudyView, open_view
-from tinysweep.search.study import Standing, standing
+from tinysweep.search.study import Status, status
 from tinysweep.search.table import Table
 from tinysweep.settings.compose import compose
 
@@ -140,7 +140,7 @@ def test_the_command_on_the_page_of_a_real_study_goes_on_with_that_study(
 
 
 def test_a_page_is_made_anew_while_the_study_goes_on(call: Report, place: Path) -> None:
-    made.store(place / "s", [made.completed(0, 0.9, 500), made.trial(1, Standing.running)])
+    made.store(place / "s", [made.completed(0, 0.9, 500), made.trial(1, Status.running)])
     assert call("s").status == 0
     assert "1 still in training" in Reader((place / "s/report.html").read_text()).words()
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{place}/s/study.db")
@@ -225,8 +225,8 @@ def test_a_study_is_read_as_it_is_stored(tmp_path: Path) -> None:
     made.store(tmp_path / "s", trials)
     view = open_view(tmp_path / "s", None)
     assert (view.name, view.objectives, view.origin) == ("s", ["validation_accuracy"], "study.db")
-    assert [(each.number, standing(each), each.params) for each in view.trials] == [
-        (each.number, standing(each), each.params) for each in trials
+    assert [(each.number, status(each), each.params) for each in view.trials] == [
+        (each.number, status(each), each.params) for each in trials
     ]
     assert view.limit("params") == 20_000
     assert view.limit("macs") is None
@@ -318,7 +318,7 @@ def test_the_table_alone_gives_the_same_trials_as_the_storage(tmp_path: Path, ob
     assert (view.name, view.objectives, view.origin) == ("s", list(objectives), "trials.csv alone")
     assert view.limit("params") == 20_000
     for read_back, one in zip(view.trials, trials, strict=True):
-        assert (read_back.number, standing(read_back), read_back.state) == (one.number, standing(one), one.state)
+        assert (read_back.number, status(read_back), read_back.state) == (one.number, status(one), one.state)
         moments = {"started", "finished"}
         noted = {name: note for name, note in read_back.user_attrs.items() if name not in moments}
         assert (read_back.params, noted) == (one.params, one.user_attrs)
@@ -355,7 +355,7 @@ def test_a_damaged_record_is_said_to_be_damaged(tmp_path: Path) -> None:
 
 def test_the_headline_says_what_was_found_under_which_budget(tmp_path: Path) -> None:
     trials = [made.completed(0, 0.98, 12_345), made.completed(1, 0.9936, 14_954), made.refused(2, 38_274),
-              made.pruned(3, 0.5, 900), made.trial(4, Standing.failed, reason="diverged")]  # fmt: skip
+              made.pruned(3, 0.5, 900), made.trial(4, Status.failed, reason="diverged")]  # fmt: skip
     words = read(made.view(tmp_path, trials)).words()
     assert "best validation accuracy 99.36% trial 1" in words
     assert "parameters 14,954 trial 1; the budget is < 20,000" in words
@@ -387,7 +387,7 @@ def test_the_parts_stand_in_the_order_of_a_decision(tmp_path: Path) -> None:
 def test_reasons_that_differ_in_numbers_alone_share_a_row(tmp_path: Path) -> None:
     trials = [
         *(made.refused(number, 20_000 + number) for number in range(8)),
-        made.trial(8, Standing.failed, reason="x\ny"),
+        made.trial(8, Status.failed, reason="x\ny"),
     ]
     page = made.view(tmp_path, trials)
     words = read(page).words()
@@ -399,7 +399,7 @@ def test_reasons_that_differ_in_numbers_alone_share_a_row(tmp_path: Path) -> Non
 
 
 def test_many_reasons_are_shown_in_part(tmp_path: Path) -> None:
-    trials = [made.trial(number, Standing.failed, reason="x" * number + "y" * 900) for number in range(45)]
+    trials = [made.trial(number, Status.failed, reason="x" * number + "y" * 900) for number in range(45)]
     words = read(made.view(tmp_path, trials)).words()
     assert "And 5 more reasons, in trials.csv." in words
     assert "y" * 401 not in words
@@ -475,8 +475,8 @@ def kinds() -> dict[str, tuple[list[FrozenTrial], tuple[str, ...]]]:
               for number in range(12)]  # fmt: skip
     return {
         "empty": ([], ("validation_accuracy",)),
-        "running": ([made.trial(0, Standing.running)], ("validation_accuracy",)),
-        "failures": ([made.trial(n, Standing.failed, reason="boom") for n in range(3)], ("validation_accuracy",)),
+        "running": ([made.trial(0, Status.running)], ("validation_accuracy",)),
+        "failures": ([made.trial(n, Status.failed, reason="boom") for n in range(3)], ("validation_accuracy",)),
         "refusals": ([made.refused(n, 10**n * 30_000) for n in range(3)], ("validation_accuracy",)),
         "one": ([one], ("validation_accuracy",)),
         "same": (same, ("validation_accuracy",)),
@@ -545,7 +545,7 @@ def evil(folder: Path) -> StudyView:
     trials = [made.completed(number, 0.9 + number / 500, 900 + number, kinds=spaces, reason=made.EVIL,
                              chosen={made.EVIL: ("a", made.EVIL)[number % 2], f"x.{made.EVIL}": number / 12})
               for number in range(12)]  # fmt: skip
-    trials += [made.trial(12, Standing.failed, reason=made.EVIL), made.refused(13, 30_000, kinds=spaces)]
+    trials += [made.trial(12, Status.failed, reason=made.EVIL), made.refused(13, 30_000, kinds=spaces)]
     trials[-1].user_attrs["reason"] = made.EVIL
     made.finish(folder, [0, 1, 2], [{0: 1}], name=made.EVIL, number=0)
     return made.view(folder, trials, name=made.EVIL, **{made.EVIL: made.EVIL, f"params.{made.EVIL}": made.EVIL})

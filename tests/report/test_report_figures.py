@@ -27,7 +27,7 @@ from tinysweep.report.parallel import ABSENT, parallel
 from tinysweep.report.plots import plot
 from tinysweep.report.scales import COLOURS, FRONT, LIMIT, scale, short, shown, words
 from tinysweep.results.view import LEADERS
-from tinysweep.search.study import Standing, standing
+from tinysweep.search.study import Status, status
 from tinysweep.search.table import metric, pareto_front, ranked
 
 pytestmark = pytest.mark.usefixtures("quiet_optuna")
@@ -41,8 +41,8 @@ def trace(figure: Any, name: str) -> Any:
     return found
 
 
-def count(trials: list[Any], *states: Standing) -> int:
-    return sum(standing(trial) in states for trial in trials)
+def count(trials: list[Any], *states: Status) -> int:
+    return sum(status(trial) in states for trial in trials)
 
 
 # ---- axes
@@ -118,7 +118,7 @@ def test_each_completed_trial_is_a_point_and_the_front_is_that_of_the_table(tmp_
     assert set(zip(front.x, front.y, strict=True)) == points
     assert list(front.x) == sorted(front.x)
     assert list(front.y) == sorted(front.y, reverse=True)
-    assert len(front.x) + len(trace(figure, "completed").x) == count(MIXED, Standing.complete)
+    assert len(front.x) + len(trace(figure, "completed").x) == count(MIXED, Status.complete)
     star = trace(figure, f"trial {view.completed[0].number}")
     assert star.hovertext[0].startswith(f"<b>trial {view.completed[0].number}</b>")
     assert f"model.width = {view.completed[0].params['model.width']}" in star.hovertext[0]
@@ -140,7 +140,7 @@ def test_the_history_holds_every_trial_once_with_its_state(tmp_path: Path) -> No
         if each.name != "best so far":
             drawn[each.name] = drawn.get(each.name, 0) + len(each.x)
     assert {name: number for name, number in drawn.items() if number} == {
-        words(state): count(MIXED, state) for state in Standing if count(MIXED, state)
+        words(state): count(MIXED, state) for state in Status if count(MIXED, state)
     }
 
 
@@ -220,8 +220,8 @@ def test_costs_lie_on_the_side_of_the_limit_that_they_were_judged_by(tmp_path: P
     figure: Any = costs(made.view(tmp_path, trials), "params")
     limit = math.log10(20_000)
     for name, sign, states in (
-        ("over budget", 1, (Standing.over_budget,)),
-        ("let through", -1, (Standing.complete, Standing.pruned)),
+        ("over budget", 1, (Status.over_budget,)),
+        ("let through", -1, (Status.complete, Status.pruned)),
     ):
         bars = trace(figure, name)
         assert sum(bars.y) == count(trials, *states)
@@ -229,7 +229,7 @@ def test_costs_lie_on_the_side_of_the_limit_that_they_were_judged_by(tmp_path: P
 
 
 def test_a_bound_that_may_be_reached_counts_as_within(tmp_path: Path) -> None:
-    over = made.trial(1, Standing.over_budget, params=10, macs=701, reason="701 MACs an image")
+    over = made.trial(1, Status.over_budget, params=10, macs=701, reason="701 MACs an image")
     view = made.view(tmp_path, [made.completed(0, 0.9, 10), over], **{"budget.macs": "700"})
     figure: Any = costs(view, "macs")
     assert sum(trace(figure, "let through").y) == sum(trace(figure, "over budget").y) == 1
@@ -262,7 +262,7 @@ def test_what_decides_is_the_most_important(tmp_path: Path, number: int, method:
     assert found.shares["optimizer.lr"] > 0.5
     assert sum(found.shares.values()) == pytest.approx(1)
     assert list(found.shares.values()) == sorted(found.shares.values(), reverse=True)
-    assert (found.method, found.trials) == (method, count(made.mixed(count=number), Standing.complete))
+    assert (found.method, found.trials) == (method, count(made.mixed(count=number), Status.complete))
     bars: Any = importance_bars([found])
     assert list(bars.data[0].x) == pytest.approx([100 * share for share in found.shares.values()])
 
@@ -356,9 +356,9 @@ def test_the_pictures_show_what_the_page_shows(tmp_path: Path) -> None:
     assert set(paths) == {"search_history", "accuracy_parameters", "importances", "curves"}
     assert seen(paths["accuracy_parameters"], FRONT) > 200
     assert seen(paths["accuracy_parameters"], LIMIT) > 200
-    for state in (Standing.complete, Standing.pruned, Standing.over_budget, Standing.failed):
+    for state in (Status.complete, Status.pruned, Status.over_budget, Status.failed):
         assert seen(paths["search_history"], COLOURS[state]) > 20, state
-    assert seen(paths["importances"], COLOURS[Standing.complete]) > 1000
+    assert seen(paths["importances"], COLOURS[Status.complete]) > 1000
     assert seen(paths["curves"], "#d55e00") > 200
     assert seen(paths["curves"], "#56b4e9") == 0
 

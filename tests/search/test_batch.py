@@ -24,7 +24,7 @@ from tinysweep.search.compose_trial import digest, identity
 from tinysweep.search.launch import DIED, Batch, figures, read_record, settle
 from tinysweep.search.lease import Lease
 from tinysweep.search.propose import Proposal
-from tinysweep.search.study import Standing, Study, failed_from_outside, standing
+from tinysweep.search.study import Status, Study, failed_from_outside, status
 from tinysweep.search.trial import Reporter
 from tinysweep.settings.schema import Config, ModelConfig, TrainerConfig
 from tinysweep.training.loop import Epoch
@@ -103,8 +103,8 @@ class Bench:
         )
 
     @property
-    def standings(self) -> list[str]:
-        return [standing(trial).value for trial in self.study.trials()]
+    def statuses(self) -> list[str]:
+        return [status(trial).value for trial in self.study.trials()]
 
     def reason(self, number: int) -> str:
         return str(self.study.trial(number).user_attrs.get("reason"))
@@ -120,7 +120,7 @@ def bench(tmp_path: Path) -> Bench:
 
 def test_a_completed_trial_has_the_value_and_the_figures_of_its_record(bench: Bench) -> None:
     bench.run(2, lambda number: bench.leave(number, record(validation_accuracy=0.5 + number / 4)))
-    assert bench.standings == ["complete", "complete"]
+    assert bench.statuses == ["complete", "complete"]
     assert [trial.values for trial in bench.study.trials()] == [[0.5], [0.75]]
     notes = bench.study.trial(1).user_attrs
     assert {name: notes[name] for name in METRICS} == {
@@ -139,7 +139,7 @@ def test_a_completed_trial_has_the_value_and_the_figures_of_its_record(bench: Be
 @pytest.mark.parametrize("state", ["pruned", "failed"])
 def test_a_trial_ends_as_its_record_says_with_its_reason_and_figures(bench: Bench, state: str) -> None:
     bench.run(1, lambda number: bench.leave(number, record(state, "because of this")))
-    assert bench.standings == [state]
+    assert bench.statuses == [state]
     assert bench.reason(0) == "because of this"
     assert bench.study.trial(0).user_attrs["validation_accuracy"] == 0.9
 
@@ -150,7 +150,7 @@ def test_every_metric_can_be_aimed_for_alone_and_with_any_others(tmp_path: Path,
         bench = Bench(tmp_path / "-".join(objectives), objectives)
         report_and_leave = functools.partial(_train_an_epoch, bench)
         bench.run(1, report_and_leave)
-        assert bench.standings == ["complete"], bench.reason(0)
+        assert bench.statuses == ["complete"], bench.reason(0)
         notes = bench.study.trial(0).user_attrs
         assert bench.study.trial(0).values == [notes[name] for name in objectives]
 
@@ -173,7 +173,7 @@ def test_what_made_a_run_fail_tells_whether_it_is_worth_another_try(
     bench.run(1, lambda number: bench.leave(number, record("failed", "why") | {"error": error}))
     assert failed_from_outside(bench.study.trial(0)) == outside
     again = Study(bench.study.optuna, bench.study.folder, Lease(bench.study.folder))
-    assert again.standing(again.trial(0)) == (Standing.interrupted if outside else Standing.failed)
+    assert again.status(again.trial(0)) == (Status.interrupted if outside else Status.failed)
 
 
 @pytest.mark.parametrize(("reason", "outside"), [
@@ -182,7 +182,7 @@ def test_what_made_a_run_fail_tells_whether_it_is_worth_another_try(
     ("", False),
 ])  # fmt: skip
 def test_trials_of_earlier_versions_tell_it_by_their_reason(bench: Bench, reason: str, outside: bool) -> None:
-    bench.study.close(entered(bench.study), Standing.failed, reason)
+    bench.study.close(entered(bench.study), Status.failed, reason)
     assert failed_from_outside(bench.study.trial(0)) == outside
 
 
@@ -208,7 +208,7 @@ def test_several_objectives_are_told_in_their_order(tmp_path: Path) -> None:
 def test_a_trial_whose_record_lacks_an_objective_has_failed(tmp_path: Path, objectives: list[str]) -> None:
     bench = Bench(tmp_path, objectives)
     bench.run(1, lambda number: bench.leave(number, record(validation_accuracy=None)))
-    assert bench.standings == ["failed"]
+    assert bench.statuses == ["failed"]
     assert bench.reason(0) == "its record has validation_accuracy=None"
     assert not failed_from_outside(bench.study.trial(0))
 
@@ -216,10 +216,10 @@ def test_a_trial_whose_record_lacks_an_objective_has_failed(tmp_path: Path, obje
 def test_a_record_that_is_not_finished_settles_nothing(bench: Bench) -> None:
     number = entered(bench.study)
     assert not settle(bench.study, number, record("running"), ACCURACY)
-    assert bench.standings == ["running"]
+    assert bench.statuses == ["running"]
     assert settle(bench.study, number, record(), ACCURACY)
     assert not settle(bench.study, number, record("failed", "later"), ACCURACY), "it is closed already"
-    assert bench.standings == ["complete"]
+    assert bench.statuses == ["complete"]
 
 
 def test_where_no_run_has_begun_there_is_no_record(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_job_that_raised_before_it_left_a_record_has_failed_with_its_reason(be
         bench.leave(number, record())
 
     bench.run(3, job)
-    assert bench.standings == ["failed", "failed", "complete"]
+    assert bench.statuses == ["failed", "failed", "complete"]
     assert bench.reason(0) == "the loss is nan"
     assert bench.reason(1) == "ValueError: first line"
     assert [failed_from_outside(bench.study.trial(number)) for number in (0, 1)] == [False, True]
@@ -256,20 +256,20 @@ def test_a_record_counts_for_more_than_what_the_job_raised_afterwards(bench: Ben
         raise RuntimeError("at the very end")
 
     bench.run(2, job)
-    assert bench.standings == ["complete", "failed"]
+    assert bench.statuses == ["complete", "failed"]
     assert bench.reason(1) == "as the record says"
 
 
 def test_a_job_that_returns_without_a_record_has_failed(bench: Bench) -> None:
     bench.run(1, lambda _number: None)
-    assert bench.standings == ["failed"]
+    assert bench.statuses == ["failed"]
     assert "without a record" in bench.reason(0)
     assert failed_from_outside(bench.study.trial(0))
 
 
 def test_a_job_that_stopped_in_the_middle_has_failed(bench: Bench) -> None:
     bench.run(1, lambda number: bench.leave(number, record("running")))
-    assert bench.standings == ["failed"]
+    assert bench.statuses == ["failed"]
 
 
 def test_every_trial_is_told_once_when_it_has_finished(bench: Bench) -> None:
@@ -284,11 +284,11 @@ def test_every_trial_is_told_once_when_it_has_finished(bench: Bench) -> None:
 
 def test_a_trial_that_another_sweeper_closed_stays_as_it_is(bench: Bench) -> None:
     def job(number: int) -> None:
-        bench.study.close(number, Standing.interrupted, "its sweeper died")
+        bench.study.close(number, Status.interrupted, "its sweeper died")
         bench.leave(number, record())
 
     bench.run(2, job)
-    assert bench.standings == ["interrupted", "interrupted"]
+    assert bench.statuses == ["interrupted", "interrupted"]
     assert sorted(bench.finished) == [0, 1]
 
 
@@ -304,9 +304,9 @@ def test_a_trial_counts_while_others_of_its_batch_are_still_running(
     def job(number: int) -> None:
         bench.leave(number, record())
         deadline = time.monotonic() + 20
-        while standing(bench.study.trial(number)) == Standing.running and time.monotonic() < deadline:
+        while status(bench.study.trial(number)) == Status.running and time.monotonic() < deadline:
             time.sleep(0.01)
-        seen.append(bench.standings)
+        seen.append(bench.statuses)
 
     bench.run(2, job)
     assert seen == [["complete", "running"], ["complete", "complete"]]
@@ -350,7 +350,7 @@ def test_of_a_batch_whose_worker_dies_only_the_culprit_fails(bench: Bench, culpr
         bench.leave(number, record())
 
     bench.run(5, job, die=True)
-    assert bench.standings == ["failed" if number == culprit else "complete" for number in range(5)]
+    assert bench.statuses == ["failed" if number == culprit else "complete" for number in range(5)]
     assert bench.reason(culprit).startswith(DIED)
     assert "WorkerGoneError: killed" in bench.reason(culprit)
     assert "\n" not in bench.reason(culprit)
@@ -388,7 +388,7 @@ def test_what_had_begun_is_launched_again_alone_and_what_had_not_together(bench:
 
     bench.run_with(launch, 5)
     assert bench.launched == [[0, 1, 2, 3, 4], [0, 2, 4], [1], [3]]
-    assert bench.standings == ["complete"] * 5
+    assert bench.statuses == ["complete"] * 5
 
 
 def test_a_launcher_that_never_works_fails_every_trial_and_ends(bench: Bench) -> None:
@@ -396,7 +396,7 @@ def test_a_launcher_that_never_works_fails_every_trial_and_ends(bench: Bench) ->
         raise WorkerGoneError("no such queue")
 
     bench.run(3, job, die=True)
-    assert bench.standings == ["failed"] * 3
+    assert bench.statuses == ["failed"] * 3
     assert all("WorkerGoneError: no such queue" in bench.reason(number) for number in range(3))
     assert len(bench.launched) <= 1 + 3
 
@@ -409,7 +409,7 @@ def test_several_culprits_are_all_found(bench: Bench) -> None:
         bench.leave(number, record())
 
     bench.run(6, job, die=True)
-    assert bench.standings == ["complete", "failed", "complete", "failed", "complete", "complete"]
+    assert bench.statuses == ["complete", "failed", "complete", "failed", "complete", "complete"]
 
 
 # ---- interruption
@@ -424,7 +424,7 @@ def test_an_interruption_keeps_what_had_finished_and_closes_the_rest(bench: Benc
 
     with pytest.raises(KeyboardInterrupt):
         bench.run(4, job)
-    assert bench.standings[:4] == ["complete", "complete", "interrupted", "interrupted"]
+    assert bench.statuses[:4] == ["complete", "complete", "interrupted", "interrupted"]
     assert bench.reason(2) == bench.reason(3) == "the sweep was interrupted"
     assert bench.study.trial(2).user_attrs["validation_accuracy"] == 0.25, "what it had found by then is noted"
     assert sorted(bench.finished) == [0, 1, 2, 3]

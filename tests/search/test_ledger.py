@@ -5,10 +5,10 @@ import random
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tinysweep.search.ledger import Ledger
-from tinysweep.search.study import STATES, TRAINED, Standing, count, standing
+from tinysweep.search.study import STATES, TRAINED, Status, count, status
 
 
-def finished(number: int, became: Standing, key: str | None = None) -> FrozenTrial:
+def finished(number: int, became: Status, key: str | None = None) -> FrozenTrial:
     state = STATES.get(became, TrialState.FAIL)
     trial = create_trial(state=state, value=0.5 if state == TrialState.COMPLETE else None)
     trial.number, trial.user_attrs = number, {"standing": became.value} | ({"key": key} if key else {})
@@ -30,20 +30,20 @@ def test_counts_are_those_of_all_trials_however_they_finish() -> None:
         if draw.random() < 0.8:
             open_ones = [trial.number for trial in trials if not trial.state.is_finished()]
             chosen = draw.choice(open_ones)
-            trials[chosen] = finished(chosen, draw.choice([each for each in Standing if each != Standing.running]))
-        for became in Standing:
+            trials[chosen] = finished(chosen, draw.choice([each for each in Status if each != Status.running]))
+        for became in Status:
             assert ledger.count(trials, became) == count(trials, became)
-        assert ledger.count(trials, *TRAINED) == sum(standing(trial) in TRAINED for trial in trials)
+        assert ledger.count(trials, *TRAINED) == sum(status(trial) in TRAINED for trial in trials)
         assert ledger.going(trials) == sum(trial.state == TrialState.RUNNING for trial in trials)
 
 
 def test_a_twin_is_found_whether_it_has_finished_or_is_being_trained() -> None:
     trials = [
-        finished(0, Standing.complete, "a"),
-        finished(1, Standing.interrupted, "b"),
+        finished(0, Status.complete, "a"),
+        finished(1, Status.interrupted, "b"),
         running(2, key="c"),
-        finished(3, Standing.failed, "d"),
-        finished(4, Standing.duplicate, "e"),
+        finished(3, Status.failed, "d"),
+        finished(4, Status.duplicate, "e"),
     ]
     ledger = Ledger()
     found = {key: ledger.twin(trials, key) for key in "abcdef"}
@@ -68,17 +68,17 @@ def test_room_is_asked_for_behind_the_earlier_trials_only() -> None:
 
 def test_what_was_cut_short_is_told_until_it_is_taken_up_again() -> None:
     trials = [
-        finished(0, Standing.interrupted, "a"),
-        finished(1, Standing.interrupted),
-        finished(2, Standing.interrupted, "b"),
-        finished(3, Standing.pruned, "b"),
-        finished(4, Standing.interrupted, "c"),
+        finished(0, Status.interrupted, "a"),
+        finished(1, Status.interrupted),
+        finished(2, Status.interrupted, "b"),
+        finished(3, Status.pruned, "b"),
+        finished(4, Status.interrupted, "c"),
         running(5, key="c"),
-        finished(6, Standing.interrupted, "d"),
+        finished(6, Status.interrupted, "d"),
     ]
     ledger = Ledger()
     assert [trial.number for trial in ledger.cut_short(trials)] == [0, 6]
-    trials[5] = finished(5, Standing.interrupted, "c")
+    trials[5] = finished(5, Status.interrupted, "c")
     assert sorted(trial.user_attrs["key"] for trial in ledger.cut_short(trials)) == ["a", "c", "d"]
-    trials.append(finished(7, Standing.complete, "a"))
+    trials.append(finished(7, Status.complete, "a"))
     assert sorted(trial.user_attrs["key"] for trial in ledger.cut_short(trials)) == ["c", "d"]

@@ -19,7 +19,7 @@ from tinysweep.search.compose_trial import INCIDENTAL, Composer, identity
 from tinysweep.search.lease import Lease
 from tinysweep.search.outcome import write_results, write_winner
 from tinysweep.search.space import Value
-from tinysweep.search.study import Standing, Study
+from tinysweep.search.study import Status, Study
 from tinysweep.settings.compose import CONFIG_FOLDER, register_schema, typed
 from tinysweep.settings.schema import Config
 
@@ -44,7 +44,7 @@ def add(study: Study, objectives: Sequence[str], values: dict[str, Value] | None
             trial.suggest_int(name, 1, 10**6)
         else:
             trial.suggest_categorical(name, [value])
-    return study.enter(Standing.complete, None, [float(found[name]) for name in objectives], **found).number
+    return study.enter(Status.complete, None, [float(found[name]) for name in objectives], **found).number
 
 
 def written(study: Study) -> Any:
@@ -62,7 +62,7 @@ def test_the_best_trial_is_written_with_its_number_parameters_and_value(tmp_path
         "optimizer.lr": 1e-05,
         "model.bias": True,
     }
-    study.close(entered(study), Standing.failed, "why")
+    study.close(entered(study), Status.failed, "why")
     add(study, aims, validation_accuracy=0.5)
     add(study, aims, values, validation_accuracy=0.9953)
     best = write_results(study, aims)
@@ -109,7 +109,7 @@ def test_several_objectives_have_several_solutions(tmp_path: Path) -> None:
 
 def test_where_nothing_has_completed_nothing_is_written(tmp_path: Path) -> None:
     study = begun(tmp_path)
-    study.close(entered(study), Standing.pruned, "why")
+    study.close(entered(study), Status.pruned, "why")
     entered(study)
     assert write_results(study, ["validation_accuracy"]) is None
     assert list(tmp_path.iterdir()) == []

@@ -18,7 +18,7 @@ from optuna.trial import Trial, TrialState
 from tinysweep.errors import ConfigError
 from tinysweep.search.samplers import NEEDS, GridOrder, Points, build_sampler, is_grid
 from tinysweep.search.space import Value
-from tinysweep.search.study import Standing
+from tinysweep.search.study import Status
 from tinysweep.settings.compose import CONFIG_FOLDER, register_schema
 
 Point = dict[str, Value]
@@ -53,9 +53,9 @@ def draw(trial: Trial, points: list[Point]) -> Point:
     return values
 
 
-def tell(study: optuna.Study, trial: Trial, became: Standing = Standing.complete) -> None:
+def tell(study: optuna.Study, trial: Trial, became: Status = Status.complete) -> None:
     trial.set_user_attr("standing", became.value)
-    if became == Standing.complete:
+    if became == Status.complete:
         study.tell(trial, 1.0)
     else:
         study.tell(trial, state=TrialState.FAIL)
@@ -117,14 +117,14 @@ def test_a_trial_that_has_drawn_nothing_yet_takes_no_point() -> None:
     assert Points(WIDTHS).upcoming(study.get_trials()) == WIDTHS[0]
 
 
-@pytest.mark.parametrize("became", [standing for standing in Standing if standing != Standing.running])
-def test_of_all_finished_points_only_the_interrupted_are_given_again(became: Standing) -> None:
+@pytest.mark.parametrize("became", [status for status in Status if status != Status.running])
+def test_of_all_finished_points_only_the_interrupted_are_given_again(became: Status) -> None:
     study = optuna.create_study(sampler=GridOrder(Points(WIDTHS)))
-    for standing in (Standing.complete, became):
+    for status in (Status.complete, became):
         trial = study.ask()
         draw(trial, WIDTHS)
-        tell(study, trial, standing)
-    assert walk(study, WIDTHS) == WIDTHS[1 if became == Standing.interrupted else 2 :]
+        tell(study, trial, status)
+    assert walk(study, WIDTHS) == WIDTHS[1 if became == Status.interrupted else 2 :]
 
 
 def test_trials_at_points_that_the_grid_has_not_take_none_of_its_points() -> None:
@@ -159,9 +159,9 @@ def test_every_point_is_given_once_whatever_becomes_of_the_trials() -> None:
         study.sampler = GridOrder(left)
         trial = study.ask()
         point = draw(trial, WIDTHS)
-        became = generator.choice([Standing.complete, Standing.failed, Standing.interrupted, Standing.over_budget])
+        became = generator.choice([Status.complete, Status.failed, Status.interrupted, Status.over_budget])
         tell(study, trial, became)
-        seen += [point] if became != Standing.interrupted else []
+        seen += [point] if became != Status.interrupted else []
     assert seen == WIDTHS
 
 

@@ -16,16 +16,16 @@ from tinysweep.metrics import METRICS
 from tinysweep.search.lease import Lease
 from tinysweep.search.progress import SHOWN, Screen, figure, nothing_fits, progress, refused, result, table
 from tinysweep.search.propose import Refusal
-from tinysweep.search.study import Standing, Study
+from tinysweep.search.study import Status, Study
 
 ACCURACY = ["validation_accuracy"]
 
 
 def trial(
-    number: int, became: Standing = Standing.complete, chosen: dict[str, Any] | None = None, **notes: Any
+    number: int, became: Status = Status.complete, chosen: dict[str, Any] | None = None, **notes: Any
 ) -> FrozenTrial:
     """A trial as a study holds it, with figures of its own unless they are given."""
-    states = {Standing.complete: TrialState.COMPLETE, Standing.pruned: TrialState.PRUNED}
+    states = {Status.complete: TrialState.COMPLETE, Status.pruned: TrialState.PRUNED}
     state = states.get(became, TrialState.FAIL)
     figures = {
         "validation_accuracy": 0.9,
@@ -68,14 +68,14 @@ def test_a_completed_trial_is_one_line_with_what_it_cost_and_found(capsys: pytes
 
 
 def test_a_pruned_trial_shows_how_far_it_had_come(capsys: pytest.CaptureFixture[str]) -> None:
-    _, line = shown(capsys, trial(1, validation_accuracy=0.99), trial(2, Standing.pruned, validation_accuracy=0.5))
+    _, line = shown(capsys, trial(1, validation_accuracy=0.99), trial(2, Status.pruned, validation_accuracy=0.5))
     for word in ("trial 2 ", "pruned", "17,626 params", "50.00%", "12.3 s", "best 99.00% (trial 1)"):
         assert word in line
 
 
-@pytest.mark.parametrize("became", [Standing.failed, Standing.interrupted])
+@pytest.mark.parametrize("became", [Status.failed, Status.interrupted])
 def test_a_trial_that_brought_no_result_shows_the_first_line_of_its_reason(
-    capsys: pytest.CaptureFixture[str], became: Standing
+    capsys: pytest.CaptureFixture[str], became: Status
 ) -> None:
     unmeasured = {"validation_accuracy": None, "seconds": None}
     (line,) = shown(capsys, trial(3, became, reason="the loss is nan\n  a trace\n  of it", **unmeasured))
@@ -115,7 +115,7 @@ def test_the_best_is_that_of_the_objective(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_sweep_that_goes_on_knows_its_best_from_before(capsys: pytest.CaptureFixture[str]) -> None:
-    before = [trial(0, validation_accuracy=0.5), trial(1, validation_accuracy=0.75), trial(2, Standing.failed)]
+    before = [trial(0, validation_accuracy=0.5), trial(1, validation_accuracy=0.75), trial(2, Status.failed)]
     with Screen(ACCURACY, None, before) as screen:
         screen.finished(trial(3, validation_accuracy=0.6))
     assert capsys.readouterr().out.rstrip().endswith("best 75.00% (trial 1)")
@@ -127,9 +127,7 @@ def test_a_sweep_that_goes_on_knows_its_best_from_before(capsys: pytest.CaptureF
 def test_without_a_terminal_there_is_no_bar_and_no_control_character(capsys: pytest.CaptureFixture[str]) -> None:
     with Screen(ACCURACY, 10, [trial(0)]) as screen:
         screen.say("a line")
-        for number, became in enumerate(
-            (Standing.complete, Standing.pruned, Standing.failed, Standing.interrupted)
-        ):
+        for number, became in enumerate((Status.complete, Status.pruned, Status.failed, Status.interrupted)):
             screen.finished(trial(number, became, reason="why"))
     printed = capsys.readouterr()
     assert printed.err == ""
@@ -149,16 +147,16 @@ def test_at_a_terminal_a_bar_counts_what_has_been_trained_and_what_was_before(
     monkeypatch.setattr(sys, "stderr", terminal)
     before = [
         trial(0),
-        trial(1, Standing.pruned),
-        trial(2, Standing.failed),
-        trial(3, Standing.over_budget),
-        trial(4, Standing.duplicate),
+        trial(1, Status.pruned),
+        trial(2, Status.failed),
+        trial(3, Status.over_budget),
+        trial(4, Status.duplicate),
     ]
     for each in before:
         each.datetime_start = each.datetime_complete
     with Screen(ACCURACY, 10, before) as screen:
         assert "3/10" in terminal.getvalue()
-        for each in (trial(5), trial(6, Standing.interrupted, reason="stopped"), trial(7, Standing.pruned)):
+        for each in (trial(5), trial(6, Status.interrupted, reason="stopped"), trial(7, Status.pruned)):
             screen.finished(each)
         screen.bar.refresh()
         assert "5/10" in terminal.getvalue(), "one cut short is not counted"
@@ -209,7 +207,7 @@ def test_a_table_has_a_line_a_trial_in_columns_that_line_up() -> None:
 
 def test_the_result_shows_the_ten_best_in_order_and_the_front() -> None:
     trials = [trial(number, validation_accuracy=number / 100, params=1000 + number) for number in range(25)]
-    text = result([*trials, trial(99, Standing.failed)], ACCURACY, [])
+    text = result([*trials, trial(99, Status.failed)], ACCURACY, [])
     best, front = text.split("\n\n")
     assert best.startswith("the best 10 of 25 completed trials by validation accuracy (higher is better):")
     assert [row[0] for row in cells(best)[2:]] == [str(number) for number in range(24, 24 - SHOWN, -1)]
@@ -223,13 +221,13 @@ def test_the_result_of_few_trials_says_how_many_there_are() -> None:
     assert [row[0] for row in cells(text.split("\n\n")[0])[2:]] == ["1", "0"]
 
 
-@pytest.mark.parametrize("trials", [[], [trial(0, Standing.failed), trial(1, Standing.over_budget)]])
+@pytest.mark.parametrize("trials", [[], [trial(0, Status.failed), trial(1, Status.over_budget)]])
 def test_without_a_completed_trial_the_result_says_so(trials: list[FrozenTrial]) -> None:
     assert result(trials, ACCURACY, ["model.width"]) == "no trial has completed"
 
 
 def test_the_result_says_what_another_sweep_is_still_at_work_on() -> None:
-    running = [trial(8, Standing.running), trial(9, Standing.running)]
+    running = [trial(8, Status.running), trial(9, Status.running)]
     assert result(running[:1], ACCURACY, []) == (
         "no trial has completed yet; another sweep is at work on 1 more trial"
     )
@@ -245,8 +243,8 @@ def test_progress_is_one_line_with_every_kind_that_there_is(tmp_path: Path) -> N
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = Study(optuna.create_study(study_name="mine", direction="maximize"), tmp_path, Lease(tmp_path))
     assert progress(study, 20) == "study mine: 0 of 20 trials trained (none begun)"
-    for became in (Standing.complete, Standing.complete, Standing.pruned, Standing.failed, Standing.over_budget):
-        study.close(entered(study), became, "why", [0.5] if became == Standing.complete else None)
+    for became in (Status.complete, Status.complete, Status.pruned, Status.failed, Status.over_budget):
+        study.close(entered(study), became, "why", [0.5] if became == Status.complete else None)
     entered(study)
     text = progress(study, 20)
     assert text.startswith("study mine: 4 of 20 trials trained (")
@@ -257,20 +255,18 @@ def test_progress_is_one_line_with_every_kind_that_there_is(tmp_path: Path) -> N
     assert progress(study, 3).startswith("study mine: 4 trials trained, more than hydra.sweeper.n_trials=3 (")
 
 
-def refusal(number: int, became: Standing = Standing.over_budget, params: int | None = None) -> Refusal:
+def refusal(number: int, became: Status = Status.over_budget, params: int | None = None) -> Refusal:
     return Refusal(number, became, f"reason {number}", params)
 
 
 def test_what_was_not_trained_is_summed_up_in_one_line() -> None:
-    text = refused([refusal(4), refusal(5, Standing.duplicate), refusal(6), refusal(9, Standing.invalid)])
+    text = refused([refusal(4), refusal(5, Status.duplicate), refusal(6), refusal(9, Status.invalid)])
     assert text == "not trained: 2 over budget, 1 duplicate, 1 invalid (the last, trial 9: reason 9)"
 
 
 def test_a_study_in_which_nothing_fits_names_the_smallest_model_and_the_last_reason() -> None:
     refusals = [refusal(number, params=size) for number, size in enumerate((50_000, 21_000, 30_000))]
-    trials = [
-        trial(each.number, Standing.over_budget, params=each.params, reason=each.reason) for each in refusals
-    ]
+    trials = [trial(each.number, Status.over_budget, params=each.params, reason=each.reason) for each in refusals]
     text = nothing_fits(refusals, trials)
     for words in (
         "no model fits",
@@ -285,7 +281,7 @@ def test_a_study_in_which_nothing_fits_names_the_smallest_model_and_the_last_rea
 
 def test_a_study_in_which_nothing_fits_may_know_no_size_or_no_refusal() -> None:
     bare = create_trial(state=TrialState.FAIL, user_attrs={"standing": "invalid"})
-    for text in (nothing_fits([refusal(0, Standing.invalid)], [bare]), nothing_fits([], [bare])):
+    for text in (nothing_fits([refusal(0, Status.invalid)], [bare]), nothing_fits([], [bare])):
         assert text.startswith("nothing that is searched can be trained")
         assert "parameters" not in text
         assert "budget" not in text, "which has nothing to do with it"

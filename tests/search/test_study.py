@@ -32,10 +32,10 @@ from tinysweep.search.storage import open_storage, storage_errors
 from tinysweep.search.study import (
     STATES,
     TRAINED,
-    Standing,
+    Status,
     Study,
     count,
-    standing,
+    status,
 )
 from tinysweep.settings.compose import CONFIG_FOLDER, register_schema
 
@@ -83,61 +83,61 @@ def attributes(study: Study, number: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("state", "note", "expected"),
     [
-        (TrialState.RUNNING, None, Standing.running),
-        (TrialState.WAITING, None, Standing.running),
-        (TrialState.RUNNING, "complete", Standing.running),
-        (TrialState.COMPLETE, None, Standing.complete),
-        (TrialState.COMPLETE, "duplicate", Standing.duplicate),
-        (TrialState.PRUNED, None, Standing.pruned),
-        (TrialState.PRUNED, "over_budget", Standing.over_budget),
-        (TrialState.FAIL, None, Standing.failed),
-        (TrialState.FAIL, "interrupted", Standing.interrupted),
-        (TrialState.FAIL, "invalid", Standing.invalid),
-        (TrialState.FAIL, "duplicate", Standing.duplicate),
-        (TrialState.FAIL, "withdrawn", Standing.withdrawn),
+        (TrialState.RUNNING, None, Status.running),
+        (TrialState.WAITING, None, Status.running),
+        (TrialState.RUNNING, "complete", Status.running),
+        (TrialState.COMPLETE, None, Status.complete),
+        (TrialState.COMPLETE, "duplicate", Status.duplicate),
+        (TrialState.PRUNED, None, Status.pruned),
+        (TrialState.PRUNED, "over_budget", Status.over_budget),
+        (TrialState.FAIL, None, Status.failed),
+        (TrialState.FAIL, "interrupted", Status.interrupted),
+        (TrialState.FAIL, "invalid", Status.invalid),
+        (TrialState.FAIL, "duplicate", Status.duplicate),
+        (TrialState.FAIL, "withdrawn", Status.withdrawn),
     ],
 )
 def test_a_trial_stands_as_its_note_says_and_by_its_state_where_that_says_all(
-    state: TrialState, note: str | None, expected: Standing
+    state: TrialState, note: str | None, expected: Status
 ) -> None:
     value = 1.0 if state == TrialState.COMPLETE else None
     trial = create_trial(state=state, value=value, user_attrs={"standing": note} if note else {})
-    assert standing(trial) == expected
+    assert status(trial) == expected
 
 
-@pytest.mark.parametrize("became", [standing for standing in Standing if standing != Standing.running])
-def test_a_trial_closed_by_a_sweeper_stands_as_it_was_closed(study: Study, became: Standing) -> None:
+@pytest.mark.parametrize("became", [status for status in Status if status != Status.running])
+def test_a_trial_closed_by_a_sweeper_stands_as_it_was_closed(study: Study, became: Status) -> None:
     number = entered(study)
-    assert standing(study.trial(number)) == Standing.running
-    assert study.close(number, became, "why", [0.5] if became == Standing.complete else None, params=7)
-    assert standing(study.trial(number)) == became
+    assert status(study.trial(number)) == Status.running
+    assert study.close(number, became, "why", [0.5] if became == Status.complete else None, params=7)
+    assert status(study.trial(number)) == became
     assert attributes(study, number)["reason"] == "why"
     assert attributes(study, number)["params"] == 7
     assert study.trial(number).datetime_complete is not None
 
 
 def test_the_sampler_learns_from_what_is_over_budget_and_forgets_what_failed() -> None:
-    assert STATES[Standing.over_budget] == TrialState.PRUNED
-    assert not {Standing.failed, Standing.interrupted, Standing.invalid, Standing.withdrawn} & set(STATES)
+    assert STATES[Status.over_budget] == TrialState.PRUNED
+    assert not {Status.failed, Status.interrupted, Status.invalid, Status.withdrawn} & set(STATES)
 
 
 def test_a_repeated_result_counts_for_the_sampler_and_a_repeat_without_one_does_not(study: Study) -> None:
     first, second = entered(study), entered(study)
-    study.close(first, Standing.duplicate, "as trial 0", [0.25])
-    study.close(second, Standing.duplicate, "as trial 1, running")
+    study.close(first, Status.duplicate, "as trial 0", [0.25])
+    study.close(second, Status.duplicate, "as trial 1, running")
     assert (study.trial(first).state, study.trial(first).values) == (TrialState.COMPLETE, [0.25])
     assert study.trial(second).state == TrialState.FAIL
 
 
 def test_only_trained_trials_are_counted_as_such_and_no_waiting_one(study: Study) -> None:
-    for became in Standing:
+    for became in Status:
         number = entered(study)
-        if became != Standing.running:
-            study.close(number, became, values=[1.0] if became == Standing.complete else None)
+        if became != Status.running:
+            study.close(number, became, values=[1.0] if became == Status.complete else None)
     study.optuna.enqueue_trial({})  # as Optuna's own tools can
     assert count(study.trials(), *TRAINED) == 3
-    assert count(study.trials(), Standing.running) == 1
-    assert count(study.trials(), *Standing) == len(Standing)
+    assert count(study.trials(), Status.running) == 1
+    assert count(study.trials(), *Status) == len(Status)
     assert count(study.trials()) == 0
 
 
@@ -149,9 +149,9 @@ def test_a_trial_is_closed_once_and_keeps_what_it_was_closed_with(tmp_path: Path
     storage = open_storage(None, tmp_path) if database else InMemoryStorage()
     study = Study(optuna.create_study(storage=storage, direction="maximize"), tmp_path, Lease(tmp_path))
     number = entered(study)
-    assert study.close(number, Standing.complete, values=[0.5], params=7)
+    assert study.close(number, Status.complete, values=[0.5], params=7)
     before = study.trial(number)
-    for became, values in [(Standing.failed, None), (Standing.complete, [0.75]), (Standing.interrupted, None)]:
+    for became, values in [(Status.failed, None), (Status.complete, [0.75]), (Status.interrupted, None)]:
         assert not study.close(number, became, "later", values, params=8)
     assert study.trial(number) == before
     assert len(study.trials()) == 1
@@ -160,20 +160,20 @@ def test_a_trial_is_closed_once_and_keeps_what_it_was_closed_with(tmp_path: Path
 def test_of_sweepers_that_close_a_trial_one_after_the_other_the_first_wins(join: Join) -> None:
     one, other = join(), join()
     number = entered(one)
-    assert other.close(number, Standing.interrupted, "its sweeper died")
-    assert not one.close(number, Standing.complete, values=[1.0])
-    assert standing(one.trial(number)) == standing(other.trial(number)) == Standing.interrupted
+    assert other.close(number, Status.interrupted, "its sweeper died")
+    assert not one.close(number, Status.complete, values=[1.0])
+    assert status(one.trial(number)) == status(other.trial(number)) == Status.interrupted
 
 
 def test_a_trial_with_several_objectives_keeps_all_of_its_values(join: Join) -> None:
     study = join(maximize=(True, False))
     number = entered(study)
-    study.close(number, Standing.complete, values=[0.5, 100.0])
+    study.close(number, Status.complete, values=[0.5, 100.0])
     assert study.trial(number).values == [0.5, 100.0]
-    for became in (Standing.pruned, Standing.over_budget, Standing.failed):
+    for became in (Status.pruned, Status.over_budget, Status.failed):
         number = entered(study)
         assert study.close(number, became, "why")
-        assert standing(study.trial(number)) == became
+        assert status(study.trial(number)) == became
 
 
 # ---- whose trial it is
@@ -221,8 +221,8 @@ def test_a_killed_sweepers_trial_is_abandoned_at_once(tmp_path: Path) -> None:
 
 def test_finished_and_waiting_trials_are_never_abandoned(join: Join) -> None:
     one, other = join(), join()
-    for became in (Standing.complete, Standing.pruned, Standing.failed, Standing.interrupted):
-        other.close(entered(other), became, values=[1.0] if became == Standing.complete else None)
+    for became in (Status.complete, Status.pruned, Status.failed, Status.interrupted):
+        other.close(entered(other), became, values=[1.0] if became == Status.complete else None)
     other.optuna.enqueue_trial({})
     other.lease.end()
     assert one.abandoned() == []
@@ -284,19 +284,19 @@ def test_of_sweepers_that_come_to_the_same_configuration_at_once_exactly_one_tra
     refused = [answer for answer in answers if isinstance(answer, Refusal)]
     assert [answer.number for answer in trained] == [0], "the lowest number wins"
     assert {(answer.became, answer.reason) for answer in refused} == {
-        (Standing.duplicate, "same configuration as trial 0, running")
+        (Status.duplicate, "same configuration as trial 0, running")
     }
     trials = optuna.load_study(study_name="s", storage=open_storage(None, tmp_path)).trials
-    assert count(trials, Standing.running) == 1
-    assert count(trials, Standing.duplicate) == sweepers - 1
+    assert count(trials, Status.running) == 1
+    assert count(trials, Status.duplicate) == sweepers - 1
 
 
 @pytest.mark.parametrize(
     ("became", "values"),
-    [(Standing.complete, [0.5]), (Standing.pruned, None), (Standing.failed, None), (Standing.interrupted, None)],
+    [(Status.complete, [0.5]), (Status.pruned, None), (Status.failed, None), (Status.interrupted, None)],
 )
 def test_a_configuration_that_was_trained_is_not_trained_again_and_its_result_is_reused(
-    study: Study, composed: Composer, became: Standing, values: list[float] | None
+    study: Study, composed: Composer, became: Status, values: list[float] | None
 ) -> None:
     proposer = Proposer(study, Space(), composed, Ledger(), None)
     first = proposer.propose()
@@ -304,12 +304,12 @@ def test_a_configuration_that_was_trained_is_not_trained_again_and_its_result_is
     study.close(first.number, became, "why", values)
     proposer.refresh()
     second = proposer.propose()
-    if became == Standing.interrupted:
+    if became == Status.interrupted:
         assert isinstance(second, Proposal), "it has no result"
     else:
         assert isinstance(second, Refusal)
         assert second.reason == f"same configuration as trial 0, {became.value}"
-        assert standing(study.trial(second.number)) == Standing.duplicate
+        assert status(study.trial(second.number)) == Status.duplicate
         assert study.trial(second.number).values == values
 
 
@@ -320,8 +320,8 @@ def test_sweepers_together_take_no_more_trials_than_are_asked_for(join: Join, co
         Proposer(sweeper, space, composed, Ledger(), 3).propose() for sweeper in (one, other, one, other, one)
     ]
     assert [type(answer) for answer in answers] == [Proposal, Proposal, Proposal, Refusal, Refusal]
-    assert {answer.became for answer in answers if isinstance(answer, Refusal)} == {Standing.withdrawn}
-    other.close(1, Standing.interrupted, "stopped")
+    assert {answer.became for answer in answers if isinstance(answer, Refusal)} == {Status.withdrawn}
+    other.close(1, Status.interrupted, "stopped")
     assert isinstance(Proposer(other, space, composed, Ledger(), 3).propose(), Proposal), "the place is free again"
 
 
@@ -330,7 +330,7 @@ def test_what_has_no_images_to_be_judged_by_is_not_proposed(study: Study) -> Non
     space = Space({"trainer.clean_epochs": CategoricalDistribution([0])})
     answer = Proposer(study, space, unjudged, Ledger(), None).propose()
     assert isinstance(answer, Refusal)
-    assert (answer.became, answer.reason[:17]) == (Standing.invalid, "data.validation=0")
+    assert (answer.became, answer.reason[:17]) == (Status.invalid, "data.validation=0")
 
 
 # ---- what was cut short
@@ -355,7 +355,7 @@ def test_an_interrupted_trial_is_proposed_again_once(
     one, other = join(), join()
     proposer = Proposer(one, drawn, composed, Ledger(), None)
     first = propose(proposer)
-    one.close(first.number, Standing.interrupted, "stopped", epochs=2)
+    one.close(first.number, Status.interrupted, "stopped", epochs=2)
     if not same:
         proposer = Proposer(other, drawn, composed, Ledger(), None)
     again, next_one = propose(proposer), propose(proposer)
@@ -372,7 +372,7 @@ def test_what_is_interrupted_twice_is_proposed_a_third_time(join: Join, composed
     answers = []
     for study, proposer in zip(studies, proposers, strict=True):
         answers.append(propose(proposer))
-        study.close(answers[-1].number, Standing.interrupted, "stopped")
+        study.close(answers[-1].number, Status.interrupted, "stopped")
     assert answers[0].overrides == answers[1].overrides == answers[2].overrides
 
 
@@ -381,11 +381,11 @@ def test_what_another_sweeper_has_taken_up_again_is_left_to_it(
 ) -> None:
     one, other = (Proposer(join(), drawn, composed, Ledger(), None) for _ in range(2))
     first = propose(one)
-    one.study.close(first.number, Standing.interrupted, "stopped")
+    one.study.close(first.number, Status.interrupted, "stopped")
     again = propose(other)
     assert again.overrides == first.overrides
     assert propose(one).overrides != first.overrides
-    other.study.close(again.number, Standing.complete, values=[0.5])
+    other.study.close(again.number, Status.complete, values=[0.5])
     assert propose(one).overrides != first.overrides
 
 
@@ -395,7 +395,7 @@ def test_what_had_not_passed_the_gate_is_not_proposed_again(
     trial = study.draft(study.trials(), {"trainer.seed": 1, "optimizer.lr": 0.5})
     for name, distribution in drawn.searched.items():
         suggest(trial, name, distribution)
-    study.enter(Standing.interrupted, "stopped")
+    study.enter(Status.interrupted, "stopped")
     assert propose(Proposer(study, drawn, composed, Ledger(), None)).config.trainer.seed != 1
 
 
@@ -418,7 +418,7 @@ def test_an_interrupted_start_point_is_taken_up_again_and_not_started_again(
     start: list[dict[str, Value]] = [{"trainer.seed": 3, "optimizer.lr": 0.5}]
     one, other = (Proposer(join(), drawn, composed, Ledger(), None, start=start) for _ in range(2))
     first = propose(one)
-    one.study.close(first.number, Standing.interrupted, "stopped")
+    one.study.close(first.number, Status.interrupted, "stopped")
     assert propose(other).overrides == first.overrides
     assert propose(other).overrides != first.overrides
 
@@ -428,7 +428,7 @@ def test_a_sampler_that_comes_back_by_itself_is_not_told_to(
 ) -> None:
     proposer = Proposer(study, drawn, composed, Ledger(), None, repeats=False)
     first = propose(proposer)
-    study.close(first.number, Standing.interrupted, "stopped")
+    study.close(first.number, Status.interrupted, "stopped")
     assert propose(proposer).overrides != first.overrides
 
 

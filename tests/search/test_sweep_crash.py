@@ -17,7 +17,7 @@ import optuna
 import pandas as pd
 import pytest
 
-from tinysweep.search.study import standing
+from tinysweep.search.study import status
 from tinysweep.search.table import read_trials
 
 SPACE = ["model.width=range(2,30)", "optimizer.lr=tag(log,interval(0.01,0.3))", "hydra/sweeper/sampler=random"]
@@ -102,7 +102,7 @@ def require_whole(place: Path, n_trials: int) -> pd.DataFrame:
     """The table, after checks that it agrees with the database and that nothing is missing or double."""
     frame, trials = table(place), [trial for trial in trials_of(place) if trial.datetime_start]
     assert list(frame.number) == [trial.number for trial in trials]
-    assert list(frame.state) == [standing(trial).value for trial in trials]
+    assert list(frame.state) == [status(trial).value for trial in trials]
     trained = frame[frame.state.isin(TRAINED)]
     assert len(trained) == n_trials
     assert trained.number.is_unique

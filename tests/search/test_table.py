@@ -19,7 +19,7 @@ from tinysweep.metrics import METRICS
 from tinysweep.results.merged import read_table
 from tinysweep.results.study_csv import from_table
 from tinysweep.search.lease import Lease
-from tinysweep.search.study import Standing, Study, standing
+from tinysweep.search.study import Status, Study, status
 from tinysweep.search.table import COLUMNS, Table, pareto_front, ranked, read_trials
 
 # As Optuna holds it: the local time, without a zone.
@@ -27,14 +27,14 @@ BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).astimezone().replace(tzinfo=No
 
 
 def trial(
-    number: int, became: Standing = Standing.complete, chosen: dict[str, Any] | None = None, **notes: Any
+    number: int, became: Status = Status.complete, chosen: dict[str, Any] | None = None, **notes: Any
 ) -> FrozenTrial:
     """A trial as a study holds it."""
     states = {
-        Standing.running: TrialState.RUNNING,
-        Standing.complete: TrialState.COMPLETE,
-        Standing.pruned: TrialState.PRUNED,
-        Standing.over_budget: TrialState.PRUNED,
+        Status.running: TrialState.RUNNING,
+        Status.complete: TrialState.COMPLETE,
+        Status.pruned: TrialState.PRUNED,
+        Status.over_budget: TrialState.PRUNED,
     }
     state = states.get(became, TrialState.FAIL)
     chosen = chosen or {}
@@ -43,7 +43,7 @@ def trial(
         value=1.0 if state == TrialState.COMPLETE else None,
         params=chosen,
         distributions={name: CategoricalDistribution([value]) for name, value in chosen.items()},
-        user_attrs=notes if became == Standing.running else {"standing": became.value, **notes},
+        user_attrs=notes if became == Status.running else {"standing": became.value, **notes},
     )
     made.number, made.datetime_start = number, BEGAN
     made.datetime_complete = BEGAN if state.is_finished() else None
@@ -59,7 +59,7 @@ def measured(number: int, accuracy: float, loss: float, params: int, **notes: An
 
 EVERY_STANDING = [
     trial(number, became, {"model.width": 4 + number, "model.depth": "[1,2]"}, reason=f"because {number}")
-    for number, became in enumerate(Standing)
+    for number, became in enumerate(Status)
 ]
 
 
@@ -92,12 +92,12 @@ def test_every_figure_that_a_study_may_aim_for_is_a_column() -> None:
     assert list(COLUMNS)[:4] == ["study", "number", "state", "reason"]
 
 
-def test_a_trial_of_every_standing_has_a_row_in_the_order_of_numbers(tmp_path: Path) -> None:
+def test_a_trial_of_every_status_has_a_row_in_the_order_of_numbers(tmp_path: Path) -> None:
     read = round_trip(EVERY_STANDING, tmp_path, ["model.width", "model.depth"])
-    assert read.number.tolist() == list(range(len(Standing)))
-    assert read.state.tolist() == [became.value for became in Standing]
-    assert read.reason.tolist() == [f"because {number}" for number in range(len(Standing))]
-    assert read["model.width"].tolist() == [4 + number for number in range(len(Standing))]
+    assert read.number.tolist() == list(range(len(Status)))
+    assert read.state.tolist() == [became.value for became in Status]
+    assert read.reason.tolist() == [f"because {number}" for number in range(len(Status))]
+    assert read["model.width"].tolist() == [4 + number for number in range(len(Status))]
     assert set(read["model.depth"]) == {"[1,2]"}
 
 
@@ -132,7 +132,7 @@ def test_a_row_says_what_was_found(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_missing_after_reading_too(tmp_path: Path) -> None:
-    trials = [trial(0, Standing.running), measured(1, 0.5, 0.7, 10), trial(2, Standing.failed, reason="x")]
+    trials = [trial(0, Status.running), measured(1, 0.5, 0.7, 10), trial(2, Status.failed, reason="x")]
     read = round_trip(trials, tmp_path, ["model.width"])
     pd.testing.assert_frame_equal(read[list(COLUMNS)], table().frame(trials))
     assert read.validation_accuracy.isna().tolist() == [True, False, True]
@@ -141,7 +141,7 @@ def test_what_is_missing_is_missing_after_reading_too(tmp_path: Path) -> None:
 
 
 def test_large_and_small_numbers_survive(tmp_path: Path) -> None:
-    trials = [measured(0, 0.1 + 0.2, 1e-300, 10**12, macs=10**15, seed=4294967295), trial(1, Standing.running)]
+    trials = [measured(0, 0.1 + 0.2, 1e-300, 10**12, macs=10**15, seed=4294967295), trial(1, Status.running)]
     read = round_trip(trials, tmp_path)
     assert read.params[0] == 10**12
     assert (read.macs[0], read.seed[0]) == (10**15, 4294967295)
@@ -151,8 +151,8 @@ def test_large_and_small_numbers_survive(tmp_path: Path) -> None:
 def test_two_studies_concatenate(tmp_path: Path) -> None:
     one = table(["model.width"], "one")
     two = Table("two", ["validation_loss", "params"], ["optimizer.lr", "model.width"])
-    one.write([measured(0, 0.9, 0.1, 10), trial(1, Standing.failed, {"model.width": 4})], tmp_path / "one.csv")
-    two.write([trial(0, Standing.running, {"optimizer.lr": 0.5, "model.width": 8})], tmp_path / "two.csv")
+    one.write([measured(0, 0.9, 0.1, 10), trial(1, Status.failed, {"model.width": 4})], tmp_path / "one.csv")
+    two.write([trial(0, Status.running, {"optimizer.lr": 0.5, "model.width": 8})], tmp_path / "two.csv")
     both = pd.concat([read_trials(tmp_path / "one.csv"), read_trials(tmp_path / "two.csv")], ignore_index=True)
     assert {name: str(both[name].dtype) for name in COLUMNS} == COLUMNS
     assert both.study.tolist() == ["one", "one", "two"]
@@ -182,7 +182,7 @@ def test_two_studies_concatenate(tmp_path: Path) -> None:
     ],
 )
 def test_whatever_stands_in_a_reason_comes_back_and_damages_no_row(tmp_path: Path, reason: str) -> None:
-    trials = [trial(0, Standing.failed, reason=reason), trial(1, Standing.failed, reason="next")]
+    trials = [trial(0, Status.failed, reason=reason), trial(1, Status.failed, reason="next")]
     read = round_trip(trials, tmp_path)
     shown = " / ".join(reason.splitlines())
     assert read.reason.tolist() == [shown, "next"]
@@ -237,11 +237,11 @@ def test_a_table_written_again_and_again_is_the_one_that_is_written_at_once(tmp_
     living, trials = table(["model.width"]), list[FrozenTrial]()
     for _ in range(12):
         for number, old in enumerate(trials):
-            if standing(old) == Standing.running and generator.random() < 0.5:
-                trials[number] = trial(number, generator.choice(list(Standing)[1:]), old.params, reason="a,\nb")
+            if status(old) == Status.running and generator.random() < 0.5:
+                trials[number] = trial(number, generator.choice(list(Status)[1:]), old.params, reason="a,\nb")
         for _ in range(generator.randrange(4)):
             chosen = {"model.width": generator.randrange(99)} if generator.random() < 0.7 else None
-            trials.append(trial(len(trials), Standing.running, chosen))
+            trials.append(trial(len(trials), Status.running, chosen))
         living.write(trials, tmp_path / "living.csv")
         table(["model.width"]).write(trials, tmp_path / "fresh.csv")
         assert (tmp_path / "living.csv").read_text() == (tmp_path / "fresh.csv").read_text()
@@ -254,7 +254,7 @@ def test_the_row_of_a_running_trial_is_made_anew_until_it_has_finished(tmp_path:
     number = entered(study)
     living = table()
     assert living.frame(study.trials()).state.tolist() == ["running"]
-    study.close(number, Standing.complete, values=[0.5], validation_accuracy=0.5, params=7)
+    study.close(number, Status.complete, values=[0.5], validation_accuracy=0.5, params=7)
     frame = living.frame(study.trials())
     assert frame.state.tolist() == ["complete"]
     assert frame.params.tolist() == [7]
@@ -309,15 +309,15 @@ def test_the_objective_says_which_way_is_better(objective: str, expected: list[i
 
 
 def test_only_completed_trials_are_ranked() -> None:
-    trials = [
-        _with_became(became, number) for number, became in enumerate(Standing) if became != Standing.running
-    ] + [trial(99, Standing.running)]
-    assert [standing(each) for each in ranked(trials, ["validation_accuracy"])] == [Standing.complete]
-    assert [standing(each) for each in pareto_front(trials, ["validation_accuracy"])] == [Standing.complete]
+    trials = [_with_became(became, number) for number, became in enumerate(Status) if became != Status.running] + [
+        trial(99, Status.running)
+    ]
+    assert [status(each) for each in ranked(trials, ["validation_accuracy"])] == [Status.complete]
+    assert [status(each) for each in pareto_front(trials, ["validation_accuracy"])] == [Status.complete]
     assert ranked([], ["validation_accuracy"]) == pareto_front([], ["validation_accuracy"]) == []
 
 
-def _with_became(became: Standing, number: int) -> FrozenTrial:
+def _with_became(became: Status, number: int) -> FrozenTrial:
     made = measured(number, 0.9, 0.1, 100)
     made.set_user_attr("standing", became.value)
     return made

@@ -15,7 +15,7 @@ from tinysweep.report.importance import Importances
 from tinysweep.report.look import SYMBOLS, axis, label, layout, tell
 from tinysweep.report.scales import BEST, COLOURS, FRONT, LIMIT, SERIES, scale, words
 from tinysweep.results.view import StudyView
-from tinysweep.search.study import Standing, standing
+from tinysweep.search.study import Status, status
 from tinysweep.search.table import metric
 
 NO_COMPLETED = "No trial has completed yet."
@@ -44,7 +44,7 @@ def accuracy_parameters(view: StudyView, winner: int | None) -> go.Figure | str:
     figure = go.Figure()
     members = {trial.number for trial in front}
     others = [trial for trial in view.completed if trial.number not in members]
-    plain = {"color": COLOURS[Standing.complete], "size": 8, "opacity": 0.75}
+    plain = {"color": COLOURS[Status.complete], "size": 8, "opacity": 0.75}
     figure.add_trace(points("completed", others, mode="markers", marker=plain))
     line = {"color": FRONT, "width": 2, "shape": "hv"}
     figure.add_trace(points("Pareto front", front, mode="lines+markers", line=line, marker={"size": 10}))
@@ -67,13 +67,13 @@ def history(view: StudyView) -> go.Figure | str:
         return "No trial has begun yet."
     kept = {trial.number for objective in view.objectives for trial in view.measured(objective)}
     bare = [trial for trial in view.trials if trial.number not in kept]
-    states = [state for state in Standing if any(standing(trial) == state for trial in bare)]
+    states = [state for state in Status if any(status(trial) == state for trial in bare)]
     rows = [300.0] * len(view.objectives) + ([40.0 + 24 * len(states)] if states else [])
     figure = make_subplots(len(rows), 1, shared_xaxes=True, vertical_spacing=0.04, row_heights=rows)
     for row, objective in enumerate(view.objectives, 1):
         _progress(figure, view, objective, row)
     for state in states:
-        found = [trial for trial in bare if standing(trial) == state]
+        found = [trial for trial in bare if status(trial) == state]
         _markers(figure, view, state, [float(states.index(state))] * len(found), found, len(rows))
     layout(figure, int(sum(rows)) + 130)
     if states:
@@ -89,8 +89,8 @@ def history(view: StudyView) -> go.Figure | str:
 def _progress(figure: go.Figure, view: StudyView, objective: str, row: int) -> None:
     trained = view.measured(objective)
     up = scale(objective, (float(trial.user_attrs[objective]) for trial in trained))
-    for state in (Standing.pruned, Standing.complete):
-        found = [trial for trial in trained if standing(trial) == state]
+    for state in (Status.pruned, Status.complete):
+        found = [trial for trial in trained if status(trial) == state]
         heights = [up.place(float(trial.user_attrs[objective])) for trial in found]
         _markers(figure, view, state, heights, found, row)
     steps = view.best_so_far(objective)
@@ -105,13 +105,13 @@ def _progress(figure: go.Figure, view: StudyView, objective: str, row: int) -> N
 
 
 def _markers(
-    figure: go.Figure, view: StudyView, state: Standing, heights: list[float], trials: list[FrozenTrial], row: int
+    figure: go.Figure, view: StudyView, state: Status, heights: list[float], trials: list[FrozenTrial], row: int
 ) -> None:
     figure.add_scatter(
         x=[trial.number for trial in trials], y=heights, mode="markers", name=words(state),
         marker={"color": COLOURS[state], "symbol": SYMBOLS[state], "size": 9 if len(trials) < 300 else 6},
         hovertext=[tell(view, trial) for trial in trials], hoverinfo="text", showlegend=row == 1 and bool(trials),
-        legendgroup=state.value, legendrank=list(Standing).index(state), row=row, col=1,
+        legendgroup=state.value, legendrank=list(Status).index(state), row=row, col=1,
     )  # fmt: skip
 
 
@@ -160,19 +160,17 @@ def curves(view: StudyView, trials: Sequence[FrozenTrial]) -> go.Figure | str:
 def costs(view: StudyView, kind: str) -> go.Figure | str:
     """How the costs of all trials that were composed lie about the limit: those that were let through, and those
     refused."""
-    counted = [
-        trial for trial in view.trials if kind in trial.user_attrs and standing(trial) != Standing.duplicate
-    ]
-    refused = [metric(trial, kind) for trial in counted if standing(trial) == Standing.over_budget]
-    admitted = [metric(trial, kind) for trial in counted if standing(trial) != Standing.over_budget]
+    counted = [trial for trial in view.trials if kind in trial.user_attrs and status(trial) != Status.duplicate]
+    refused = [metric(trial, kind) for trial in counted if status(trial) == Status.over_budget]
+    admitted = [metric(trial, kind) for trial in counted if status(trial) != Status.over_budget]
     if not refused:
         return f"No trial was refused whose {words(kind)} were counted."
     limit = view.limit(kind)
     edges = bins([*refused, *admitted], limit if limit is None or kind == "params" else limit + 1)
     figure = go.Figure()
     for name, found, colour in (
-        ("let through", admitted, COLOURS[Standing.complete]),
-        ("over budget", refused, COLOURS[Standing.over_budget]),
+        ("let through", admitted, COLOURS[Status.complete]),
+        ("over budget", refused, COLOURS[Status.over_budget]),
     ):
         heights, _ = np.histogram(found, edges)
         places = np.log10(edges)

@@ -11,14 +11,14 @@ from tinysweep.report.markup import Html, definitions, join, tag
 from tinysweep.report.scales import COLOURS, shown, words
 from tinysweep.results.verdict import Summary
 from tinysweep.results.view import StudyView
-from tinysweep.search.study import TRAINED, Standing, standing
+from tinysweep.search.study import TRAINED, Status, status
 from tinysweep.search.table import metric
 
 
-def counts(view: StudyView) -> dict[Standing, int]:
+def counts(view: StudyView) -> dict[Status, int]:
     """How many trials came to each end, of the ends that any came to."""
-    found = Counter(standing(trial) for trial in view.trials)
-    return {state: found[state] for state in (*TRAINED, *Standing) if found[state]}
+    found = Counter(status(trial) for trial in view.trials)
+    return {state: found[state] for state in (*TRAINED, *Status) if found[state]}
 
 
 def spread(name: str, summary: Summary) -> str:
@@ -53,7 +53,7 @@ def headline(view: StudyView, final: Final | None, made: datetime) -> Html:
     elif limit:
         tiles.append(("budget, parameters", f"< {limit:,}", "none has completed yet"))
     trained = len(view.of(*TRAINED))
-    refused = len(view.trials) - trained - len(view.of(Standing.running, Standing.interrupted))
+    refused = len(view.trials) - trained - len(view.of(Status.running, Status.interrupted))
     tiles.append(("trials trained", f"{trained:,}", f"{refused:,} more not trained"))
     cards = [
         tag("div", tag("span", name), tag("strong", value), tag("small", note), class_="tile")
@@ -108,6 +108,6 @@ def _states(view: StudyView) -> Html:
         for state, number in found.items()
     ]
     bar = tag("div", join(parts), class_="states", aria_hidden="true")
-    running = found.get(Standing.running, 0)
+    running = found.get(Status.running, 0)
     notes = [tag("p", f"{running:,} still in training: figures may change.", class_="note")] if running else []
     return join([bar, tag("ul", join(keys), class_="keys"), *notes])

@@ -9,18 +9,18 @@ from optuna.trial import FrozenTrial
 
 from tinysweep.report.scales import Scale, short, shown, words
 from tinysweep.results.view import StudyView
-from tinysweep.search.study import Standing, standing
+from tinysweep.search.study import Status, status
 
 SYMBOLS = {
-    Standing.complete: "circle",
-    Standing.pruned: "triangle-down",
-    Standing.failed: "x",
-    Standing.over_budget: "square",
-    Standing.running: "star",
-    Standing.invalid: "cross",
-    Standing.duplicate: "diamond",
-    Standing.interrupted: "hourglass",
-    Standing.withdrawn: "circle-open",
+    Status.complete: "circle",
+    Status.pruned: "triangle-down",
+    Status.failed: "x",
+    Status.over_budget: "square",
+    Status.running: "star",
+    Status.invalid: "cross",
+    Status.duplicate: "diamond",
+    Status.interrupted: "hourglass",
+    Status.withdrawn: "circle-open",
 }
 MOST_TOLD = 1000  # trials; all that is known of thousands would swell the page
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
@@ -64,10 +64,10 @@ def tell(view: StudyView, trial: FrozenTrial) -> str:
     notes = trial.user_attrs
     told = len(view.trials) <= MOST_TOLD or trial.number in view.leaders
     more = ["validation_accuracy", "validation_loss", "params", "macs"] if told else []
-    lines = [f"<b>trial {trial.number}</b>, {label(words(standing(trial)))}"]
+    lines = [f"<b>trial {trial.number}</b>, {label(words(status(trial)))}"]
     names = dict.fromkeys([*view.objectives, *more])
     lines += [f"{words(name)} {shown(name, notes[name])}" for name in names if notes.get(name) is not None]
-    if told and standing(trial) != Standing.complete and notes.get("reason"):
+    if told and status(trial) != Status.complete and notes.get("reason"):
         lines.append(label(notes["reason"], 90))
     elif told:
         lines += [f"{label(name)} = {label(short(value))}" for name, value in trial.params.items()]

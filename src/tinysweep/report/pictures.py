@@ -16,10 +16,10 @@ from tinysweep.files import write_whole
 from tinysweep.report.importance import Importances
 from tinysweep.report.scales import BEST, COLOURS, FRONT, LIMIT, SERIES, Scale, scale, words
 from tinysweep.results.view import StudyView
-from tinysweep.search.study import Standing, standing
+from tinysweep.search.study import Status, status
 from tinysweep.search.table import metric
 
-MARKERS = {Standing.complete: "o", Standing.pruned: "v"}
+MARKERS = {Status.complete: "o", Status.pruned: "v"}
 LONGEST = 40  # letters of a name
 Picture = Callable[[Figure], str | None]  # draws; or says in one sentence why it can't
 
@@ -81,7 +81,7 @@ def accuracy_parameters(figure: Figure, view: StudyView, winner: int | None) -> 
 
     members = {trial.number for trial in front}
     others = [trial for trial in view.completed if trial.number not in members]
-    axes.plot(*places(others), "o", color=COLOURS[Standing.complete], alpha=0.75, ms=6, label="completed")
+    axes.plot(*places(others), "o", color=COLOURS[Status.complete], alpha=0.75, ms=6, label="completed")
     axes.step(*places(front), "o-", where="post", color=FRONT, ms=7, label="Pareto front")
     chosen = [trial for trial in view.completed if trial.number == winner]
     axes.plot(*places(chosen), "*", color=BEST, ms=15, label=f"trial {winner}" if chosen else "_")
@@ -99,7 +99,7 @@ def search_history(figure: Figure, view: StudyView) -> str | None:
         return "No trial has begun yet."
     kept = {trial.number for name in view.objectives for trial in view.measured(name)}
     bare = [trial for trial in view.trials if trial.number not in kept]
-    states = [state for state in Standing if any(standing(trial) == state for trial in bare)]
+    states = [state for state in Status if any(status(trial) == state for trial in bare)]
     rows = [3.0] * len(view.objectives) + ([0.3 + 0.25 * len(states)] if states else [])
     figure.set_size_inches(8, 1.3 + sum(rows))
     panels = _axes(figure, rows)
@@ -108,7 +108,7 @@ def search_history(figure: Figure, view: StudyView) -> str | None:
     _legend(panels[0], 3)
     if states:
         for place, state in enumerate(states):
-            numbers = [trial.number for trial in bare if standing(trial) == state]
+            numbers = [trial.number for trial in bare if status(trial) == state]
             panels[-1].plot(numbers, [place] * len(numbers), "s", ms=5, color=COLOURS[state])
         panels[-1].set(yticks=range(len(states)), yticklabels=[words(state) for state in states])
         panels[-1].set_ylim(len(states) - 0.5, -0.5)
@@ -123,7 +123,7 @@ def _progress(axes: Axes, view: StudyView, objective: str) -> None:
     trained = view.measured(objective)
     up = scale(objective, (float(trial.user_attrs[objective]) for trial in trained))
     for state, marker in MARKERS.items():
-        found = [trial for trial in trained if standing(trial) == state]
+        found = [trial for trial in trained if status(trial) == state]
         heights = [up.place(float(trial.user_attrs[objective])) for trial in found]
         if found:
             numbers, size = [trial.number for trial in found], 6 if len(found) < 300 else 3

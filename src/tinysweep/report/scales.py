@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from matplotlib.ticker import MaxNLocator
 
 from tinysweep.search.space import unquoted
-from tinysweep.search.study import Standing
+from tinysweep.search.study import Status
 
 # Colours of Okabe and Ito (2008), which the colour-blind can tell apart, and greys for what taught nothing.
 COLOURS = {
-    Standing.complete: "#0072b2",
-    Standing.pruned: "#e69f00",
-    Standing.failed: "#d55e00",
-    Standing.over_budget: "#cc79a7",
-    Standing.running: "#009e73",
-    Standing.invalid: "#444444",
-    Standing.duplicate: "#56b4e9",
-    Standing.interrupted: "#888888",
-    Standing.withdrawn: "#bbbbbb",
+    Status.complete: "#0072b2",
+    Status.pruned: "#e69f00",
+    Status.failed: "#d55e00",
+    Status.over_budget: "#cc79a7",
+    Status.running: "#009e73",
+    Status.invalid: "#444444",
+    Status.duplicate: "#56b4e9",
+    Status.interrupted: "#888888",
+    Status.withdrawn: "#bbbbbb",
 }
 FRONT, LIMIT, BEST = "#009e73", "#333333", "#d55e00"
 SERIES = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444", "#999999")  # best first

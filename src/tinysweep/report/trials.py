@@ -14,22 +14,22 @@ from tinysweep.report.headline import counts
 from tinysweep.report.markup import Html, Number, breakable, join, table, tag
 from tinysweep.report.scales import COLOURS, short, shown, words
 from tinysweep.results.view import StudyView
-from tinysweep.search.study import Standing, standing
+from tinysweep.search.study import Status, status
 from tinysweep.search.table import metric
 
 MOST_RANKED = 50
 MOST_REASONS = 40
 LONGEST_REASON = 400
 MEANINGS = {
-    Standing.complete: "trained to the end",
-    Standing.pruned: "stopped early, as others did better by then",
-    Standing.failed: "raised an error, diverged or lost its worker",
-    Standing.over_budget: "refused before training, as it costs more than the budget allows",
-    Standing.invalid: "refused before training, as a setting breaks its rule",
-    Standing.duplicate: "not trained, as another trial has the same configuration",
-    Standing.withdrawn: "not trained, as other sweepers made up the number of trials",
-    Standing.interrupted: "cut short, and proposed again",
-    Standing.running: "in training when this page was made",
+    Status.complete: "trained to the end",
+    Status.pruned: "stopped early, as others did better by then",
+    Status.failed: "raised an error, diverged or lost its worker",
+    Status.over_budget: "refused before training, as it costs more than the budget allows",
+    Status.invalid: "refused before training, as a setting breaks its rule",
+    Status.duplicate: "not trained, as another trial has the same configuration",
+    Status.withdrawn: "not trained, as other sweepers made up the number of trials",
+    Status.interrupted: "cut short, and proposed again",
+    Status.running: "in training when this page was made",
 }
 
 
@@ -52,11 +52,11 @@ def ends(view: StudyView) -> Html:
 
 def _reasons(view: StudyView) -> list[Sequence[object]]:
     """Reasons that differ in their numbers alone share a row; the commonest first."""
-    groups: dict[tuple[Standing, str], list[FrozenTrial]] = {}
+    groups: dict[tuple[Status, str], list[FrozenTrial]] = {}
     for trial in view.trials:
         if reason := trial.user_attrs.get("reason"):
             pattern = re.sub(r"[\d.,]+", "0", str(reason))
-            groups.setdefault((standing(trial), pattern), []).append(trial)
+            groups.setdefault((status(trial), pattern), []).append(trial)
     rows: list[Sequence[object]] = []
     for (state, _), trials in sorted(groups.items(), key=lambda item: -len(item[1])):
         which = ", ".join(str(trial.number) for trial in trials[:6]) + (", …" if len(trials) > 6 else "")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tinysweep.results.layout import Value
 from tinysweep.results.merged import FIGURES, Merged
-from tinysweep.search.study import Standing
+from tinysweep.search.study import Status
 from tinysweep.text_table import clean
 
 BUDGETS = (1_000, 2_000, 5_000, 10_000, 20_000)  # trainable parameters, of which a model has fewer
@@ -28,7 +28,7 @@ class Trial:
 
     @property
     def complete(self) -> bool:
-        return self.values["state"] == Standing.complete
+        return self.values["state"] == Status.complete
 
     def figure(self, column: str) -> float:
         """A number, or infinity where there is none."""

@@ -10,7 +10,7 @@ from tinysweep.results.found import TABLE, Found
 from tinysweep.results.layout import COUNTS, LEFT, Value, header, shown
 from tinysweep.results.merged import RUNS, TESTED, Merged
 from tinysweep.results.ranking import Trial, best_under
-from tinysweep.search.study import Standing
+from tinysweep.search.study import Status
 from tinysweep.text_table import GAP, clean, some, table, that_fit
 
 FIGURES = ["validation_accuracy", "validation_loss", "params", TESTED, "macs", "seconds"]
@@ -37,7 +37,7 @@ def summary(found: Found, merged: Merged) -> str:
 
 
 def _in_order(states: Iterable[str]) -> list[str]:
-    known = [state.value for state in Standing]
+    known = [state.value for state in Status]
     return sorted(states, key=lambda state: known.index(state) if state in known else len(known))
 
 

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from tinysweep.errors import DataError, first_line
 from tinysweep.metrics import METRICS
 from tinysweep.search.space import unquoted
-from tinysweep.search.study import STATES, Standing
+from tinysweep.search.study import STATES, Status
 from tinysweep.search.table import COLUMNS, NOTES, read_trials
 
 WIDE = 10  # positive reals whose ends are further apart than this factor were most likely drawn by their logarithm
@@ -62,8 +62,8 @@ def _distribution(column: "pd.Series[Any]") -> BaseDistribution | None:
 def _trial(
     row: dict[str, Any], objectives: list[str], searched: dict[str, BaseDistribution | None]
 ) -> FrozenTrial:
-    became = Standing(row["state"])
-    state = TrialState.RUNNING if became == Standing.running else STATES.get(became, TrialState.FAIL)
+    became = Status(row["state"])
+    state = TrialState.RUNNING if became == Status.running else STATES.get(became, TrialState.FAIL)
     notes = {name: row[name] for name in (*NOTES, "reason", "folder", "started", "finished") if name in row}
     params = {
         name: int(row[name]) if isinstance(kind, IntDistribution) else row[name]
@@ -72,10 +72,10 @@ def _trial(
     }
     made = create_trial(
         state=state,
-        values=[float(row[name]) for name in objectives] if became == Standing.complete else None,
+        values=[float(row[name]) for name in objectives] if became == Status.complete else None,
         params=params,
         distributions={name: kind for name, kind in searched.items() if kind and name in params},
-        user_attrs=notes | ({} if became == Standing.running else {"standing": became.value}),
+        user_attrs=notes | ({} if became == Status.running else {"standing": became.value}),
     )
     made.number = int(row["number"])
     made.datetime_start, made.datetime_complete = _moment(row.get("started")), _moment(row.get("finished"))

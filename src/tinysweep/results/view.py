@@ -22,7 +22,7 @@ from tinysweep.run.record import RunFolder
 from tinysweep.search.launch import read_record
 from tinysweep.search.storage import look_into, storage_errors
 from tinysweep.search.storage_location import Kind, Location, locate
-from tinysweep.search.study import Standing, standing, trial_path
+from tinysweep.search.study import Status, status, trial_path
 from tinysweep.search.table import metric, pareto_front, ranked
 from tinysweep.settings.compose import COMPOSITION_ERRORS
 from tinysweep.settings.schema import Config, from_dictconfig
@@ -70,19 +70,19 @@ class StudyView:
         found = {name: trial.distributions[name] for trial in self.trials for name in trial.params}
         return dict(sorted(found.items()))
 
-    def of(self, *standings: Standing) -> list[FrozenTrial]:
-        return [trial for trial in self.trials if standing(trial) in standings]
+    def of(self, *statuses: Status) -> list[FrozenTrial]:
+        return [trial for trial in self.trials if status(trial) in statuses]
 
     def measured(self, objective: str) -> list[FrozenTrial]:
         """The trials that have a figure to show: completed ones, and those stopped after an epoch or more."""
-        found = ((trial, trial.user_attrs.get(objective)) for trial in self.of(Standing.complete, Standing.pruned))
+        found = ((trial, trial.user_attrs.get(objective)) for trial in self.of(Status.complete, Status.pruned))
         return [trial for trial, value in found if value is not None and math.isfinite(value)]
 
     def best_so_far(self, objective: str) -> list[tuple[int, float]]:
         """The number and figure of each completed trial that was better than all before it."""
         steps: list[tuple[int, float]] = []
         sign = -1 if METRICS[objective].higher_is_better else 1
-        for trial in self.of(Standing.complete):
+        for trial in self.of(Status.complete):
             value = metric(trial, objective)
             if not steps or sign * value < sign * steps[-1][1]:
                 steps.append((trial.number, value))

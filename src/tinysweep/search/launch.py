@@ -15,7 +15,7 @@ from tinysweep.errors import ConfigError, TinysweepError, first_line
 from tinysweep.metrics import METRICS
 from tinysweep.run.record import RunFolder, State
 from tinysweep.search.propose import Proposal
-from tinysweep.search.study import Standing, Study, trial_path
+from tinysweep.search.study import Status, Study, trial_path
 
 POLL_SECONDS = 0.3
 DIED = "its worker died, killed or out of memory"
@@ -38,14 +38,14 @@ def settle(study: Study, number: int, record: dict[str, Any], objectives: list[s
     if record["state"] == State.running:
         return False
     notes = figures(record) | {"folder": trial_path(number)}
-    became, reason = Standing(record["state"]), record["reason"]
+    became, reason = Status(record["state"]), record["reason"]
     values = None
     if error := record.get("error"):
         notes["error"] = error
-    if became == Standing.complete:
+    if became == Status.complete:
         wrong = [name for name in objectives if notes[name] is None or not math.isfinite(notes[name])]
         if wrong:
-            became, reason = Standing.failed, f"its record has {wrong[0]}={notes[wrong[0]]}"
+            became, reason = Status.failed, f"its record has {wrong[0]}={notes[wrong[0]]}"
             notes["error"] = ConfigError.__name__  # the same would be missing again
         else:
             values = [float(notes[name]) for name in objectives]
@@ -152,7 +152,7 @@ class Batch:
                 self._done(number)
 
     def _fail(self, number: int, reason: str, error: str) -> None:
-        self.study.close(number, Standing.failed, reason, folder=trial_path(number), error=error)
+        self.study.close(number, Status.failed, reason, folder=trial_path(number), error=error)
         self._done(number)
 
     def _interrupt(self) -> None:
@@ -160,7 +160,7 @@ class Batch:
         for number in list(self.pending):
             record = read_record(self.study.trial_folder(number))
             notes = figures(record) | {"folder": trial_path(number)} if record else {}
-            self.study.close(number, Standing.interrupted, "the sweep was interrupted", **notes)
+            self.study.close(number, Status.interrupted, "the sweep was interrupted", **notes)
             self._done(number)
 
     def _done(self, number: int) -> None:

@@ -14,7 +14,7 @@ from tinysweep.errors import first_line
 from tinysweep.metrics import METRICS
 from tinysweep.search.propose import Refusal
 from tinysweep.search.space import unquoted
-from tinysweep.search.study import TRAINED, Standing, Study, count, failed_from_outside, standing
+from tinysweep.search.study import TRAINED, Status, Study, count, failed_from_outside, status
 from tinysweep.search.table import metric, pareto_front, ranked
 
 SHOWN = 10
@@ -45,20 +45,20 @@ class Screen:
 
     def finished(self, trial: FrozenTrial) -> None:
         """The line of a trial that has just been trained."""
-        if standing(trial) == Standing.complete:
+        if status(trial) == Status.complete:
             self.best = ranked([trial, *([self.best] if self.best else [])], self.objectives)[0]
             self.bar.set_postfix_str(f"best {figure(self.best, self.objectives[0])}")
         notes = trial.user_attrs
-        words = [f"trial {trial.number:<4} {standing(trial).value:<11}", f"{notes.get('params', 0):>6,} params"]
+        words = [f"trial {trial.number:<4} {status(trial).value:<11}", f"{notes.get('params', 0):>6,} params"]
         accuracy = notes.get("validation_accuracy")
         words.append(f"{100 * accuracy:6.2f}%" if accuracy is not None else "      –")
         words.append(f"{notes.get('seconds') or 0.0:6.1f} s")
         if self.best:
             words.append(f"best {figure(self.best, self.objectives[0])} (trial {self.best.number})")
-        if standing(trial) in (Standing.failed, Standing.interrupted):
+        if status(trial) in (Status.failed, Status.interrupted):
             words.append(first_line(notes.get("reason", "")))
         self.say("  ".join(words))
-        self.bar.update(standing(trial) != Standing.interrupted)
+        self.bar.update(status(trial) != Status.interrupted)
 
 
 def figure(trial: FrozenTrial, name: str) -> str:
@@ -74,7 +74,7 @@ def figure(trial: FrozenTrial, name: str) -> str:
 def result(trials: list[FrozenTrial], objectives: list[str], searched: list[str]) -> str:
     """The best trials and the Pareto front as text tables."""
     best = ranked(trials, objectives)
-    running = count(trials, Standing.running)
+    running = count(trials, Status.running)
     elsewhere = f"another sweep is at work on {running} more trial{'s' if running > 1 else ''}"
     if not best:
         return f"no trial has completed yet; {elsewhere}" if running else "no trial has completed"
@@ -116,7 +116,7 @@ def _short(value: object) -> str:
 def progress(study: Study, n_trials: int | None) -> str:
     """How far a study is, in one line."""
     trials = [trial for trial in study.trials() if trial.number not in study.retried]
-    kinds = {became.value.replace("_", " "): count(trials, became) for became in Standing}
+    kinds = {became.value.replace("_", " "): count(trials, became) for became in Status}
     kinds["failed earlier"] = len(study.retried)
     words = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
     trained = count(trials, *TRAINED)
@@ -156,7 +156,7 @@ def nothing_fits(refusals: list[Refusal], trials: Sequence[FrozenTrial]) -> str:
         f"the smallest model had {min(sizes):,} trainable parameters" if sizes else "",
         f"the last: {first_line(reasons[-1])}" if reasons else "",
     ]
-    if {standing(trial) for trial in trials} == {Standing.invalid}:
+    if {status(trial) for trial in trials} == {Status.invalid}:
         return f"nothing that is searched can be trained: {'; '.join(filter(None, parts))}"
     return f"no model fits: {'; '.join(filter(None, [*parts, 'search smaller models or raise the budget']))}"
 

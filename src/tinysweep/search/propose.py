@@ -16,7 +16,7 @@ from tinysweep.search.definition import NOTHING_HELD_OUT
 from tinysweep.search.ledger import Ledger
 from tinysweep.search.space import Space, Value
 from tinysweep.search.start_points import untried
-from tinysweep.search.study import TRAINED, Standing, Study, standing
+from tinysweep.search.study import TRAINED, Status, Study, status
 from tinysweep.settings.schema import Config
 
 
@@ -34,7 +34,7 @@ class Refusal:
     """A trial that may not, and why; what it would have cost if that was the reason."""
 
     number: int
-    became: Standing
+    became: Status
     reason: str
     params: int | None = None
 
@@ -81,9 +81,9 @@ class Proposer:
         except BudgetError as error:
             smallest = budget.measure(with_width(config.model, 1), shape).params
             self._constrain(trial, config, {"params": smallest})
-            return self._refuse(Standing.over_budget, str(error).splitlines()[0], params=smallest)
+            return self._refuse(Status.over_budget, str(error).splitlines()[0], params=smallest)
         except ConfigError as error:
-            return self._refuse(Standing.invalid, str(error))
+            return self._refuse(Status.invalid, str(error))
         cost = budget.measure(config.model, shape)
         costs: dict[str, Any] = {
             "params": cost.params,
@@ -92,7 +92,7 @@ class Proposer:
         }
         self._constrain(trial, config, costs)
         if excess := budget.excesses(cost, config.budget):
-            return self._refuse(Standing.over_budget, "; ".join(excess), **costs)
+            return self._refuse(Status.over_budget, "; ".join(excess), **costs)
         return self._claim(config, values, costs)
 
     def _cut_short(self, trials: list[FrozenTrial]) -> dict[str, Any] | None:
@@ -129,7 +129,7 @@ class Proposer:
             if limit is not None and name in costs:
                 trial.set_constraint(name, (costs[name] - limit) / max(limit, 1))
 
-    def _refuse(self, became: Standing, reason: str, values: list[float] | None = None, **notes: Any) -> Refusal:
+    def _refuse(self, became: Status, reason: str, values: list[float] | None = None, **notes: Any) -> Refusal:
         entered = self.study.enter(became, reason, values, **notes)
         if entered.number == len(self.trials):
             self.trials.append(entered)
@@ -147,22 +147,22 @@ class Proposer:
         self.refresh()
         if twin := self.ledger.twin(self.trials, key):
             reason, result, known = _repetition(twin)
-            return self._refuse(Standing.duplicate, reason, result, **known)
+            return self._refuse(Status.duplicate, reason, result, **known)
         notes: dict[str, Any] = {"key": key, **costs, "seed": config.trainer.seed}
         number = self.study.enter(**notes).number
         self.refresh()
         if twin := self.ledger.twin(self.trials, key, number):
             reason, result, known = _repetition(twin)
-            return self._withdraw(number, Standing.duplicate, reason, result, **known)
+            return self._withdraw(number, Status.duplicate, reason, result, **known)
         if self.n_trials is not None:
             taken = self.ledger.count(self.trials, *TRAINED) + self.ledger.going(self.trials, number)
             if taken >= self.n_trials:
                 reason = f"other sweepers make up all {self.n_trials} trials"
-                return self._withdraw(number, Standing.withdrawn, reason)
+                return self._withdraw(number, Status.withdrawn, reason)
         return Proposal(number, self.composer.overrides(values, config), config)
 
     def _withdraw(
-        self, number: int, became: Standing, reason: str, values: list[float] | None = None, **notes: Any
+        self, number: int, became: Status, reason: str, values: list[float] | None = None, **notes: Any
     ) -> Refusal:
         self.study.close(number, became, reason, values, **notes)
         self.refresh()
@@ -172,10 +172,10 @@ class Proposer:
 def _repetition(twin: FrozenTrial) -> tuple[str, list[float] | None, dict[str, Any]]:
     """Why a trial with the configuration of another is closed, that one's result, from which the sampler moves
     on, and what it cost."""
-    became = standing(twin)
+    became = status(twin)
     notes: dict[str, Any] = {name: twin.user_attrs[name] for name in ("params", "macs") if name in twin.user_attrs}
     reason = f"same configuration as trial {twin.number}, {became.value}"
-    return reason, twin.values if became == Standing.complete else None, notes
+    return reason, twin.values if became == Status.complete else None, notes
 
 
 def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Value:

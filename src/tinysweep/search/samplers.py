@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from tinysweep.errors import ConfigError, first_line
 from tinysweep.search.space import Value
-from tinysweep.search.study import Standing, standing
+from tinysweep.search.study import Status, status
 
 NEEDS = {"CmaEsSampler": "cmaes"}  # what they import when first asked
 
@@ -56,16 +56,16 @@ class Points:
     def __init__(self, points: list[dict[str, Value]]) -> None:
         self.left = {frozenset(point.items()): point for point in points}
         self.total, self.first = len(self.left), points[0]
-        self.standing = standing  # in whose place a sweeper puts its own view
+        self.status = status  # in whose place a sweeper puts its own view
         self.read = 0  # the trials before this number are finished and taken in
 
     def upcoming(self, trials: list[FrozenTrial]) -> dict[str, Value] | None:
         """The first point that no trial has, interrupted ones aside; None after the last."""
         while self.read < len(trials) and trials[self.read].state.is_finished():
-            if self.standing(trials[self.read]) != Standing.interrupted:
+            if self.status(trials[self.read]) != Status.interrupted:
                 self.left.pop(frozenset(trials[self.read].params.items()), None)
             self.read += 1
-        rest = [trial for trial in trials[self.read :] if self.standing(trial) != Standing.interrupted]
+        rest = [trial for trial in trials[self.read :] if self.status(trial) != Status.interrupted]
         going = {frozenset(trial.params.items()) for trial in rest}
         return next((point for values, point in self.left.items() if values not in going), None)
 

@@ -13,7 +13,7 @@ from tinysweep.search.drafts import Drafter
 from tinysweep.search.lease import Lease
 
 
-class Standing(StrEnum):
+class Status(StrEnum):
     """What became of a trial; Optuna's own states don't tell a refused trial from a pruned one."""
 
     running = "running"
@@ -27,32 +27,32 @@ class Standing(StrEnum):
     withdrawn = "withdrawn"
 
 
-PLAIN = {TrialState.COMPLETE: Standing.complete, TrialState.PRUNED: Standing.pruned}
-TRAINED = (Standing.complete, Standing.pruned, Standing.failed)  # what counts towards n_trials
+PLAIN = {TrialState.COMPLETE: Status.complete, TrialState.PRUNED: Status.pruned}
+TRAINED = (Status.complete, Status.pruned, Status.failed)  # what counts towards n_trials
 STATES = {
-    Standing.complete: TrialState.COMPLETE,
-    Standing.pruned: TrialState.PRUNED,
+    Status.complete: TrialState.COMPLETE,
+    Status.pruned: TrialState.PRUNED,
     # A sampler learns from the constraint of a pruned trial, not from that of a failed one.
-    Standing.over_budget: TrialState.PRUNED,
+    Status.over_budget: TrialState.PRUNED,
 }
 
 
-def standing(trial: FrozenTrial) -> Standing:
+def status(trial: FrozenTrial) -> Status:
     """What became of a trial, from its note, or from Optuna's state where that says it all."""
     if not trial.state.is_finished():
-        return Standing.running
-    return Standing(trial.user_attrs.get("standing", PLAIN.get(trial.state, Standing.failed)))
+        return Status.running
+    return Status(trial.user_attrs.get("standing", PLAIN.get(trial.state, Status.failed)))
 
 
-def count(trials: Sequence[FrozenTrial], *standings: Standing) -> int:
-    """How many of the trials that have begun have one of these standings."""
-    return sum(trial.datetime_start is not None and standing(trial) in standings for trial in trials)
+def count(trials: Sequence[FrozenTrial], *statuses: Status) -> int:
+    """How many of the trials that have begun have one of these statuses."""
+    return sum(trial.datetime_start is not None and status(trial) in statuses for trial in trials)
 
 
 def failed_from_outside(trial: FrozenTrial) -> bool:
     """Whether a trial failed for a reason outside its configuration, so that it is worth another try."""
     notes = trial.user_attrs
-    failed = standing(trial) == Standing.failed
+    failed = status(trial) == Status.failed
     return failed and is_from_outside(notes.get("error"), notes.get("reason") or "")
 
 
@@ -74,9 +74,9 @@ class Study:
         """Every trial, in the order of their numbers; not to be changed."""
         return self.optuna.get_trials(deepcopy=False)
 
-    def standing(self, trial: FrozenTrial) -> Standing:
+    def status(self, trial: FrozenTrial) -> Status:
         """What became of a trial in the eyes of this sweeper: what it is to try again counts as interrupted."""
-        return Standing.interrupted if trial.number in self.retried else standing(trial)
+        return Status.interrupted if trial.number in self.retried else status(trial)
 
     def trial(self, number: int) -> FrozenTrial:
         return self.optuna._storage.get_trial(self._trial_id(number))
@@ -91,7 +91,7 @@ class Study:
 
     def enter(
         self,
-        became: Standing = Standing.running,
+        became: Status = Status.running,
         reason: str | None = None,
         values: list[float] | None = None,
         **notes: Any,
@@ -99,19 +99,19 @@ class Study:
         """Put the drafted trial into the study, signed by this sweeper, with its notes, and closed unless it is
         `running`; as it is there. No other sweeper ever sees a part of it."""
         notes["sweeper"] = self.lease.token
-        if became == Standing.running:
+        if became == Status.running:
             return self.drafter.enter(TrialState.RUNNING, None, notes)
         return self.drafter.enter(_state(became, values), values, notes | _noted(became, reason))
 
     def close(
         self,
         number: int,
-        became: Standing,
+        became: Status,
         reason: str | None = None,
         values: list[float] | None = None,
         **notes: Any,
     ) -> bool:
-        """Give a running trial its final standing; False if another sweeper has closed it meanwhile."""
+        """Give a running trial its final status; False if another sweeper has closed it meanwhile."""
         trial_id = self._trial_id(number)
         try:
             for name, value in (notes | _noted(became, reason)).items():
@@ -133,7 +133,7 @@ class Study:
         """Close as interrupted what this sweeper has asked for and will not come to train."""
         for trial in self.trials():
             if trial.state == TrialState.RUNNING and trial.user_attrs.get("sweeper") == self.lease.token:
-                self.close(trial.number, Standing.interrupted, reason)
+                self.close(trial.number, Status.interrupted, reason)
 
     def is_attended(self, trial: FrozenTrial) -> bool:
         """Whether the sweeper of a running trial is alive."""
@@ -141,10 +141,10 @@ class Study:
         return token is not None and self.lease.is_alive(token, self.optuna.user_attrs)
 
 
-def _noted(became: Standing, reason: str | None) -> dict[str, str]:
+def _noted(became: Status, reason: str | None) -> dict[str, str]:
     return {"standing": became.value} | ({"reason": reason} if reason else {})
 
 
-def _state(became: Standing, values: list[float] | None) -> TrialState:
+def _state(became: Status, values: list[float] | None) -> TrialState:
     """Optuna's state of a trial that is closed as `became`."""
     return STATES.get(became, TrialState.COMPLETE if values is not None else TrialState.FAIL)

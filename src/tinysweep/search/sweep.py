@@ -23,7 +23,7 @@ from tinysweep.search.propose import Proposal, Proposer, Refusal
 from tinysweep.search.samplers import GridOrder, build_sampler
 from tinysweep.search.storage import look_into, open_storage, storage_errors
 from tinysweep.search.storage_location import Kind, Location, locate
-from tinysweep.search.study import TRAINED, Standing, Study, count, failed_from_outside, standing, trial_path
+from tinysweep.search.study import TRAINED, Status, Study, count, failed_from_outside, status, trial_path
 from tinysweep.search.table import Table
 from tinysweep.settings.command_line import as_typed
 
@@ -57,9 +57,9 @@ class Sweep:
         with storage_errors(location.shown):
             with lock:
                 study = self._open()
-            self.ledger = Ledger(study.standing)
+            self.ledger = Ledger(study.status)
             if self.plan.points:
-                self.plan.points.standing = study.standing
+                self.plan.points.status = study.status
             study.lease.begin(study.optuna.set_user_attr)
             try:
                 self._search(study)
@@ -106,8 +106,8 @@ class Sweep:
         notes, lease = study.user_attrs, Lease(self.plan.folder)
         if notes.get("definition", self.plan.definition) == self.plan.definition:
             return False
-        idle = (Standing.over_budget, Standing.invalid, Standing.duplicate, Standing.withdrawn)
-        if any(standing(trial) not in idle for trial in study.get_trials(deepcopy=False)):
+        idle = (Status.over_budget, Status.invalid, Status.duplicate, Status.withdrawn)
+        if any(status(trial) not in idle for trial in study.get_trials(deepcopy=False)):
             return False
         tokens = [key.removeprefix(LEASE_PREFIX) for key in notes if key.startswith(LEASE_PREFIX)]
         return not any(lease.is_alive(token, notes) for token in tokens)
@@ -175,7 +175,7 @@ class Sweep:
             record = read_record(folder)
             if not (record and settle(study, trial.number, record, self.plan.objectives)):
                 notes = figures(record) | {"folder": trial_path(trial.number)} if record else {}
-                if not study.close(trial.number, Standing.interrupted, "its sweeper died", **notes):
+                if not study.close(trial.number, Status.interrupted, "its sweeper died", **notes):
                     continue
             screen.finished(study.trial(trial.number))
 
@@ -204,17 +204,17 @@ class Sweep:
         if refusals:
             screen.say(refused(refusals))
         if in_a_row >= most and not proposals:
-            if not any(refusal.became == Standing.duplicate for refusal in refusals):
+            if not any(refusal.became == Status.duplicate for refusal in refusals):
                 raise StudyError(nothing_fits(refusals, study.trials()))
             screen.say(f"{in_a_row:,} proposals in a row brought nothing new: the space is used up")
         return proposals
 
     def _judge_failures(self, study: Study) -> None:
         trials = study.trials()
-        failed, finished = self.ledger.count(trials, Standing.failed), self.ledger.count(trials, *TRAINED)
+        failed, finished = self.ledger.count(trials, Status.failed), self.ledger.count(trials, *TRAINED)
         rate = self.plan.config.max_failure_rate
         if finished >= min(JUDGED_FROM, self.plan.total or JUDGED_FROM) and failed > rate * finished:
-            last = next(trial for trial in reversed(trials) if study.standing(trial) == Standing.failed)
+            last = next(trial for trial in reversed(trials) if study.status(trial) == Status.failed)
             hope = "; once that is mended, the same command tries it again" if failed_from_outside(last) else ""
             raise StudyError(
                 f"{failed} of {finished} trials failed, more than hydra.sweeper.max_failure_rate={rate:g}; "
@@ -243,5 +243,5 @@ class Sweep:
         print(f"\ntable of trials   {self.plan.folder / 'trials.csv'}")
         if best:
             print(f"train the winner  {write_winner(study, best, plan.composer, plan.config.retrain)}")
-        elif trials and not count(trials, *TRAINED, Standing.running, Standing.interrupted):
+        elif trials and not count(trials, *TRAINED, Status.running, Status.interrupted):
             raise StudyError(nothing_fits([], trials))

@@ -11,7 +11,7 @@ from tinysweep.errors import DataError
 from tinysweep.files import write_whole
 from tinysweep.metrics import METRICS
 from tinysweep.search.space import unquoted
-from tinysweep.search.study import Standing, standing
+from tinysweep.search.study import Status, status
 
 # The columns that every study has, in this order, with their types; one for each searched parameter follows.
 COLUMNS = {
@@ -72,7 +72,7 @@ class Table:
         return {
             "study": self.study,
             "number": trial.number,
-            "state": standing(trial).value,
+            "state": status(trial).value,
             "reason": " / ".join(str(notes.get("reason") or "").splitlines()) or None,
             "objective": ";".join(self.objectives),
             **{name: notes.get(name) for name in NOTES},
@@ -132,7 +132,7 @@ def ranked(trials: list[FrozenTrial], objectives: list[str]) -> list[FrozenTrial
             trial.number,
         )
 
-    return sorted((trial for trial in trials if standing(trial) == Standing.complete), key=rank)
+    return sorted((trial for trial in trials if status(trial) == Status.complete), key=rank)
 
 
 def metric(trial: FrozenTrial, name: str) -> float:
