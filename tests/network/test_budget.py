@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tinysweep.commands.inspect import table
+from tinysweep.commands.inspect import layer_table
 from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import BudgetError, ConfigError
 from tinysweep.network.budget import (
@@ -353,9 +353,9 @@ def test_a_refusal_names_the_layers_that_cost_most(budget: BudgetConfig, kind: s
 def test_the_table_has_a_line_for_each_layer_and_totals() -> None:
     config = ModelConfig(width=9, depth=[1, 2], head=Head.linear, hidden=30)
     cost = measure(config, MNIST)
-    header, rule, *lines, rule_again, total = table(cost).splitlines()
+    header, rule, *lines, rule_again, total = layer_table(cost).splitlines()
     assert re.split(r"\s{2,}", header) == ["layer", "kind", "output", "params", "MACs", "live bytes"]
-    assert rule == rule_again == "-" * max(len(line) for line in table(cost).splitlines())
+    assert rule == rule_again == "-" * max(len(line) for line in layer_table(cost).splitlines())
     assert [re.split(r"\s{2,}", line) for line in lines] == [
         [
             layer.name,
@@ -373,6 +373,6 @@ def test_the_table_has_a_line_for_each_layer_and_totals() -> None:
 
 
 def test_the_numbers_of_the_table_end_in_line() -> None:
-    lines = table(measure(TINY, TINY_SHAPE)).splitlines()
+    lines = layer_table(measure(TINY, TINY_SHAPE)).splitlines()
     ends = {tuple(match.end() for match in re.finditer(r"\S+(?= |$)", line))[-2] for line in lines[2:-2]}
     assert ends == {lines[0].index("MACs") + len("MACs")}

@@ -78,7 +78,7 @@ def require_same(folder: Path, whole: Path) -> None:
 
 def interrupted_at(monkeypatch: pytest.MonkeyPatch, place: str, call: int, error: BaseException) -> None:
     """Let a function of the run raise at its nth call, once what it is to do has been done."""
-    owner, name = {"epoch": (run_module._Progress, "__call__"), "keep": (checkpoint.Checkpoint, "keep"),
+    owner, name = {"epoch": (run_module._Epochs, "__call__"), "keep": (checkpoint.Checkpoint, "keep"),
                    "add": (Record, "add"), "test": (Record, "take_test")}[place]  # fmt: skip
     original, calls = getattr(owner, name), list[int]()
 

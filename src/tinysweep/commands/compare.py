@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
+from tinysweep.console import clean
 from tinysweep.errors import ConfigError
 from tinysweep.results.found import TABLE, find
 from tinysweep.terminal import program
-from tinysweep.text_table import clean
 
 DEFAULT_CSV = Path("outputs/compare.csv")
 DESCRIPTION = """\

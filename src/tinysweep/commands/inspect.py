@@ -3,8 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from tinysweep import text_table
 from tinysweep.commands.cli import command
+from tinysweep.console import table
 from tinysweep.errors import ConfigError
 from tinysweep.settings.schema import Config
 
@@ -54,7 +54,7 @@ def show(config: Config) -> None:
     cost = budget.measure(config.model, shape)
     size = f"{shape.channels}x{shape.size}x{shape.size}"
     print(f"{config.model.family} model of width {config.model.width} for {size} images, {shape.classes} classes")
-    print(table(cost))
+    print(layer_table(cost))
     excess = budget.excesses(cost, config.budget)
     within = f"within budget (trainable parameters must be fewer than {config.budget.params:,})"
     print("over budget: " + "; ".join(excess) if excess else within)
@@ -62,7 +62,7 @@ def show(config: Config) -> None:
         raise SystemExit(1)
 
 
-def table(cost: "Cost") -> str:
+def layer_table(cost: "Cost") -> str:
     """The layers as a text table with totals."""
     header = ("layer", "kind", "output", "params", "MACs", "live bytes")
     rows = [header]
@@ -71,10 +71,7 @@ def table(cost: "Cost") -> str:
          f"{layer.activation_bytes:,}") for layer in cost.layers
     ]  # fmt: skip
     rows.append(("total", "", "", f"{cost.params:,}", f"{cost.macs:,}", f"{cost.activation_bytes:,} peak"))
-    left = [True, True, True, False, False, False]
-    lines = text_table.table(list(zip(*rows, strict=True)), left).splitlines()
-    rule = "-" * max(len(line) for line in lines)
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+    return table(rows, "lllrrr", rules=(0, len(rows) - 2))
 
 
 def main() -> None:

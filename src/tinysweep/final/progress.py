@@ -7,7 +7,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from tinysweep import text_table
+from tinysweep import console
 from tinysweep.final.plan import Job, Stage
 from tinysweep.final.results import Results
 from tinysweep.final.runs import Run
@@ -142,4 +142,4 @@ def _loss(summary: Summary) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    return indent(text_table.table(list(zip(*rows, strict=True)), [True] * len(rows[0])), text_table.GAP)
+    return indent(console.table(rows, "l" * len(rows[0])), console.GAP)

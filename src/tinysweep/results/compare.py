@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinysweep.console import clean, first_names
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.files import write_whole
 from tinysweep.metrics import METRICS
@@ -18,7 +19,6 @@ from tinysweep.results.found import Found
 from tinysweep.results.merged import RUNS, Merged, merge
 from tinysweep.results.ranking import Trial, judged, ranked, rows
 from tinysweep.results.where import Condition, every, named, unknown
-from tinysweep.text_table import clean, some
 
 PROBED = 100  # trials of a study in which a record is looked for; on another machine none has one
 
@@ -152,4 +152,4 @@ def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _listed(groups: Mapping[str, Sequence[str]]) -> str:
-    return "; ".join(f"{key} ({some(names)})" for key, names in groups.items())
+    return "; ".join(f"{key} ({first_names(names)})" for key, names in groups.items())

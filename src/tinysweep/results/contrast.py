@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinysweep.console import clean
 from tinysweep.data.catalogue import DATA_SETS
 from tinysweep.errors import DataError
 from tinysweep.results.layout import Value
@@ -13,7 +14,6 @@ from tinysweep.results.merged import TESTED, read_record
 from tinysweep.results.ranking import Trial, read_value
 from tinysweep.results.where import written
 from tinysweep.search.compose_trial import identity
-from tinysweep.text_table import clean
 
 JUDGED = ("validation_accuracy", TESTED)  # what chance changes from image to image
 Difference = tuple[str, Value | None, Value | None]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tinysweep.console import clean
 from tinysweep.errors import DataError
-from tinysweep.text_table import clean
 
 TABLE, RECORD = "trials.csv", "record.json"
 BEGUN = {"study.db", ".sweepers"}  # what a study's folder holds before its first table

@@ -1,6 +1,6 @@
 """The columns of a comparison: their headers, and their values as people read them."""
 
-from tinysweep.text_table import clean
+from tinysweep.console import clean
 
 Value = str | int | float | bool
 

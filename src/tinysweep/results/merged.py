@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from tinysweep.console import clean, first_names
 from tinysweep.errors import DataError, first_line
 from tinysweep.results.found import RECORD, TABLE, WANTED, Found
 from tinysweep.results.where import written
@@ -16,7 +17,6 @@ from tinysweep.search.compose_trial import identity
 from tinysweep.search.space import unquoted
 from tinysweep.search.study import trial_path
 from tinysweep.search.table import COLUMNS, separated_otherwise
-from tinysweep.text_table import clean, some
 
 RUNS = "runs"  # what stands for the study in the rows of single runs
 TESTED = "test_accuracy"
@@ -62,7 +62,7 @@ def merge(found: Found) -> Merged:
     if damaged and not runs and not parts:
         raise DataError(f"{damaged[0]}; {WANTED}")
     parts.append(_run_frame(list(runs.values()), searched))
-    places.append(some(list(map(clean, found.runs))))
+    places.append(first_names(list(map(clean, found.runs))))
     whole = pd.concat(parts, keys=range(len(parts)))
     tested = [TESTED] if TESTED in whole and whole[TESTED].notna().any() else []
     whole = whole[[*COLUMNS, *tested, *(name for name in whole.columns if name not in FIGURES)]]

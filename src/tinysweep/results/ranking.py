@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinysweep.console import clean
 from tinysweep.results.layout import Value
 from tinysweep.results.merged import FIGURES, Merged
 from tinysweep.search.study import Status
-from tinysweep.text_table import clean
 
 BUDGETS = (1_000, 2_000, 5_000, 10_000, 20_000)  # trainable parameters, of which a model has fewer
 

@@ -4,14 +4,15 @@ import shutil
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
+from tinysweep.console import GAP, clean, first_names, table, width
 from tinysweep.results.contrast import JUDGED, Chance, chance, differences
 from tinysweep.results.found import TABLE, Found
 from tinysweep.results.layout import COUNTS, LEFT, Value, header, shown
 from tinysweep.results.merged import RUNS, TESTED, Merged
 from tinysweep.results.ranking import Trial, best_under
 from tinysweep.search.study import Status
-from tinysweep.text_table import GAP, clean, some, table, that_fit
 
 FIGURES = ["validation_accuracy", "validation_loss", "params", TESTED, "macs", "seconds"]
 UNLIMITED = 1_000_000  # characters a line, where no terminal cuts it
@@ -33,7 +34,7 @@ def summary(found: Found, merged: Merged) -> str:
     ]
     if merged.repeated:
         lines.append(["", f"{merged.repeated:,} more", "that are there twice, counted once", ""])
-    return table([[clean(line[at]) for line in lines] for at in range(4)], [True, True, True, True])
+    return table([list(map(clean, line)) for line in lines], "llll")
 
 
 def _in_order(states: Iterable[str]) -> list[str]:
@@ -46,12 +47,25 @@ def ranking(trials: Sequence[Trial], sort: str, chosen: Sequence[str], parameter
     names = list(chosen) or _telling(trials, sort, parameters)
     columns = [["", *(f"{place:,}" for place in range(1, len(trials) + 1))], _called(trials)]
     columns += [_cells(name, trials) for name in names]
-    left = [False, True, *(name in LEFT for name in names)]
     room = _room()
-    fitting = len(columns) if chosen else max(3, that_fit(columns, room))
-    hidden = some([clean(name) for name in names[fitting - 2 :]])
-    text = table(columns[:fitting], left[:fitting])
+    fitting = len(columns) if chosen else max(3, _that_fit(columns, room))
+    hidden = first_names([clean(name) for name in names[fitting - 2 :]])
+    text = _beside(columns[:fitting], "rl" + _sides(names[: fitting - 2]))
     return text + "\n" + _wrapped(f"no room for {hidden}; --columns A,B chooses", room) if hidden else text
+
+
+def _beside(columns: Sequence[Sequence[str]], align: str) -> str:
+    return table(list(zip(*columns, strict=True)), align)
+
+
+def _sides(names: Sequence[str]) -> str:
+    return "".join("l" if name in LEFT else "r" for name in names)
+
+
+def _that_fit(columns: Sequence[Sequence[str]], room: int) -> int:
+    """How many of the columns, from the left, fit beside each other in `room` characters."""
+    ends = accumulate(max(map(width, column)) + len(GAP) for column in columns)
+    return sum(end - len(GAP) <= room for end in ends)
 
 
 def _room() -> int:
@@ -92,7 +106,7 @@ def budgets(order: Sequence[Trial], sort: str) -> str:
     names = [*([] if sort in figures else [sort]), *figures]
     columns = [["under", *(f"{budget:,}" for budget, _ in found)], _called(trials)]
     columns += [_cells(name, trials) for name in names]
-    return table([["", *("" for _ in found)], *columns], [False, False, True, *(name in LEFT for name in names)])
+    return _beside([[""] * len(columns[0]), *columns], "rrl" + _sides(names))
 
 
 def contrast(one: Trial, other: Trial, parameters: Sequence[str]) -> str:
@@ -106,10 +120,9 @@ def contrast(one: Trial, other: Trial, parameters: Sequence[str]) -> str:
         left, right = one.values.get(name), other.values.get(name)
         if left is not None or right is not None:
             lines.append([name, shown(name, left), shown(name, right), _difference(name, left, right)])
-    cells = [["" for _ in lines], *([line[at] for line in lines] for at in range(4))]
     chances = ((name, chance(one, other, name)) for name in JUDGED)
     noise = [_wrapped(_noise(found, name), _room()) for name, found in chances if found]
-    return "\n".join([table(cells, [True, True, False, False, False]), *noise])
+    return "\n".join([table([["", *line] for line in lines], "llrrr"), *noise])
 
 
 def _apart(name: str, one: Value | None, other: Value | None) -> list[str]:

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tinysweep.console import clean
 from tinysweep.errors import ConfigError
 from tinysweep.results.layout import HEADERS, Value
-from tinysweep.text_table import clean
 
 GRAMMAR = (
     "compare columns by <, <=, ==, !=, >=, > or in [a, b]; join by and, or, not; text needs quotes, and odd names "

@@ -1,4 +1,4 @@
-"""Label names: what each label of a data set, or each logit of a model, is called."""
+"""What a model tells apart: the images that it takes and the names of its classes, as saved with it."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -18,9 +18,9 @@ NAMES = {
 
 
 @dataclass(frozen=True)
-class LabelNames:
-    """What each logit of a model stands for, and what it was trained on: the data set, and images of (channels,
-    size, size)."""
+class Task:
+    """The data set that a model was trained on, its images of (channels, size, size), and the class of each
+    logit."""
 
     data: DataName
     channels: int
@@ -31,7 +31,7 @@ class LabelNames:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> "LabelNames":
+    def from_json(cls, text: str) -> "Task":
         """
         Raises:
             ValueError, KeyError, TypeError: it is not what `to_json` wrote.

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-from tqdm import tqdm
-
+from tinysweep.console import Progress
 from tinysweep.data.load import Data, describe, load, load_test, pinned
 from tinysweep.errors import AbandonedError, ConfigError, PrunedError, message_of
 from tinysweep.network import budget
@@ -78,7 +77,7 @@ def _carry_out(
         state, keep, record.history = checkpoint.state, checkpoint.keep, list(checkpoint.history)
     record.begin()
     try:
-        with nullcontext(report) if report else _Progress(config.trainer.epochs, len(record.history)) as show:
+        with nullcontext(report) if report else _Epochs(config.trainer.epochs, len(record.history)) as show:
 
             def on_epoch(epoch: Epoch) -> None:
                 record.add(epoch)
@@ -148,18 +147,12 @@ def _remembered(config: DataConfig) -> Data:
     return _last_data[key]
 
 
-class _Progress:
-    """A line for each epoch, and under them a bar with the time left where a person is watching."""
+class _Epochs(Progress):
+    """A line for each epoch."""
 
-    def __init__(self, epochs: int, done: int = 0) -> None:
-        self.epochs = epochs
-        self.bar = tqdm(total=epochs, initial=done, unit="epoch", file=sys.stderr, disable=None, leave=False)
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
+    def __init__(self, epochs: int, done: int) -> None:
+        super().__init__(epochs, "epochs", done)
+        self.digits, self.of = len(str(epochs)), epochs
 
     def __call__(self, epoch: Epoch) -> None:
         validation = ""
@@ -167,12 +160,9 @@ class _Progress:
             validation = (
                 f"  validation loss {epoch.validation_loss:.4f}  accuracy {100 * epoch.validation_accuracy:.2f}%"
             )
-        number = f"{epoch.epoch:>{len(str(self.epochs))}}/{self.epochs}"
-        tqdm.write(
-            f"epoch {number}  loss {epoch.train_loss:.4f}{validation}  {epoch.seconds:.1f} s", file=sys.stdout
-        )
-        sys.stdout.flush()
-        self.bar.update()
+        number = f"{epoch.epoch:>{self.digits}}/{self.of}"
+        self.print(f"epoch {number}  loss {epoch.train_loss:.4f}{validation}  {epoch.seconds:.1f} s")
+        self.advance()
 
 
 def _heading(config: Config, cost: budget.Cost, machine: str) -> str:

@@ -9,7 +9,7 @@ from types import TracebackType
 from optuna.trial import FrozenTrial
 from tqdm import tqdm
 
-from tinysweep import text_table
+from tinysweep import console
 from tinysweep.errors import first_line
 from tinysweep.metrics import METRICS
 from tinysweep.search.propose import Refusal
@@ -104,7 +104,7 @@ def table(trials: list[FrozenTrial], searched: list[str]) -> str:
         cells += [figure(trial, name) for name in ("validation_accuracy", "validation_loss", "params", "macs")]
         cells.append(f"{metric(trial, 'seconds'):.1f}")
         rows.append(cells + [_short(trial.params.get(name)) for name in searched])
-    return indent(text_table.table(list(zip(*rows, strict=True)), [False] * len(header)), text_table.GAP)
+    return indent(console.table(rows, "r" * len(header)), console.GAP)
 
 
 def _short(value: object) -> str:

@@ -1,0 +1,121 @@
+"""What people see: tables as plain text, and the progress of long work with a bar where somebody is watching.
+
+rich is imported where it is used, so that no command waits for it to start.
+"""
+
+import math
+import sys
+from collections.abc import Collection, Sequence
+from itertools import zip_longest
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich import progress
+
+GAP = "  "
+NAMED = 4  # how many names a line lists
+
+
+def clean(text: object) -> str:
+    """Text without control characters, so that no name moves the cursor, changes colours or breaks the line."""
+    return "".join(letter for letter in str(text) if letter.isprintable())
+
+
+def first_names(names: Sequence[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def width(text: str) -> int:
+    """The cells of a terminal that the widest line takes; Chinese letters take two each."""
+    from rich.cells import cell_len  # noqa: PLC0415 no command waits for rich to start
+
+    return max(map(cell_len, text.split("\n")))
+
+
+def table(rows: Sequence[Sequence[str]], align: str, rules: Collection[int] = ()) -> str:
+    """Rows of cells as aligned text that is never cut, however wide.
+
+    `align` holds an l (left) or r (right) for each column; below the rows numbered in `rules` stands a line. A
+    cell may have several lines: its last stands beside the others of its row, as in a header over two lines.
+
+    rich's own table isn't used, as it takes 5 s to lay out 1,000 rows of 20 columns.
+    """
+    widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for number, row in enumerate(rows):
+        stacked = zip_longest(*(cell.split("\n")[::-1] for cell in row), fillvalue="")
+        lines += [_line(cells, widths, align) for cells in reversed(list(stacked))]
+        if number in rules:
+            lines.append("-" * (sum(widths) + len(GAP) * (len(widths) - 1)))
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], align: str) -> str:
+    padded = []
+    for cell, room, side in zip(cells, widths, align, strict=True):
+        blanks = " " * (room - width(cell))
+        padded.append(cell + blanks if side == "l" else blanks + cell)
+    return GAP.join(padded).rstrip()
+
+
+class Progress:
+    """Lines on standard output, and below them, where standard error is a terminal, a bar with the time left."""
+
+    def __init__(self, total: int | None, unit: str, initial: int = 0) -> None:
+        """`unit` is what is counted, such as "trials"; the `initial` ones don't count for the pace."""
+        self._bar = _bar(unit) if sys.stderr.isatty() else None
+        if self._bar:
+            self._task = self._bar.add_task("", total=total, completed=initial)
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+            self._bar.advance(self._task, 0)  # the pace is measured from here on
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def print(self, line: str) -> None:
+        """A line above the bar."""
+        if self._bar and sys.stdout.isatty():
+            # Of the same terminal, so that rich has to move its bar out of the way.
+            self._bar.console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        else:
+            print(line, flush=True)
+
+    def advance(self) -> None:
+        """One more is done."""
+        if self._bar:
+            self._bar.update(self._task, advance=1, refresh=True)
+
+    def describe(self, text: str) -> None:
+        """What stands beside the bar, such as the best so far."""
+        if self._bar:
+            self._bar.update(self._task, description=text)
+
+
+def _bar(unit: str) -> "progress.Progress":
+    from rich import progress  # noqa: PLC0415 no command waits for rich to start
+    from rich.console import Console  # noqa: PLC0415
+
+    return progress.Progress(
+        progress.BarColumn(bar_width=None),
+        progress.MofNCompleteColumn(),
+        unit,
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("{task.description}", markup=False),
+        progress.TimeRemainingColumn(),
+        "left",
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,  # which may lead to a file
+        refresh_per_second=1,  # training needs the processor more
+        speed_estimate_period=math.inf,  # a trial may take longer than any period
+    )

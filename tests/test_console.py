@@ -1,0 +1,89 @@
+"""What people see: tables whose columns stand under each other, and a bar where somebody is watching."""
+
+import io
+import subprocess
+import sys
+
+import pytest
+
+from tinysweep.console import Progress, clean, first_names, table
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_columns_stand_under_each_other_whatever_letters_they_hold() -> None:
+    rows = [("name", "live\nbytes"), ("日本", "5"), ("[red]é", "1,000")]
+    assert table(rows, "lr").split("\n") == [
+        "         live",
+        "name    bytes",
+        "日本        5",
+        "[red]é  1,000",
+    ]
+
+
+def test_a_rule_spans_the_table() -> None:
+    rows = [("a", "b"), ("1", "22"), ("1", "22")]
+    assert table(rows, "rr", rules=(0, 1)).split("\n") == ["a   b", "-----", "1  22", "-----", "1  22"]
+
+
+def test_however_wide_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    assert table([("x" * 500, "end")], "ll") == "x" * 500 + "  end"
+
+
+def test_of_many_names_the_first_few_are_listed() -> None:
+    assert first_names(list("abcd")) == "a, b, c, d"
+    assert first_names(list("abcdef")) == "a, b, c, d and 2 more"
+
+
+def test_clean_text_moves_no_cursor() -> None:
+    assert clean("\x1b[31mred\x1b[0m\r\x07\u202e\n") == "[31mred[0m"
+
+
+def test_without_a_terminal_progress_is_lines_and_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(10, "trials") as progress:
+        progress.print("[bold]one[/bold]")
+        progress.describe("best 90%")
+        progress.advance()
+        progress.print("two")
+    assert capsys.readouterr() == ("[bold]one[/bold]\ntwo\n", "")
+
+
+def test_at_a_terminal_a_bar_counts_on_standard_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress(10, "trials", initial=3) as progress:
+        assert "3/10" in terminal.getvalue()
+        assert "-:--:--" in terminal.getvalue(), "what was there before says nothing of the pace"
+        progress.print("a line " * 30)
+        progress.describe("best [90%]")
+        progress.advance()
+        drawn = terminal.getvalue()
+        assert "4/10" in drawn
+        assert "best [90%]" in drawn
+        assert "0:00:0" in drawn.rsplit("best", 1)[1], "one is enough to tell the time that is left"
+    assert capsys.readouterr().out == "a line " * 30 + "\n", "standard output may lead to a file"
+
+
+def test_a_line_on_the_terminal_of_the_bar_stands_above_it_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with Progress(None, "runs") as progress:
+        progress.print("[bold] " * 40)
+    assert "[bold] " * 40 + "\n" in terminal.getvalue()
+
+
+def test_no_command_waits_for_rich_to_start() -> None:
+    program = (
+        "import sys, tinysweep.console\n"
+        "with tinysweep.console.Progress(1, 'runs') as progress: progress.print('a line')\n"
+        "print('rich' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "a line\nFalse\n"
