@@ -29,9 +29,8 @@ from epoch_time import cpu_model
 from gate import make_plan
 from tinysweep.files import write_whole
 from tinysweep.run.record import RunFolder, State
-from tinysweep.search.plan import Plan
+from tinysweep.search.plan import Plan, build_sampler
 from tinysweep.search.propose import suggest
-from tinysweep.search.samplers import build_sampler
 from tinysweep.search.storage import open_storage
 from tinysweep.search.sweep import Sweep
 from tinysweep.training.device import usable_cores

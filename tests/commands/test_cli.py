@@ -25,7 +25,7 @@ from conftest import Command
 from tinysweep.commands import cli, inspect, train
 from tinysweep.errors import DataError
 from tinysweep.run.run import run
-from tinysweep.search.retrain import GROUPS
+from tinysweep.search.compose_trial import GROUPS
 from tinysweep.settings.compose import CONFIG_FOLDER
 from tinysweep.settings.explain import require_schema
 from tinysweep.settings.schema import Config, from_dictconfig

@@ -18,8 +18,7 @@ from tinysweep.commands import compare, final, report, train
 from tinysweep.final import stages as final_stages
 from tinysweep.report.again import again
 from tinysweep.results.view import open_view
-from tinysweep.search.definition import as_sweep
-from tinysweep.search.space import read_space
+from tinysweep.search.space import as_sweep, read_space
 from tinysweep.settings.command_line import as_choice, as_value, line, without_password
 from tinysweep.settings.compose import compose
 

@@ -29,7 +29,7 @@ from tinysweep.deploy.onnx_model import convert, folded, quantise
 from tinysweep.deploy.onnx_session import OnnxModel
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.network.build import build_model
-from tinysweep.run.labels import DIGITS, Task
+from tinysweep.run.labels import DIGITS, LabelNames
 from tinysweep.run.saved import read, save
 from tinysweep.settings.schema import Activation, DataConfig, DataName, DropoutAt, Family, Head, ModelConfig
 from tinysweep.training.loop import Normalise, Result
@@ -37,7 +37,7 @@ from tinysweep.training.loop import Normalise, Result
 pytestmark = pytest.mark.filterwarnings("error")
 
 MNIST = DataShape(1, 28, 10)
-TASK = Task(DataName.mnist, 1, 28, DIGITS)
+LABELS = LabelNames(DataName.mnist, 1, 28, DIGITS)
 
 
 @dataclass
@@ -131,14 +131,14 @@ def test_every_kind_of_model_gives_the_same_logits_as_in_pytorch(
 ) -> None:
     model = untrained(replace(config, width=6, depth=[1, 1], growth=1.0))
     expected = torch_logits(model, digits)
-    content = convert(folded(model), TASK)
+    content = convert(folded(model), LABELS)
     exported = OnnxModel(content, Path("model.onnx"))
     found = exported.logits(digits.numpy())
     assert expected.std() > 0.05
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
     operators = {node.op_type for node in onnx.load_from_string(content).graph.node}
     assert not operators & {"BatchNormalization", "Dropout"}
-    small = OnnxModel(quantise(content, digits.numpy(), TASK), Path("model.int8.onnx")).logits(digits.numpy())
+    small = OnnxModel(quantise(content, digits.numpy(), LABELS), Path("model.int8.onnx")).logits(digits.numpy())
     assert np.corrcoef(small.ravel(), expected.ravel())[0, 1] > 0.98
 
 
@@ -160,12 +160,12 @@ def test_a_norm_after_pooling_is_folded_unless_it_turns_the_order_of_a_channel_r
     turned = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
     with torch.no_grad():
         turned.weight[2] = -0.7
-    expected, content = torch_logits(model, digits), convert(folded(model), TASK)
+    expected, content = torch_logits(model, digits), convert(folded(model), LABELS)
     found = OnnxModel(content, Path("model.onnx")).logits(digits.numpy())
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
     kept = [module for module in folded(model).modules() if isinstance(module, nn.BatchNorm2d)]
     assert [norm.num_features for norm in kept] == [6]
-    small = OnnxModel(quantise(content, digits.numpy(), TASK), Path("model.int8.onnx")).logits(digits.numpy())
+    small = OnnxModel(quantise(content, digits.numpy(), LABELS), Path("model.int8.onnx")).logits(digits.numpy())
     assert np.corrcoef(small.ravel(), expected.ravel())[0, 1] > 0.98
 
 
@@ -238,7 +238,7 @@ def test_a_file_stands_on_its_own(exported: Export, name: str) -> None:
         assert (value.name, value.type.tensor_type.elem_type) == (called, kind)
         assert shape[0].dim_param == "batch"
         assert [side.dim_value for side in shape[1:]] == sides
-    assert exported.session(name).task == TASK
+    assert exported.session(name).labels == LABELS
     raw = (exported.folder / name).read_bytes()
     assert str(Path(__file__).parents[2]).encode() not in raw
     assert b".py" not in raw
@@ -279,7 +279,7 @@ def test_a_model_of_own_images_goes_with_the_names_of_its_classes(
     pixels = load_test(read(folder).data or DataConfig()).pixels
     for name in ("model.onnx", "model.int8.onnx"):
         session = OnnxModel((folder / name).read_bytes(), folder / name)
-        assert session.task == Task(DataName.image_folder, channels, 16, ("cat", "dog"))
+        assert session.labels == LabelNames(DataName.image_folder, channels, 16, ("cat", "dog"))
     exported = OnnxModel((folder / "model.onnx").read_bytes(), folder).logits(pixels.numpy())
     np.testing.assert_allclose(exported, torch_logits(read(folder).model, pixels), rtol=1e-3, atol=1e-3)
 
@@ -388,7 +388,7 @@ def test_a_file_that_differs_from_pytorch_is_not_written(
 ) -> None:
     folder = leave_model(place / "run", write_images(place / "photos", 1), 1)
     other = untrained(ModelConfig(width=4, depth=[1, 1]), DataShape(1, 16, 2), seed=1)
-    monkeypatch.setattr(export_files, "convert", lambda _, task: convert(folded(other), task))
+    monkeypatch.setattr(export_files, "convert", lambda _, labels: convert(folded(other), labels))
     ended = command(str(folder), main=main)
     assert (ended.status, one_line(ended.err)) == (1, True)
     assert "model.onnx was not written, as it must equal the model in PyTorch: another class on " in ended.err
@@ -423,7 +423,7 @@ def test_more_than_0_2_points_lost_to_int8_are_warned_of(
 
 
 def test_a_file_of_another_origin_is_refused(tmp_path: Path) -> None:
-    content = onnx.load_from_string(convert(folded(untrained(ModelConfig(width=2, depth=[1]))), TASK))
+    content = onnx.load_from_string(convert(folded(untrained(ModelConfig(width=2, depth=[1]))), LABELS))
     for metadata in ({}, {"tinysweep": "{}"}, {"tinysweep": "no JSON"}, {"tinysweep": json.dumps([1])}):
         content.ClearField("metadata_props")
         for key, value in metadata.items():
@@ -440,9 +440,9 @@ def test_a_file_of_another_origin_is_refused(tmp_path: Path) -> None:
 def test_the_quantiser_sees_training_images_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[np.ndarray[Any, Any]] = []
 
-    def note(content: bytes, pixels: np.ndarray[Any, Any], task: Task) -> bytes:
+    def note(content: bytes, pixels: np.ndarray[Any, Any], labels: LabelNames) -> bytes:
         seen.append(pixels)
-        return quantise(content, pixels, task)
+        return quantise(content, pixels, labels)
 
     monkeypatch.setattr(export_files, "quantise", note)
     folder = leave_model(tmp_path / "run", write_images(tmp_path / "photos", 1), 1)

@@ -31,7 +31,7 @@ from tinysweep.deploy.strokes import FORMS, Invert, formed
 from tinysweep.errors import DataError
 from tinysweep.network.build import build_model
 from tinysweep.run.curves import draw
-from tinysweep.run.labels import DIGITS, NAMES, Task
+from tinysweep.run.labels import DIGITS, NAMES, LabelNames
 from tinysweep.run.saved import read, save
 from tinysweep.settings.schema import DataConfig, DataName, ModelConfig
 from tinysweep.training.loop import Epoch, Normalise, Result
@@ -39,7 +39,7 @@ from tinysweep.training.loop import Epoch, Normalise, Result
 pytestmark = pytest.mark.filterwarnings("error")
 
 Grey = NDArray[np.uint8]
-TASK = Task(DataName.mnist, 1, 28, DIGITS)
+LABELS = LabelNames(DataName.mnist, 1, 28, DIGITS)
 MNIST = FORMS[DataName.mnist]
 
 
@@ -57,7 +57,7 @@ def model(small: Path) -> nn.Module:
 @pytest.fixture(scope="module")
 def exported(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("exported") / "model.onnx"
-    file.write_bytes(convert(folded(read(small).model), TASK))
+    file.write_bytes(convert(folded(read(small).model), LABELS))
     return file
 
 
@@ -145,7 +145,7 @@ def test_a_digit_is_named_whatever_picture_it_comes_in(
     forms = []
     for _, ink in drawings:
         PICTURES[name](ink).save(tmp_path / name)
-        forms.append(prepared(tmp_path / name, TASK, Invert.auto, as_is=False)[0])
+        forms.append(prepared(tmp_path / name, LABELS, Invert.auto, as_is=False)[0])
     same = sum(found == label for found, (label, _) in zip(named(model, forms), drawings, strict=True))
     assert same >= len(drawings) - 1
 
@@ -155,7 +155,7 @@ def test_a_large_photo_is_named(
 ) -> None:
     label, ink = drawings[0]
     Image.fromarray(photographed(ink)).resize((4000, 4000)).save(tmp_path / "large.jpg")
-    pixels = prepared(tmp_path / "large.jpg", TASK, Invert.auto, as_is=False)
+    pixels = prepared(tmp_path / "large.jpg", LABELS, Invert.auto, as_is=False)
     assert named(model, [pixels[0]]) == [label]
 
 
@@ -167,7 +167,7 @@ def test_a_picture_turned_by_its_camera_is_turned_back(
     exif = Image.Exif()
     exif[0x0112] = 6
     upright.rotate(90).save(tmp_path / "turned.png", exif=exif)
-    forms = [prepared(tmp_path / name, TASK, Invert.auto, as_is=False) for name in ("upright.png", "turned.png")]
+    forms = [prepared(tmp_path / name, LABELS, Invert.auto, as_is=False) for name in ("upright.png", "turned.png")]
     assert (forms[0] == forms[1]).all()
 
 
@@ -353,7 +353,7 @@ def test_an_image_of_the_data_set_is_taken_as_it_is(digits: Grey, tmp_path: Path
     for digit in digits[:50]:
         image = Image.fromarray(255 - digit if kind == "dark on light" else digit)
         image.convert("RGB" if kind == "colour" else "L").save(tmp_path / "digit.png")
-        assert (prepared(tmp_path / "digit.png", TASK, Invert.auto, as_is=False)[0] == digit).all()
+        assert (prepared(tmp_path / "digit.png", LABELS, Invert.auto, as_is=False)[0] == digit).all()
 
 
 def test_every_digit_and_its_negative_keep_their_pixels(digits: Grey) -> None:
@@ -431,15 +431,15 @@ BLANK: dict[str, Grey] = {
 def test_nothing_is_seen_in_a_blank_picture(name: str, tmp_path: Path) -> None:
     Image.fromarray(BLANK[name]).save(tmp_path / "blank.png")
     with pytest.raises(DataError, match=r"blank\.png is blank: nothing in it stands out from the background"):
-        prepared(tmp_path / "blank.png", TASK, Invert.auto, as_is=False)
+        prepared(tmp_path / "blank.png", LABELS, Invert.auto, as_is=False)
 
 
 def test_as_is_only_resizes(tmp_path: Path) -> None:
     Image.fromarray(BLANK["fading"]).save(tmp_path / "x.png")
-    plain = prepared(tmp_path / "x.png", TASK, Invert.auto, as_is=True)
+    plain = prepared(tmp_path / "x.png", LABELS, Invert.auto, as_is=True)
     expected = Image.fromarray(BLANK["fading"]).resize((28, 28), Image.Resampling.BILINEAR)
     assert (plain[0] == np.asarray(expected)).all()
-    assert (prepared(tmp_path / "x.png", TASK, Invert.yes, as_is=True) == 255 - plain).all()
+    assert (prepared(tmp_path / "x.png", LABELS, Invert.yes, as_is=True) == 255 - plain).all()
 
 
 def test_garments_keep_their_texture_and_fill_the_image() -> None:
@@ -474,11 +474,11 @@ def test_own_images_are_read_as_in_training(tmp_path: Path, colour: bool) -> Non
         Image.fromarray(rgba[..., :3]).save(folder / "turned.jpg", exif=exif)
     config = DataConfig(DataName.image_folder, root=str(tmp_path), image_size=12, colour=colour)
     pixels, _ = image_folder.read(config, "test")
-    task = Task(DataName.image_folder, 3 if colour else 1, 12, ("a", "b"))
+    labels = LabelNames(DataName.image_folder, 3 if colour else 1, 12, ("a", "b"))
     files = [file for label in ("a", "b") for file in sorted((tmp_path / "test" / label).iterdir())]
     assert len(files) == len(pixels)
     for file, expected in zip(files, pixels.numpy(), strict=True):
-        assert (prepared(file, task, Invert.auto, as_is=False) == expected).all(), file
+        assert (prepared(file, labels, Invert.auto, as_is=False) == expected).all(), file
 
 
 def own_model(folder: Path, classes: tuple[str, ...]) -> Path:
@@ -592,7 +592,7 @@ def test_a_picture_of_too_many_pixels_is_not_decoded(tmp_path: Path) -> None:
     for side in (7100, 30000):  # what Pillow would warn of, or read, and what it would refuse itself
         Image.new("1", (side, side)).save(tmp_path / "huge.png")
         with warnings.catch_warnings(action="error"), pytest.raises(DataError, match="is too large") as caught:
-            prepared(tmp_path / "huge.png", TASK, Invert.auto, as_is=False)
+            prepared(tmp_path / "huge.png", LABELS, Invert.auto, as_is=False)
         assert f"may have {MOST_PIXELS:,} pixels at most" in str(caught.value)
         assert "\n" not in str(caught.value)
 

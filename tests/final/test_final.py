@@ -49,8 +49,7 @@ from tinysweep.results.verdict import compare, summarise
 from tinysweep.run import run as run_module
 from tinysweep.run.record import RunFolder
 from tinysweep.run.saved import load
-from tinysweep.search.compose_trial import identity
-from tinysweep.search.retrain import retrained
+from tinysweep.search.compose_trial import identity, retrained
 from tinysweep.search.table import read_trials
 from tinysweep.settings.compose import CONFIG_FOLDER, compose, register_schema, typed
 from tinysweep.settings.schema import Config, DataConfig, DataName, ModelConfig, Precision, TrainerConfig

@@ -16,8 +16,8 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISample
 from optuna.trial import Trial, TrialState
 
 from tinysweep.errors import ConfigError
-from tinysweep.search.samplers import NEEDS, GridOrder, Points, build_sampler, is_grid
-from tinysweep.search.space import Value
+from tinysweep.search.plan import NEEDS, build_sampler, is_grid
+from tinysweep.search.space import GridOrder, Points, Value
 from tinysweep.search.study import Status
 from tinysweep.settings.compose import CONFIG_FOLDER, register_schema
 

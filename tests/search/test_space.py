@@ -1,12 +1,23 @@
 """The grammar of a sweep: which distributions a search reads from it, what it refuses, and a grid's points."""
 
 import itertools
+from typing import Any
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from tinysweep.errors import ConfigError
-from tinysweep.search.space import Space, extremes, grid, is_setting, parse, read_space, unquoted
+from tinysweep.search.space import (
+    Space,
+    Value,
+    extremes,
+    grid,
+    is_setting,
+    parse,
+    read_space,
+    read_start,
+    unquoted,
+)
 from tinysweep.settings.explain import settings
 
 LR = "optimizer.lr"
@@ -330,3 +341,53 @@ def test_the_number_of_a_trial_is_the_sweeps_to_give(text: str) -> None:
 def test_the_steps_of_a_range_are_the_numbers_that_one_would_write() -> None:
     points = list(grid(read_space({}, ["optimizer.momentum=range(0.1,0.8,0.1)"])))
     assert [point["optimizer.momentum"] for point in points] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+
+
+SPACE = read_space(
+    {
+        "model": "choice(plain,residual)",
+        "model.depth": "choice([1,1],[2,3,2])",
+        "model.width": "range(4,17)",
+        "optimizer.lr": "tag(log,interval(0.01,1))",
+    },
+    [],
+)
+
+
+def test_values_become_those_that_optuna_holds() -> None:
+    point = {"model": "plain", "model.depth": [2, 3, 2], "model.width": 16, "optimizer.lr": 0.1}
+    expected: list[dict[str, Value]] = [
+        {"model": "plain", "model.depth": "[2,3,2]", "model.width": 16, "optimizer.lr": 0.1}
+    ]
+    assert read_start([point], SPACE) == expected
+    assert read_start([{}], SPACE) == [{}]
+
+
+@pytest.mark.parametrize("value", ["step", "'step'"])
+def test_a_choice_is_found_by_its_value_however_it_is_written(value: str) -> None:
+    space = read_space({"scheduler.name": "'step','constant'"}, [])
+    assert read_start([{"scheduler.name": value}], space) == [{"scheduler.name": "'step'"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model.width", 17),
+        ("model.width", 8.5),
+        ("model.width", "8"),
+        ("model.width", True),
+        ("model", "separable"),
+        ("model.depth", [2, 2]),
+        ("optimizer.lr", 2),
+        ("optimizer.lr", float("nan")),
+        ("optimizer.lr", None),
+    ],
+)
+def test_a_value_outside_the_space_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^hydra.sweeper.start_with: .* isn't in what is searched, "):
+        read_start([{name: value}], SPACE)
+
+
+def test_what_is_not_searched_is_refused_with_what_is() -> None:
+    with pytest.raises(ConfigError, match=r"model.widht isn't searched; give values of model, model.depth"):
+        read_start([{"model.widht": 8}], SPACE)

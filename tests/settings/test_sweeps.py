@@ -14,11 +14,9 @@ import tinysweep
 from tinysweep.errors import TinysweepError
 from tinysweep.network import budget
 from tinysweep.search.compose_trial import Composer
-from tinysweep.search.definition import require_comparable
+from tinysweep.search.plan import build_pruner, build_sampler, is_grid, require_comparable
 from tinysweep.search.propose import suggest
-from tinysweep.search.samplers import build_sampler, is_grid
 from tinysweep.search.space import Space, Value, is_setting, read_space
-from tinysweep.search.trial import build_pruner
 from tinysweep.settings.compose import CONFIG_FOLDER, SWEEPS_FOLDER, register_schema
 from tinysweep.settings.explain import settings
 from tinysweep.settings.schema import Config

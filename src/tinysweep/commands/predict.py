@@ -15,7 +15,7 @@ from tinysweep.deploy.classifier import Found, open_model, ranked
 from tinysweep.deploy.likeness import planes
 from tinysweep.deploy.strokes import FORMS, Invert, formed, grey
 from tinysweep.errors import ConfigError, DataError, TinysweepError
-from tinysweep.run.labels import Task
+from tinysweep.run.labels import LabelNames
 from tinysweep.settings.schema import DataName
 from tinysweep.terminal import program
 
@@ -88,16 +88,16 @@ def predict(options: argparse.Namespace) -> None:
     """
     if options.top < 1:
         raise ConfigError(f"--top {options.top} must be 1 at least: how many classes to name")
-    task, model = open_model(options.model, options.data)
-    if task.data not in FORMS and options.invert != Invert.auto:
-        raise ConfigError(f"--invert {options.invert} is for models of digits and the like, not of {task.data}")
+    labels, model = open_model(options.model, options.data)
+    if labels.data not in FORMS and options.invert != Invert.auto:
+        raise ConfigError(f"--invert {options.invert} is for models of digits and the like, not of {labels.data}")
     files, failed = list(_files(options.images)), False
-    width, longest = max((len(str(file)) for file in files), default=0), max(map(len, task.classes))
+    width, longest = max((len(str(file)) for file in files), default=0), max(map(len, labels.classes))
     for file in files:
         try:
-            pixels = prepared(file, task, Invert(options.invert), options.as_is)
-            found = ranked(model(pixels[None])[0], task.classes)
-            if task.data == DataName.mnist and not options.as_is:
+            pixels = prepared(file, labels, Invert(options.invert), options.as_is)
+            found = ranked(model(pixels[None])[0], labels.classes)
+            if labels.data == DataName.mnist and not options.as_is:
                 require_digit(file, pixels[0], found[0])
         except TinysweepError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -121,7 +121,7 @@ def _files(given: list[Path]) -> Iterator[Path]:
                 yield file
 
 
-def prepared(file: Path, task: Task, invert: Invert, as_is: bool) -> NDArray[np.uint8]:
+def prepared(file: Path, labels: LabelNames, invert: Invert, as_is: bool) -> NDArray[np.uint8]:
     """A picture as the model takes it: raw pixels (channels, size, size).
 
     Raises:
@@ -130,14 +130,14 @@ def prepared(file: Path, task: Task, invert: Invert, as_is: bool) -> NDArray[np.
     if file.is_dir():
         raise DataError(f"{file} is a folder without pictures; give a picture or a folder that holds some")
     with opened(file) as image:
-        if task.data not in FORMS:
-            return fitted(image, task.channels, task.size)
+        if labels.data not in FORMS:
+            return fitted(image, labels.channels, labels.size)
         picture = grey(image)
         if as_is:
-            plain = fitted(Image.fromarray(picture), 1, task.size)
+            plain = fitted(Image.fromarray(picture), 1, labels.size)
             return 255 - plain if invert == Invert.yes else plain
         try:
-            return formed(picture, FORMS[task.data], task.size, invert)[None]
+            return formed(picture, FORMS[labels.data], labels.size, invert)[None]
         except DataError as error:
             raise DataError(f"{file} {error}; --as-is takes it all the same") from error
 

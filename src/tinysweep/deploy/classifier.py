@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinysweep.errors import ConfigError, DataError
-from tinysweep.run.labels import Task, class_names_if_there
+from tinysweep.run.labels import LabelNames, class_names_if_there
 from tinysweep.settings.schema import DataConfig, DataName
 
 Model = Callable[[NDArray[np.uint8]], NDArray[np.float64]]  # raw pixels (B, C, H, W) -> logits (B, classes)
@@ -23,7 +23,7 @@ class Found:
     probability: float
 
 
-def open_model(path: Path, data: str | None) -> tuple[Task, Model]:
+def open_model(path: Path, data: str | None) -> tuple[LabelNames, Model]:
     """What a model tells apart, and the model.
 
     Raises:
@@ -35,23 +35,23 @@ def open_model(path: Path, data: str | None) -> tuple[Task, Model]:
             f"{path}: no such file; give the folder of a finished run, its model.pt or an exported .onnx file"
         )
     exported = path.suffix.lower() == ".onnx" and path.is_file()
-    task, model = _open_onnx(path) if exported else _open_saved(path, data)
-    if data not in (None, task.data):
-        raise ConfigError(f"--data {data}: {path} was trained on {task.data}; leave --data out")
-    return task, model
+    labels, model = _open_onnx(path) if exported else _open_saved(path, data)
+    if data not in (None, labels.data):
+        raise ConfigError(f"--data {data}: {path} was trained on {labels.data}; leave --data out")
+    return labels, model
 
 
-def _open_onnx(path: Path) -> tuple[Task, Model]:
+def _open_onnx(path: Path) -> tuple[LabelNames, Model]:
     from tinysweep.deploy.onnx_session import OnnxModel  # noqa: PLC0415
 
     try:
         model = OnnxModel(path.read_bytes(), path)
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror or error}") from error
-    return model.task, lambda pixels: model.logits(pixels).astype(np.float64)
+    return model.labels, lambda pixels: model.logits(pixels).astype(np.float64)
 
 
-def _open_saved(path: Path, data: str | None) -> tuple[Task, Model]:
+def _open_saved(path: Path, data: str | None) -> tuple[LabelNames, Model]:
     import torch  # noqa: PLC0415 seconds to import, and not needed by ONNX Runtime
 
     from tinysweep.run.saved import read  # noqa: PLC0415
@@ -69,7 +69,7 @@ def _open_saved(path: Path, data: str | None) -> tuple[Task, Model]:
         with torch.inference_mode():
             return saved.model(torch.tensor(pixels).float()).double().numpy()  # type: ignore[no-any-return]
 
-    return Task(config.name, shape.channels, shape.size, classes), model
+    return LabelNames(config.name, shape.channels, shape.size, classes), model
 
 
 def ranked(logits: NDArray[np.float64], classes: tuple[str, ...]) -> list[Found]:

@@ -19,7 +19,7 @@ from tinysweep.deploy.onnx_model import convert, folded, quantise
 from tinysweep.deploy.onnx_session import OnnxModel
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.files import write_whole
-from tinysweep.run.labels import Task, class_names
+from tinysweep.run.labels import LabelNames, class_names
 from tinysweep.run.saved import Saved
 from tinysweep.settings.schema import DataConfig
 from tinysweep.training.device import Hardware
@@ -68,10 +68,10 @@ def export_files(saved: Saved, data: DataConfig, folder: Path, calibration: int)
         raise ConfigError(f"{saved.file} is for {_words(saved.shape)}, but data={data.name} has {_words(found)}")
     calibrating = load(data).train.pixels[:calibration].numpy() if calibration else None
     test = load_test(data)
-    task = Task(data.name, found.channels, found.size, saved.classes or class_names(data))
+    labels = LabelNames(data.name, found.channels, found.size, saved.classes or class_names(data))
     reference, model = _reference(saved, test)
     slim = folded(saved.model)
-    content, plain = convert(slim, task), folder / f"{saved.file.stem}.onnx"
+    content, plain = convert(slim, labels), folder / f"{saved.file.stem}.onnx"
     table = [model, _leave(content, plain, slim, test, lambda logits: agreement(plain, logits, reference))]
     if calibrating is None:
         return table
@@ -83,7 +83,7 @@ def export_files(saved: Saved, data: DataConfig, folder: Path, calibration: int)
             f"{len(test):,} test images"
         )
 
-    content, small = quantise(content, calibrating, task), plain.with_suffix(".int8.onnx")
+    content, small = quantise(content, calibrating, labels), plain.with_suffix(".int8.onnx")
     table.append(_leave(content, small, slim, test, judged))
     warn_of_loss(table[1], table[2])
     return table

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tinysweep.deploy.onnx_session import METADATA
-from tinysweep.run.labels import Task
+from tinysweep.run.labels import LabelNames
 
 OPSET = 20  # ONNX 1.15; ONNX Runtime has it since 1.17
 INPUT, OUTPUT = "pixels", "logits"
@@ -57,9 +57,10 @@ def _fold(module: nn.Module) -> nn.Module:
     return module
 
 
-def convert(model: nn.Module, task: Task) -> bytes:
+def convert(model: nn.Module, labels: LabelNames) -> bytes:
     """The ONNX file of a model of raw pixels: pixels uint8 (batch, C, H, W) -> logits float32 (batch, classes)."""
-    example = torch.zeros(2, task.channels, task.size, task.size, dtype=torch.uint8)  # one would not stay dynamic
+    # Two, as a batch of one would not stay dynamic.
+    example = torch.zeros(2, labels.channels, labels.size, labels.size, dtype=torch.uint8)
     with _quiet():
         program = torch.onnx.export(
             FromBytes(model).eval(),
@@ -78,7 +79,7 @@ def convert(model: nn.Module, task: Task) -> bytes:
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
-    return _described(content, task)
+    return _described(content, labels)
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
@@ -93,7 +94,7 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has
         return None if part is None else {INPUT: part}
 
 
-def quantise(content: bytes, pixels: NDArray[np.uint8], task: Task) -> bytes:
+def quantise(content: bytes, pixels: NDArray[np.uint8], labels: LabelNames) -> bytes:
     """A converted model with weights in int8, a scale for each channel, and activations in uint8, their ranges
     being those that the images, raw pixels (N, C, H, W), lead to. What it takes and gives stays the same.
 
@@ -113,13 +114,13 @@ def quantise(content: bytes, pixels: NDArray[np.uint8], task: Task) -> bytes:
             activation_type=QuantType.QUInt8,
             reduce_range=True,
         )
-        return _described(onnx.load(quantised), task)
+        return _described(onnx.load(quantised), labels)
 
 
-def _described(content: onnx.ModelProto, task: Task) -> bytes:
-    """The bytes of a file that tells its task."""
+def _described(content: onnx.ModelProto, labels: LabelNames) -> bytes:
+    """The bytes of a file that tells its label names."""
     content.ClearField("metadata_props")
-    content.metadata_props.add(key=METADATA, value=task.to_json())
+    content.metadata_props.add(key=METADATA, value=labels.to_json())
     onnx.checker.check_model(content)
     return bytes(content.SerializeToString())
 

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinysweep.errors import ConfigError, DataError, first_line
-from tinysweep.run.labels import Task
+from tinysweep.run.labels import LabelNames
 
-METADATA = "tinysweep"  # the key under which an exported file tells its task
+METADATA = "tinysweep"  # the key under which an exported file tells its label names
 ERRORS_ONLY = 3  # of ONNX Runtime's levels of severity
 
 
@@ -44,7 +44,7 @@ class OnnxModel:
             raise DataError(f"{file} is not an ONNX model that runs here ({first_line(error)})") from error
         metadata = self._session.get_modelmeta().custom_metadata_map
         try:
-            self.task = Task.from_json(metadata[METADATA])
+            self.labels = LabelNames.from_json(metadata[METADATA])
         except (KeyError, ValueError, TypeError) as error:
             raise DataError(
                 f"{file} doesn't say what images it takes; give a file that tinysweep-export wrote"

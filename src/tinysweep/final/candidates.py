@@ -11,8 +11,7 @@ from tinysweep.errors import ConfigError, DataError, StudyError, TinysweepError
 from tinysweep.network import budget
 from tinysweep.network.budget import Cost
 from tinysweep.results.view import StudyView
-from tinysweep.search.compose_trial import digest, identity
-from tinysweep.search.retrain import retrained
+from tinysweep.search.compose_trial import digest, identity, retrained
 from tinysweep.search.space import unquoted
 from tinysweep.settings.compose import compose
 from tinysweep.settings.schema import Config, DataConfig

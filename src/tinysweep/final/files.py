@@ -12,7 +12,7 @@ from tinysweep.final.candidates import Entrant
 from tinysweep.final.results import Candidate, Results, Tested
 from tinysweep.final.runs import Failure, Run
 from tinysweep.results.verdict import Comparison, method_in_words
-from tinysweep.search.outcome import write_experiment
+from tinysweep.search.table import write_experiment
 
 BEST = "best"
 VALIDATION, TEST = ("validation_loss", "validation_accuracy"), ("test_loss", "test_accuracy")

@@ -13,8 +13,7 @@ from tinysweep.errors import DataError, TinysweepError
 from tinysweep.report.markup import Html, definitions, join, table, tag
 from tinysweep.results.view import StudyView
 from tinysweep.search.compose_trial import DIGEST, flat
-from tinysweep.search.definition import as_sweep, words
-from tinysweep.search.space import read_space
+from tinysweep.search.space import as_sweep, read_space, words
 from tinysweep.search.study import TRAINED
 from tinysweep.settings.command_line import as_value, line, shown_folder
 from tinysweep.settings.compose import COMPOSITION_ERRORS, SWEEPS_FOLDER, compose

@@ -1,4 +1,4 @@
-"""What a model tells apart: the images that it takes and the names of its classes, as saved with it."""
+"""Label names: what each label of a data set, or each logit of a model, is called."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -18,9 +18,9 @@ NAMES = {
 
 
 @dataclass(frozen=True)
-class Task:
-    """The data set that a model was trained on, its images of (channels, size, size), and the class of each
-    logit."""
+class LabelNames:
+    """What each logit of a model stands for, and what it was trained on: the data set, and images of (channels,
+    size, size)."""
 
     data: DataName
     channels: int
@@ -31,7 +31,7 @@ class Task:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> "Task":
+    def from_json(cls, text: str) -> "LabelNames":
         """
         Raises:
             ValueError, KeyError, TypeError: it is not what `to_json` wrote.

@@ -5,12 +5,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any, cast
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import env_override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
@@ -18,8 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 from tinysweep.errors import ConfigError
 from tinysweep.search.space import Value, is_setting, override, parse
 from tinysweep.settings.command_line import as_value
-from tinysweep.settings.compose import COMPOSITION_ERRORS, typed
-from tinysweep.settings.explain import explain, require_groups, require_schema, settings
+from tinysweep.settings.compose import COMPOSITION_ERRORS, compose, typed
+from tinysweep.settings.explain import explain, nearest, require_groups, require_schema, settings
 from tinysweep.settings.schema import Config
 
 # What doesn't decide what a run finds: where data lies, what it runs on, and what it is called.
@@ -221,3 +223,47 @@ def flat(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 def digest(content: Any) -> str:
     """A short fingerprint of JSON values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+NOTHING_HELD_OUT = "data.validation=0 leaves a sweep nothing to judge by; hold images out, such as 5000"
+
+
+GROUPS = tuple(spec.name for spec in fields(Config) if is_dataclass(spec.type))  # as conf/ has them
+
+
+def retrained(config: Config, words: Sequence[str], composed_of: Sequence[str]) -> Config:
+    """A configuration changed by overrides of its settings, such as trainer.epochs=30, and choices from groups,
+    such as augmentation=elastic. `composed_of` are the overrides that the configuration came from; those of a
+    group that is chosen anew still hold, as on a command line.
+
+    Raises:
+        ConfigError: an override can't be read, or sets what is no setting, or breaks a rule.
+    """
+    changed = OmegaConf.structured(config)
+    parsed = [_parsed(word) for word in words]
+    for change in sorted(parsed, key=lambda each: each.get_key_element() not in GROUPS):  # groups come first
+        key = change.get_key_element()
+        if key in GROUPS:
+            kept = [word for word in composed_of if word.startswith(f"{key}.")]
+            changed[key] = getattr(compose(str(change.input_line), *kept), key)
+            continue
+        try:
+            OmegaConf.update(changed, key, change.value())
+        except OmegaConfBaseException as error:
+            raise ConfigError(explain(error)) from error
+    return typed(changed)
+
+
+def _parsed(word: str) -> Override:
+    """An override that gives one value to one setting or group."""
+    try:
+        change = OverridesParser.create().parse_override(word)
+    except COMPOSITION_ERRORS as error:
+        raise ConfigError(f"{word} can't be read as an override: {explain(error)}") from error
+    key = change.get_key_element()
+    plain = not (change.is_add() or change.is_delete() or change.is_sweep_override())
+    if not plain or (key in GROUPS and not isinstance(change.value(), str)):
+        raise ConfigError(f"{word} must give one value to one setting: KEY=VALUE, lists as [1,2,1] and quoted")
+    if key not in GROUPS and not ("." in key and key in settings()):
+        raise ConfigError(f"{key} is not a setting that a finished trial can be retrained with; {nearest(key)}")
+    return change

@@ -1,26 +1,41 @@
 """Everything that a sweep needs, read and checked before its study is touched."""
 
 import contextlib
+import importlib.util
 import itertools
+import re
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import optuna
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from optuna.pruners import NopPruner
+from optuna.samplers import BaseSampler
 
 from tinysweep.data.load import check, pinned
-from tinysweep.errors import ConfigError
-from tinysweep.search.compose_trial import DIGEST, Composer
-from tinysweep.search.definition import define, made_name, require_comparable
+from tinysweep.errors import ConfigError, StudyError, first_line
+from tinysweep.metrics import METRICS
+from tinysweep.search.compose_trial import DIGEST, NOTHING_HELD_OUT, Composer, digest, identity
 from tinysweep.search.launch import Launch
 from tinysweep.search.propose import Proposal
-from tinysweep.search.samplers import Points, is_grid
-from tinysweep.search.space import Value, extremes, grid, is_setting, read_space
-from tinysweep.search.start_points import read_start
+from tinysweep.search.space import (
+    Points,
+    Space,
+    Value,
+    extremes,
+    grid,
+    is_setting,
+    read_space,
+    read_start,
+    typed_value,
+    words,
+)
 from tinysweep.search.storage_location import locate
-from tinysweep.search.trial import build_pruner
 from tinysweep.settings.command_line import as_value
 from tinysweep.settings.explain import require_schema
 from tinysweep.settings.schema import DataConfig
@@ -217,3 +232,141 @@ def _workers(launcher: DictConfig) -> int | None:
 
         return int(effective_n_jobs(launcher.n_jobs))
     return None
+
+
+RESOLVER = re.compile(r"\$\{[\w.]+:[^${}]*\}")  # with arguments that are plain text
+
+
+def define(space: Space, objectives: list[str], base: DictConfig) -> dict[str, str]:
+    """The definition of a study as text by key, for comparison; `base` is the composition that its trials
+    share."""
+    container = OmegaConf.to_container(base, enum_to_str=True)
+    assert isinstance(container, dict)
+    settings = identity({str(key): value for key, value in container.items()})
+    return {
+        "objective": ", ".join(objectives),
+        **{f"params.{name}": words(distribution) for name, distribution in sorted(space.searched.items())},
+        **{name: _words(base, name, value) for name, value in settings.items() if name not in space.searched},
+    }
+
+
+def _words(base: DictConfig, name: str, value: Any) -> str:
+    """A value, and what it comes to where it is left to a resolver whose arguments no trial changes, as in
+    ${oc.env:WIDTH}: with another environment the study would be another one."""
+    text = str(value)
+    without = RESOLVER.sub("", text)
+    return text if without == text or "${" in without else f"{text} = {OmegaConf.select(base, name)}"
+
+
+def made_name(space: Space, definition: dict[str, str]) -> str:
+    """A name that the same command makes again, so that it goes on with its study, and another command doesn't."""
+    parts = [name.lstrip("+") for name in list(space.searched)[:3]]
+    return "-".join([*parts, digest(definition)[:8]])
+
+
+def require_same(study: optuna.Study, definition: dict[str, str]) -> None:
+    """Note the definition in a new study; hold one that exists to its own.
+
+    Raises:
+        StudyError: it has another one; the message shows the differences.
+    """
+    known: dict[str, Any] | None = study.user_attrs.get("definition")
+    if known is None:
+        if study.get_trials(deepcopy=False):
+            raise StudyError(f"study {study.study_name} was not made by tinysweep; choose another study_name")
+        study.set_user_attr("definition", definition)
+        return
+    keys = [key for key in {**known, **definition} if known.get(key) != definition.get(key)]
+    if keys == [DIGEST] and DIGEST not in known:
+        raise StudyError(
+            f"study {study.study_name} was begun by an earlier version, which didn't note what data.root held, so "
+            "new trials can't be compared with its own; begin another: hydra.sweeper.study_name=NAME"
+        )
+    if keys:
+        changes = [f"  {key}: {known.get(key, '(none)')} -> {definition.get(key, '(none)')}" for key in keys]
+        raise StudyError(
+            "\n".join(
+                [
+                    f"study {study.study_name} was begun with other settings, so its trials can't be compared:",
+                    *changes,
+                    "undo the change, or begin another study: hydra.sweeper.study_name=NAME",
+                ]
+            )
+        )
+
+
+def require_comparable(objectives: list[str], base: DictConfig, space: Space, prunes: bool) -> None:
+    """Refuse what no sweep can do.
+
+    Raises:
+        ConfigError: validation or test data is asked for that a sweep has not or may not read, or several
+            objectives are to be pruned by.
+    """
+    held_out = space.searched.get("data.validation")
+    if 0 in (extremes(held_out) if held_out else [base.data.validation]):
+        raise ConfigError(NOTHING_HELD_OUT)
+    if "trainer.test" in space.searched or any(map(_asks_for_test, space.fixed)):
+        raise ConfigError(
+            "trainer.test: a sweep never reads the test set; leave it out, and test the winner alone"
+        )
+    if prunes and (len(objectives) > 1 or not METRICS[objectives[0]].each_epoch):
+        raise ConfigError(
+            f"hydra.sweeper.objective={','.join(objectives)} can't be pruned, only validation_accuracy or "
+            "validation_loss alone, which every epoch shows; add hydra/sweeper/pruner=none"
+        )
+
+
+def _asks_for_test(text: str) -> bool:
+    name, _, value = text.partition("=")
+    asked = name.lstrip("+") == "trainer.test" and "${" not in value
+    return asked and typed_value("trainer.test", value) is True
+
+
+NEEDS = {"CmaEsSampler": "cmaes"}  # what they import when first asked
+
+
+def is_grid(node: DictConfig) -> bool:
+    """Whether hydra/sweeper/sampler is the grid."""
+    return str(node._target_).endswith(".GridSampler")
+
+
+def build_sampler(node: DictConfig, joined: int) -> BaseSampler:
+    """The Optuna sampler of hydra/sweeper/sampler.
+
+    `joined` is how many sweepers were at the study before: each draws from a seed of its own, or a study that
+    goes on would draw once more what it began with. A quasi-random sequence alone goes on by itself, and needs
+    its seed.
+
+    Raises:
+        ConfigError: the sampler refuses its settings, or a package is missing.
+    """
+    name = str(node._target_).rpartition(".")[2]
+    if (package := NEEDS.get(name)) and not importlib.util.find_spec(package):
+        raise ConfigError(f"{name} needs the package {package}; pip install 'tinysweep[samplers]'")
+    settings: Any = OmegaConf.to_container(node, resolve=True)
+    if joined and settings.get("seed") is not None and name != "QMCSampler":
+        settings["seed"] = int(np.random.SeedSequence([settings["seed"], joined]).generate_state(1)[0])
+    whitelist = ("optuna.samplers.*", "hydra_plugins.hydra_optuna_sweeper.*")
+    try:
+        with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
+            sampler = instantiate(settings, _execution_whitelist_=whitelist)
+    except Exception as error:  # what a sampler's own constructor raises
+        raise ConfigError(f"hydra.sweeper.sampler ({name}): {first_line(error)}") from error
+    assert isinstance(sampler, BaseSampler)
+    return sampler
+
+
+def build_pruner(node: DictConfig) -> optuna.pruners.BasePruner:
+    """The pruner that `hydra/sweeper/pruner` composed.
+
+    Raises:
+        ConfigError: it refuses its settings.
+    """
+    try:
+        with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
+            pruner = instantiate(node, _execution_whitelist_=("optuna.pruners.*",))
+    except Exception as error:  # what a pruner's own constructor raises
+        name = str(node.get("_target_")).rpartition(".")[2]
+        raise ConfigError(f"hydra.sweeper.pruner ({name}): {first_line(error)}") from error
+    assert isinstance(pruner, optuna.pruners.BasePruner)
+    return pruner

@@ -11,11 +11,9 @@ from tinysweep.data.load import describe, pinned
 from tinysweep.errors import BudgetError, ConfigError
 from tinysweep.network import budget
 from tinysweep.network.build import with_width
-from tinysweep.search.compose_trial import Composer, digest, identity
-from tinysweep.search.definition import NOTHING_HELD_OUT
+from tinysweep.search.compose_trial import NOTHING_HELD_OUT, Composer, digest, identity
 from tinysweep.search.ledger import Ledger
-from tinysweep.search.space import Space, Value
-from tinysweep.search.start_points import untried
+from tinysweep.search.space import Space, Value, untried
 from tinysweep.search.study import TRAINED, Status, Study, status
 from tinysweep.settings.schema import Config
 

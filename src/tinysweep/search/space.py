@@ -9,13 +9,18 @@ from decimal import Decimal
 from types import UnionType
 from typing import Any, get_args, get_origin
 
+import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
 
 from tinysweep.errors import ConfigError
+from tinysweep.search.study import Status, status
+from tinysweep.settings.command_line import as_choice
 from tinysweep.settings.compose import COMPOSITION_ERRORS
 from tinysweep.settings.explain import explain, nearest, settings
 from tinysweep.settings.schema import AUTO, Config, expected, lies_within
@@ -230,3 +235,109 @@ def _levels(name: str, distribution: BaseDistribution) -> list[Value]:
         f"{name} is continuous, and a grid needs values: use {name}=A,B,C or choose a sampler, such as "
         "hydra/sweeper/sampler=tpe"
     )
+
+
+def words(distribution: BaseDistribution) -> str:
+    """A distribution as a person would write it."""
+    if isinstance(distribution, CategoricalDistribution):
+        return f"choice({','.join(map(str, distribution.choices))})"
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    kind = "whole" if isinstance(distribution, IntDistribution) else "real"
+    step = f" in steps of {distribution.step:g}" if distribution.step not in (None, 1) else ""
+    return f"{kind} from {distribution.low:g} to {distribution.high:g}{step}{' log' if distribution.log else ''}"
+
+
+def as_sweep(kind: BaseDistribution) -> str:
+    """A distribution in the grammar of Hydra's sweeps."""
+    if isinstance(kind, CategoricalDistribution):
+        return f"choice({','.join(map(as_choice, kind.choices))})"
+    assert isinstance(kind, FloatDistribution | IntDistribution)
+    if isinstance(kind, IntDistribution) and not kind.log:
+        step = f",{kind.step}" if kind.step != 1 else ""
+        return f"range({kind.low},{kind.high + 1}{step})"
+    if kind.step is not None and not kind.log:
+        beyond = Decimal(str(kind.high)) + Decimal(str(kind.step))  # a range ends before its stop
+        return f"range({kind.low!r},{beyond},{kind.step!r})"
+    text = f"interval({kind.low!r},{kind.high!r})"
+    return f"tag(log,{text})" if kind.log else text
+
+
+START_WITH = "hydra.sweeper.start_with"
+
+
+def read_start(start: list[dict[str, Any]], space: Space) -> list[dict[str, Value]]:
+    """The points of `hydra.sweeper.start_with`, with values as Optuna holds them; what one leaves out is drawn.
+
+    Raises:
+        ConfigError: a point names what isn't searched, or a value that the space doesn't hold.
+    """
+    return [{name: _value(name, value, space) for name, value in point.items()} for point in start]
+
+
+def _value(name: str, value: Any, space: Space) -> Value:
+    if name not in space.searched:
+        raise ConfigError(f"{START_WITH}: {name} isn't searched; give values of {', '.join(space.searched)}")
+    distribution = space.searched[name]
+    found = _held(name, value, distribution)
+    if found is None:
+        raise ConfigError(f"{START_WITH}: {name}={value} isn't in what is searched, {words(distribution)}")
+    return found
+
+
+def _held(name: str, value: Any, distribution: BaseDistribution) -> Value | None:
+    if isinstance(distribution, CategoricalDistribution):
+        choices: list[Value] = list(distribution.choices)  # type: ignore[arg-type]  # Hydra's grammar makes none null
+        return next((choice for choice in choices if value in (choice, parse(name, choice))), None)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if number and distribution._contains(value) else None
+
+
+def untried(start: list[dict[str, Value]], trials: list[FrozenTrial]) -> list[dict[str, Value]]:
+    """The points that no trial of the study has."""
+    return [point for point in start if not any(point.items() <= trial.params.items() for trial in trials)]
+
+
+class Points:
+    """The points of a finite space that no trial has had yet."""
+
+    def __init__(self, points: list[dict[str, Value]]) -> None:
+        self.left = {frozenset(point.items()): point for point in points}
+        self.total, self.first = len(self.left), points[0]
+        self.status = status  # in whose place a sweeper puts its own view
+        self.read = 0  # the trials before this number are finished and taken in
+
+    def upcoming(self, trials: list[FrozenTrial]) -> dict[str, Value] | None:
+        """The first point that no trial has, interrupted ones aside; None after the last."""
+        while self.read < len(trials) and trials[self.read].state.is_finished():
+            if self.status(trials[self.read]) != Status.interrupted:
+                self.left.pop(frozenset(trials[self.read].params.items()), None)
+            self.read += 1
+        rest = [trial for trial in trials[self.read :] if self.status(trial) != Status.interrupted]
+        going = {frozenset(trial.params.items()) for trial in rest}
+        return next((point for values, point in self.left.items() if values not in going), None)
+
+
+class GridOrder(BaseSampler):
+    """Every point of a grid once, in order: unlike Optuna's grid sampler also where some parameters exist under
+    some choices only, and without an order of its own that a person would have to guess."""
+
+    def __init__(self, points: Points) -> None:
+        self.points = points
+        self.chosen: dict[int, dict[str, Value]] = {}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        if trial.number not in self.chosen:
+            # Where another sweeper has just taken the last point, any point: it is then found to be a repetition.
+            point = self.points.upcoming(study.get_trials(deepcopy=False)[: trial.number])
+            self.chosen[trial.number] = point if point is not None else self.points.first
+        return self.chosen[trial.number][param_name]

@@ -12,19 +12,17 @@ from optuna.storages import BaseStorage
 
 from tinysweep.errors import StudyError
 from tinysweep.metrics import METRICS
-from tinysweep.search.definition import require_same
 from tinysweep.search.launch import Batch, figures, read_record, settle
 from tinysweep.search.lease import LEASE_PREFIX, Lease
 from tinysweep.search.ledger import Ledger
-from tinysweep.search.outcome import write_results, write_winner
-from tinysweep.search.plan import Plan
+from tinysweep.search.plan import Plan, build_sampler, require_same
 from tinysweep.search.progress import Screen, from_outside, nothing_fits, progress, refused, result
 from tinysweep.search.propose import Proposal, Proposer, Refusal
-from tinysweep.search.samplers import GridOrder, build_sampler
+from tinysweep.search.space import GridOrder
 from tinysweep.search.storage import look_into, open_storage, storage_errors
 from tinysweep.search.storage_location import Kind, Location, locate
 from tinysweep.search.study import TRAINED, Status, Study, count, failed_from_outside, status, trial_path
-from tinysweep.search.table import Table
+from tinysweep.search.table import Table, write_results, write_winner
 from tinysweep.settings.command_line import as_typed
 
 JUDGED_FROM = 10  # finished trials; a failure among fewer says little of a rate

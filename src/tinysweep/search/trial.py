@@ -2,22 +2,21 @@
 behind."""
 
 import logging
-import warnings
 from pathlib import Path
 
 import optuna
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from optuna.trial import Trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from tinysweep.data.load import describe
-from tinysweep.errors import AbandonedError, ConfigError, PrunedError, first_line
+from tinysweep.errors import AbandonedError, ConfigError, PrunedError
 from tinysweep.metrics import METRICS
 from tinysweep.network.budget import resolve
 from tinysweep.run.record import Record
 from tinysweep.run.run import run
 from tinysweep.search.compose_trial import digest, identity
+from tinysweep.search.plan import build_pruner
 from tinysweep.search.storage import open_storage
 from tinysweep.settings.schema import Config
 from tinysweep.training.loop import Epoch
@@ -49,22 +48,6 @@ def _open(number: int, sweeper: DictConfig, study_folder: Path) -> Trial:
         pruner=build_pruner(sweeper.pruner),
     )
     return Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
-
-
-def build_pruner(node: DictConfig) -> optuna.pruners.BasePruner:
-    """The pruner that `hydra/sweeper/pruner` composed.
-
-    Raises:
-        ConfigError: it refuses its settings.
-    """
-    try:
-        with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
-            pruner = instantiate(node, _execution_whitelist_=("optuna.pruners.*",))
-    except Exception as error:  # what a pruner's own constructor raises
-        name = str(node.get("_target_")).rpartition(".")[2]
-        raise ConfigError(f"hydra.sweeper.pruner ({name}): {first_line(error)}") from error
-    assert isinstance(pruner, optuna.pruners.BasePruner)
-    return pruner
 
 
 class Reporter:

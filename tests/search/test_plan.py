@@ -15,8 +15,8 @@ from conftest import loaded
 from tinysweep.errors import ConfigError, StudyError
 from tinysweep.metrics import METRICS
 from tinysweep.search.compose_trial import Composer, digest, identity
-from tinysweep.search.definition import define, made_name, require_comparable, require_same, words
-from tinysweep.search.space import Space, read_space
+from tinysweep.search.plan import define, made_name, require_comparable, require_same
+from tinysweep.search.space import Space, read_space, words
 from tinysweep.settings.schema import Config
 
 SEARCHED = ["model.width=4,8", "optimizer.lr=tag(log,interval(0.01,1))"]
