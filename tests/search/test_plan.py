@@ -2,21 +2,35 @@
 
 import copy
 import functools
+import importlib.util
 import itertools
 from dataclasses import asdict
 from typing import Any
 
+import hydra
 import optuna
 import pytest
-from omegaconf import DictConfig
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
 from conftest import loaded
 from tinysweep.errors import ConfigError, StudyError
 from tinysweep.metrics import METRICS
 from tinysweep.search.compose_trial import Composer, digest, identity
-from tinysweep.search.plan import define, made_name, require_comparable, require_same
+from tinysweep.search.plan import (
+    NEEDS,
+    build_sampler,
+    define,
+    is_grid,
+    made_name,
+    require_comparable,
+    require_same,
+)
 from tinysweep.search.space import Space, read_space, words
+from tinysweep.settings.compose import CONFIG_FOLDER, register_schema
 from tinysweep.settings.schema import Config
 
 SEARCHED = ["model.width=4,8", "optimizer.lr=tag(log,interval(0.01,1))"]
@@ -272,3 +286,128 @@ def test_what_a_sweep_can_do_is_let_through(arguments: list[str], objectives: li
     space = read_space(None, arguments)
     require_comparable(objectives, _base(tuple(space.fixed)), space, prunes)
     assert isinstance(space, Space)
+
+
+# ---- Optuna's samplers
+
+
+@functools.cache
+def node(name: str, *settings: str) -> DictConfig:
+    """hydra/sweeper/sampler=NAME as a sweep composes it."""
+    register_schema()
+    overrides = [f"hydra/sweeper/sampler={name}", *settings]
+    with hydra.initialize_config_dir(str(CONFIG_FOLDER)):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("config", overrides=overrides, run_mode=RunMode.MULTIRUN)
+    sampler = master.hydra.sweeper.sampler
+    assert isinstance(sampler, DictConfig)
+    return sampler
+
+
+def draws(sampler: BaseSampler, count: int = 4) -> list[dict[str, Any]]:
+    study = optuna.create_study(sampler=sampler)
+    space = {"width": IntDistribution(1, 10**6), "lr": FloatDistribution(1e-5, 1, log=True)}
+    found = []
+    for _ in range(count):
+        trial = study.ask(space)
+        study.tell(trial, trial.params["lr"])
+        found.append(trial.params)
+    return found
+
+
+def seeded(name: str) -> DictConfig:
+    composed = node(name).copy()
+    OmegaConf.update(composed, "seed", 5)
+    return composed
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("tpe", TPESampler), ("random", RandomSampler), ("nsgaii", NSGAIISampler), ("nsgaiii", NSGAIIISampler)],
+)
+@pytest.mark.parametrize("joined", [0, 1])
+def test_a_shipped_sampler_is_the_one_that_its_name_says_and_draws(
+    name: str, kind: type[BaseSampler], joined: int
+) -> None:
+    sampler = build_sampler(node(name), joined)
+    assert isinstance(sampler, kind)
+    for params in draws(sampler, 12):
+        assert 1 <= params["width"] <= 10**6
+        assert 1e-5 <= params["lr"] <= 1
+
+
+@pytest.mark.parametrize("name", ["gp", "qmc"])
+def test_model_based_and_quasi_random_samplers_draw(name: str) -> None:
+    assert len(draws(build_sampler(node(name), 0))) == 4
+
+
+def test_a_sampler_that_needs_a_package_draws_where_it_is_installed() -> None:
+    pytest.importorskip("cmaes")
+    assert len(draws(build_sampler(node("cmaes"), 0))) == 4
+
+
+@pytest.mark.parametrize(("name", "package"), [("cmaes", "cmaes")])
+def test_a_sampler_whose_package_is_missing_is_refused_by_its_name_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    def found(wanted: str) -> object:
+        return None if wanted == package else object()
+
+    monkeypatch.setattr(importlib.util, "find_spec", found)
+    with pytest.raises(ConfigError) as caught:
+        build_sampler(node(name), 0)
+    message = str(caught.value)
+    assert f"needs the package {package}" in message
+    assert "pip install 'tinysweep[samplers]'" in message
+    assert "\n" not in message
+    build_sampler(node("random"), 0)
+
+
+def test_only_the_grid_is_a_grid() -> None:
+    assert is_grid(node("grid"))
+    assert not any(is_grid(node(name)) for name in ("tpe", "random", "nsgaii", "qmc"))
+
+
+@pytest.mark.parametrize("name", ["tpe", "random", "nsgaii", "nsgaiii"])
+def test_sweepers_that_join_later_draw_from_seeds_of_their_own(name: str) -> None:
+    by_joined = [draws(build_sampler(seeded(name), joined)) for joined in (0, 1, 2, 3)]
+    assert len({tuple(found[0].values()) for found in by_joined}) == 4
+    assert draws(build_sampler(seeded(name), 2)) == by_joined[2], "and the same ones when all is done again"
+
+
+def test_the_first_sweeper_draws_from_the_seed_as_it_is_written() -> None:
+    assert draws(build_sampler(seeded("random"), 0)) == draws(RandomSampler(seed=5))
+
+
+def test_without_a_seed_no_two_sweepers_draw_the_same() -> None:
+    sampler = node("random")
+    assert sampler.seed is None
+    assert draws(build_sampler(sampler, 1)) != draws(build_sampler(sampler, 1))
+
+
+def test_a_quasi_random_sequence_keeps_its_seed_as_it_goes_on_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: object())
+    seeds = {build_sampler(seeded("qmc"), joined)._seed for joined in (0, 1, 2)}  # type: ignore[attr-defined]
+    assert seeds == {5}
+    assert len({build_sampler(seeded("gp"), joined)._rng.rng.random() for joined in (0, 1)}) == 2  # type: ignore[attr-defined]
+    assert isinstance(build_sampler(seeded("gp"), 0), GPSampler)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "words"),
+    [
+        ("random", "hydra.sweeper.sampler._target_=os.system", ["os.system"]),
+        ("random", "hydra.sweeper.sampler._target_=optuna.samplers.NoSuchSampler", ["NoSuchSampler"]),
+    ],
+)  # fmt: skip
+def test_a_sampler_that_refuses_its_settings_is_one_line(name: str, setting: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_sampler(node(name, setting), 0)
+    message = str(caught.value)
+    assert message.startswith("hydra.sweeper.sampler (")
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+def test_every_package_that_is_needed_is_one_that_the_project_offers() -> None:
+    assert set(NEEDS.values()) == {"cmaes"}

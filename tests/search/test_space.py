@@ -1,13 +1,16 @@
 """The grammar of a sweep: which distributions a search reads from it, what it refuses, and a grid's points."""
 
 import itertools
+import random
 from typing import Any
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tinysweep.errors import ConfigError
 from tinysweep.search.space import (
+    Points,
     Space,
     Value,
     extremes,
@@ -18,8 +21,10 @@ from tinysweep.search.space import (
     read_start,
     unquoted,
 )
+from tinysweep.search.study import STATES, Status
 from tinysweep.settings.explain import settings
 
+Point = dict[str, Value]
 LR = "optimizer.lr"
 WIDTH = "model.width"
 
@@ -391,3 +396,52 @@ def test_a_value_outside_the_space_is_refused(name: str, value: Any) -> None:
 def test_what_is_not_searched_is_refused_with_what_is() -> None:
     with pytest.raises(ConfigError, match=r"model.widht isn't searched; give values of model, model.depth"):
         read_start([{"model.widht": 8}], SPACE)
+
+
+# ---- the points that are left of a finite space
+
+GRID: list[Point] = [{"width": width, "lr": lr} for width in (4, 8, 16) for lr in (0.1, 0.2)]
+# gamma exists only beside step.
+CONDITIONAL: list[Point] = [
+    {"scheduler": "step", "gamma": 0.5},
+    {"scheduler": "step", "gamma": 0.75},
+    {"scheduler": "cosine"},
+    {"scheduler": "cosine"},
+]
+
+
+def tried(point: Point, became: Status = Status.complete) -> FrozenTrial:
+    return create_trial(
+        state=TrialState.RUNNING if became == Status.running else STATES.get(became, TrialState.FAIL),
+        value=1.0 if became == Status.complete else None,
+        params=point,
+        distributions={name: CategoricalDistribution([value]) for name, value in point.items()},
+        user_attrs={"standing": became.value},
+    )
+
+
+@pytest.mark.parametrize("points", [GRID, CONDITIONAL[:3], [{}]], ids=["plain", "conditional", "nothing searched"])
+def test_every_point_comes_once_and_in_order_whatever_becomes_of_it(points: list[Point]) -> None:
+    generator, living, trials = random.Random(0), Points(points), list[FrozenTrial]()
+    statuses = [status for status in Status if status != Status.interrupted]
+    while (point := living.upcoming(trials)) is not None:
+        assert Points(points).upcoming(trials) == point == points[len(trials)], "as for a sweeper that joins now"
+        trials.append(tried(point, generator.choice(statuses)))
+    assert len(trials) == living.total == len(points)
+
+
+def test_a_point_without_what_plays_no_role_is_one_point() -> None:
+    assert Points(CONDITIONAL).total == 3
+
+
+def test_an_interrupted_point_comes_again_and_a_running_one_does_not() -> None:
+    trials = [tried(GRID[0]), tried(GRID[1], Status.interrupted), tried(GRID[2], Status.running)]
+    left = Points(GRID)
+    assert left.upcoming(trials) == GRID[1]
+    trials.append(tried(GRID[1], Status.running))
+    assert left.upcoming(trials) == GRID[3]
+
+
+def test_trials_at_other_points_take_none() -> None:
+    others: list[Point] = [{"seed": 3, "lr": 0.1}, {"width": 4}, {}]
+    assert Points(GRID).upcoming([tried(point) for point in others]) == GRID[0]

@@ -27,7 +27,7 @@ from tinysweep.search.compose_trial import Composer, identity
 from tinysweep.search.lease import EXPIRED_SECONDS, LEASE_PREFIX, Lease
 from tinysweep.search.ledger import Ledger
 from tinysweep.search.propose import Proposal, Proposer, Refusal, suggest
-from tinysweep.search.space import Space, Value
+from tinysweep.search.space import Points, Space, Value
 from tinysweep.search.storage import open_storage, storage_errors
 from tinysweep.search.study import (
     STATES,
@@ -423,13 +423,15 @@ def test_an_interrupted_start_point_is_taken_up_again_and_not_started_again(
     assert propose(other).overrides != first.overrides
 
 
-def test_a_sampler_that_comes_back_by_itself_is_not_told_to(
+def test_the_points_of_a_grid_are_given_in_their_order_and_an_interrupted_one_again(
     study: Study, composed: Composer, drawn: Space
 ) -> None:
-    proposer = Proposer(study, drawn, composed, Ledger(), None, repeats=False)
+    points: list[dict[str, Value]] = [{"trainer.seed": seed, "optimizer.lr": 0.5} for seed in (7, 3)]
+    proposer = Proposer(study, drawn, composed, Ledger(), None, grid=Points(points))
     first = propose(proposer)
+    assert first.config.trainer.seed == 7
     study.close(first.number, Status.interrupted, "stopped")
-    assert propose(proposer).overrides != first.overrides
+    assert [propose(proposer).config.trainer.seed for _ in points] == [7, 3]
 
 
 # ---- storages

@@ -13,7 +13,7 @@ from tinysweep.network import budget
 from tinysweep.network.build import with_width
 from tinysweep.search.compose_trial import NOTHING_HELD_OUT, Composer, digest, identity
 from tinysweep.search.ledger import Ledger
-from tinysweep.search.space import Space, Value, untried
+from tinysweep.search.space import Points, Space, Value, untried
 from tinysweep.search.study import TRAINED, Status, Study, status
 from tinysweep.settings.schema import Config
 
@@ -48,13 +48,12 @@ class Proposer:
         ledger: Ledger,
         n_trials: int | None,
         *,
-        repeats: bool = True,
         start: Sequence[dict[str, Value]] = (),
+        grid: Points | None = None,
     ) -> None:
-        """`repeats`: whether trials that were cut short are proposed again, which a grid does by itself; `start`:
-        points that come before everything drawn."""
+        """`start`: points that come before everything drawn; `grid`: those that are tried instead of drawing."""
         self.study, self.space, self.composer = study, space, composer
-        self.ledger, self.n_trials, self.repeats = ledger, n_trials, repeats
+        self.ledger, self.n_trials, self.grid = ledger, n_trials, grid
         self.repeated: set[int] = set()
         self.start = list(start)
         self.trials: list[FrozenTrial] = []  # all of the study, as far as this sweeper knows
@@ -65,8 +64,7 @@ class Proposer:
 
     def propose(self) -> Proposal | Refusal:
         """The next trial: a signed, running one, or one that is closed already."""
-        given = self._cut_short(self.trials)
-        trial = self.study.draft(self.trials, self._start() if given is None else given)
+        trial = self.study.draft(self.trials, self._given())
         try:
             values = self._draw(trial)
             config = self.composer.config(values, len(self.trials))
@@ -93,20 +91,17 @@ class Proposer:
             return self._refuse(Status.over_budget, "; ".join(excess), **costs)
         return self._claim(config, values, costs)
 
-    def _cut_short(self, trials: list[FrozenTrial]) -> dict[str, Any] | None:
-        """The parameters of a trial that was interrupted, each proposed once by this sweeper; None for a draw."""
-        if not self.repeats:
-            return None
-        left = (trial for trial in self.ledger.cut_short(trials) if trial.number not in self.repeated)
-        if (trial := next(left, None)) is None:
-            return None
-        self.repeated.add(trial.number)
-        return trial.params
-
-    def _start(self) -> dict[str, Any] | None:
-        """The next point to start with that no trial has, each proposed once by this sweeper; None for a draw."""
-        self.start = untried(self.start, self.trials)
-        return self.start.pop(0) if self.start else None
+    def _given(self) -> dict[str, Any] | None:
+        """The values of the next trial: those of one that was interrupted, or of a point to start with, each
+        proposed once by this sweeper, or of the grid's next point; None for a draw."""
+        for trial in self.ledger.cut_short(self.trials):
+            if trial.number not in self.repeated:
+                self.repeated.add(trial.number)
+                return trial.params
+        if start := untried(self.start, self.trials):
+            self.start = start[1:]
+            return start[0]
+        return self.grid.upcoming(self.trials) if self.grid else None
 
     def _draw(self, trial: Trial) -> dict[str, Value]:
         """A value for each parameter that plays a role beside those drawn before it."""

@@ -9,13 +9,11 @@ from decimal import Decimal
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from tinysweep.errors import ConfigError
@@ -302,7 +300,7 @@ class Points:
 
     def __init__(self, points: list[dict[str, Value]]) -> None:
         self.left = {frozenset(point.items()): point for point in points}
-        self.total, self.first = len(self.left), points[0]
+        self.total = len(self.left)
         self.status = status  # in whose place a sweeper puts its own view
         self.read = 0  # the trials before this number are finished and taken in
 
@@ -315,29 +313,3 @@ class Points:
         rest = [trial for trial in trials[self.read :] if self.status(trial) != Status.interrupted]
         going = {frozenset(trial.params.items()) for trial in rest}
         return next((point for values, point in self.left.items() if values not in going), None)
-
-
-class GridOrder(BaseSampler):
-    """Every point of a grid once, in order: unlike Optuna's grid sampler also where some parameters exist under
-    some choices only, and without an order of its own that a person would have to guess."""
-
-    def __init__(self, points: Points) -> None:
-        self.points = points
-        self.chosen: dict[int, dict[str, Value]] = {}
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        if trial.number not in self.chosen:
-            # Where another sweeper has just taken the last point, any point: it is then found to be a repetition.
-            point = self.points.upcoming(study.get_trials(deepcopy=False)[: trial.number])
-            self.chosen[trial.number] = point if point is not None else self.points.first
-        return self.chosen[trial.number][param_name]

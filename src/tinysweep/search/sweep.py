@@ -18,7 +18,6 @@ from tinysweep.search.ledger import Ledger
 from tinysweep.search.plan import Plan, build_sampler, require_same
 from tinysweep.search.progress import Screen, from_outside, nothing_fits, progress, refused, result
 from tinysweep.search.propose import Proposal, Proposer, Refusal
-from tinysweep.search.space import GridOrder
 from tinysweep.search.storage import look_into, open_storage, storage_errors
 from tinysweep.search.storage_location import Kind, Location, locate
 from tinysweep.search.study import TRAINED, Status, Study, count, failed_from_outside, status, trial_path
@@ -131,9 +130,7 @@ class Sweep:
         optimized.set_metric_names(self.plan.objectives)  # as dashboards show them
         optimized.set_user_attr("retrain", self.plan.config.retrain)  # for the final, which Hydra doesn't compose
         optimized.set_user_attr("typed", as_typed())  # for the report
-        if self.plan.is_grid and self.plan.points:
-            optimized.sampler = GridOrder(self.plan.points)
-        else:
+        if not self.plan.is_grid:  # whose points are given, not drawn
             joined = sum(key.startswith(LEASE_PREFIX) for key in optimized.user_attrs)
             optimized.sampler = build_sampler(self.plan.sampler, joined)
         return Study(optimized, self.plan.folder, Lease(self.plan.folder))
@@ -147,8 +144,8 @@ class Sweep:
             plan.composer,
             self.ledger,
             plan.n_trials,
-            repeats=not plan.is_grid,
             start=plan.start,
+            grid=plan.points if plan.is_grid else None,
         )
         fresh = [trial for trial in study.trials() if trial.number not in study.retried]
         with Screen(self.plan.objectives, self.plan.total, fresh) as screen:
