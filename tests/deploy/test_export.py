@@ -21,7 +21,7 @@ from torch import nn
 from conftest import Command, made_images
 from small_model import trained_run
 from tinysweep.commands.export import build_parser, export, main
-from tinysweep.data.catalogue import DataShape
+from tinysweep.data.catalogue import DATA_SETS, DataShape
 from tinysweep.data.load import load, load_test
 from tinysweep.deploy import export_files
 from tinysweep.deploy.export_files import Measured, agreement, warn_of_loss
@@ -29,7 +29,7 @@ from tinysweep.deploy.onnx_model import convert, folded, quantise
 from tinysweep.deploy.onnx_session import OnnxModel
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.network.build import build_model
-from tinysweep.run.labels import DIGITS, LabelNames
+from tinysweep.run.labels import LabelNames
 from tinysweep.run.saved import read, save
 from tinysweep.settings.schema import Activation, DataConfig, DataName, DropoutAt, Family, Head, ModelConfig
 from tinysweep.training.loop import Normalise, Result
@@ -37,6 +37,7 @@ from tinysweep.training.loop import Normalise, Result
 pytestmark = pytest.mark.filterwarnings("error")
 
 MNIST = DataShape(1, 28, 10)
+DIGITS = DATA_SETS[DataName.mnist].classes
 LABELS = LabelNames(DataName.mnist, 1, 28, DIGITS)
 
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from tinysweep.data import folder as image_folder
-from tinysweep.data.catalogue import DataShape
-from tinysweep.data.download import obtain, read_split
-from tinysweep.data.idx import read_idx
+from tinysweep.data.catalogue import DATA_SETS, DataShape
+from tinysweep.data.download import obtain, read_idx, read_split
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.settings.schema import DataConfig, DataName
 
@@ -54,7 +53,7 @@ def describe(config: DataConfig) -> DataShape:
     """
     if config.name == DataName.image_folder:
         return DataShape(3 if config.colour else 1, config.image_size, len(image_folder.class_names(config)))
-    return DataShape(channels=1, size=28, classes=10)
+    return DATA_SETS[config.name].shape
 
 
 def check(configs: Sequence[DataConfig], *, images: bool = True) -> None:
@@ -172,7 +171,7 @@ def _read(config: DataConfig, part: str) -> Images:
     if config.name == DataName.image_folder:
         return Images(*image_folder.read(config, part))
     files = obtain(config.name, Path(config.root), config.download)
-    pixels, labels = read_split(files, "train" if part == "train" else "test")
+    pixels, labels = read_split(files, part)
     return Images(torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
 
 

@@ -81,11 +81,11 @@ def images(trial: Trial, column: str) -> int | None:
     data = config(trial).get("data")
     known = DATA_SETS.get(str(data.get("name"))) if isinstance(data, dict) else None
     if column == TESTED:
-        return known.shapes[3][0] if known else None
+        return known.test_count if known else None
     judge = held_out(trial)
     if judge is None or not known:  # an image folder may have a val/ of any size
         return None
-    return int(judge.share) if judge.share >= 1 else max(1, round(judge.share * known.shapes[1][0]))
+    return int(judge.share) if judge.share >= 1 else max(1, round(judge.share * known.train_count))
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,9 @@
 import json
 from dataclasses import asdict, dataclass
 
+from tinysweep.data.catalogue import DATA_SETS
 from tinysweep.errors import DataError
 from tinysweep.settings.schema import DataConfig, DataName
-
-DIGITS = tuple("0123456789")
-# In the order of the labels, as torchvision has them.
-NAMES = {
-    DataName.mnist: DIGITS,
-    DataName.fashion_mnist: (
-        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
-    ),
-    DataName.kmnist: ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,7 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
         DataError: an image folder is missing or holds no classes.
     """
     if config.name != DataName.image_folder:
-        return NAMES[config.name]
+        return DATA_SETS[config.name].classes
     from tinysweep.data import folder as image_folder  # noqa: PLC0415 it imports torch, which other data sets can do without
 
     return tuple(image_folder.class_names(config))

@@ -27,7 +27,7 @@ from tinysweep.settings.schema import Config
 from tinysweep.training.device import Hardware
 from tinysweep.training.loop import Epoch, Score
 
-PACKAGES = ("tinysweep", "torch", "torchvision", "hydra-core", "omegaconf", "optuna", "numpy")
+PACKAGES = ("tinysweep", "torch", "hydra-core", "omegaconf", "optuna", "numpy")
 
 
 class State(StrEnum):
