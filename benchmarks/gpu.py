@@ -27,7 +27,7 @@ from tinysweep.network.build import build_model
 from tinysweep.settings.schema import DEFAULT_ROOT, Config
 from tinysweep.training.device import hardware
 from tinysweep.training.loop import evaluate, fit
-from tinysweep.training.optimizer import build_optimizer
+from tinysweep.training.optimizer import Optimizer
 from tinysweep.training.step import EAGER_STEPS, RecordedStep, Step
 
 RESULT = Path(__file__).with_suffix(".csv")
@@ -46,7 +46,7 @@ def computing_seconds(config: Config, shape: DataShape) -> float:
     """Seconds that the GPU computes in a step: those of graphs launched one after the other."""
     machine, batch = hardware(config.trainer), config.trainer.batch_size
     model = build_model(config.model, shape).to(machine.device).to(memory_format=torch.channels_last)
-    step = RecordedStep(Step(model.train(), build_optimizer(config.optimizer, model), None, machine, 0.0))
+    step = RecordedStep(Step(model.train(), Optimizer(config.optimizer, model), None, machine, 0.0))
     pixels = torch.randn(batch, shape.channels, shape.size, shape.size, device=machine.device)
     labels = torch.randint(shape.classes, (batch,), device=machine.device)
     for _ in range(EAGER_STEPS + 1):

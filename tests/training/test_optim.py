@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tinysweep.data.catalogue import DataShape
 from tinysweep.network.build import SpatialPool, build_model
 from tinysweep.settings.schema import Family, Head, ModelConfig, OptimizerConfig, OptimizerName
-from tinysweep.training.optimizer import Optimizer, build_optimizer
+from tinysweep.training.optimizer import Optimizer
 
 SHAPE = DataShape(channels=1, size=12, classes=3)
 WEIGHT_LAYERS = (nn.Conv2d, nn.Linear, SpatialPool)
@@ -55,7 +55,7 @@ def take_steps(
 def test_weights_decay_and_biases_and_norms_do_not(name: OptimizerName, family: Family, head: Head) -> None:
     model = network(family, head)
     before = copy.deepcopy(model)
-    optimizer = build_optimizer(OptimizerConfig(name, weight_decay=0.1), model)
+    optimizer = Optimizer(OptimizerConfig(name, weight_decay=0.1), model)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step(0.2)
@@ -70,7 +70,7 @@ def test_weights_decay_and_biases_and_norms_do_not(name: OptimizerName, family: 
 @pytest.mark.parametrize("name", list(OptimizerName))
 def test_every_parameter_is_optimized_once(name: OptimizerName) -> None:
     model = network()
-    optimizer = build_optimizer(OptimizerConfig(name), model)
+    optimizer = Optimizer(OptimizerConfig(name), model)
     chosen = [id(parameter) for group in optimizer.groups for parameter in group.params]
     assert sorted(chosen) == sorted(id(parameter) for parameter in model.parameters())
 
@@ -105,16 +105,35 @@ def test_steps_are_those_of_torchs_plain_optimizer(
     else:
         betas = (config.momentum, config.beta2)
         plain = torch.optim.AdamW(groups, config.lr, betas, foreach=False, fused=False)
-    take_steps(model, build_optimizer(config, model), steps, number(config.lr))
+    take_steps(model, Optimizer(config, model), steps, number(config.lr))
     take_steps(reference, plain, steps)
     for new, expected, old in zip(model.parameters(), reference.parameters(), start.parameters(), strict=True):
         torch.testing.assert_close(new, expected)
         assert not torch.equal(new, old)
 
 
+@pytest.mark.parametrize("name", list(OptimizerName))
+def test_a_parameter_without_a_gradient_stays_and_the_others_move_as_torchs_do(name: OptimizerName) -> None:
+    config = OptimizerConfig(name, lr=0.05, weight_decay=0.0)
+    model, reference = network(), network()
+    plain: torch.optim.Optimizer = torch.optim.AdamW(reference.parameters(), config.lr, weight_decay=0.0)
+    if name == OptimizerName.sgd:
+        plain = torch.optim.SGD(reference.parameters(), config.lr, config.momentum)
+    optimizer = Optimizer(config, model)
+    generator = torch.Generator().manual_seed(1)
+    for unused in (0, 3, None, 5):  # another in each step, so that each keeps a memory of its own
+        for number, pair in enumerate(zip(model.parameters(), reference.parameters(), strict=True)):
+            gradient = torch.randn(pair[0].shape, generator=generator)
+            pair[0].grad = pair[1].grad = None if number == unused else gradient
+        optimizer.step(config.lr)
+        plain.step()
+        for new, expected in zip(model.parameters(), reference.parameters(), strict=True):
+            torch.testing.assert_close(new, expected)
+
+
 def test_a_rate_of_zero_moves_nothing() -> None:
     model = network()
     before = copy.deepcopy(model)
-    take_steps(model, build_optimizer(OptimizerConfig(lr=0.5), model), 2, lr=0.0)
+    take_steps(model, Optimizer(OptimizerConfig(lr=0.5), model), 2, lr=0.0)
     for new, old in zip(model.parameters(), before.parameters(), strict=True):
         assert torch.equal(new, old)

@@ -14,11 +14,10 @@ from tinysweep.data.catalogue import DataShape
 from tinysweep.data.load import Data
 from tinysweep.network.build import build_model
 from tinysweep.settings.schema import Config, Device, ModelConfig, OptimizerConfig, OptimizerName, Precision
-from tinysweep.training.average import AveragedModel
 from tinysweep.training.device import Hardware, hardware
 from tinysweep.training.loop import fit
-from tinysweep.training.optimizer import build_optimizer
-from tinysweep.training.step import EAGER_STEPS, Body, RecordedStep, Step, fastest_step
+from tinysweep.training.optimizer import Optimizer
+from tinysweep.training.step import EAGER_STEPS, AveragedModel, Body, RecordedStep, Step, fastest_step
 
 SHAPE = DataShape(1, 12, 4)
 CPU = Hardware(torch.device("cpu"), bf16=False, threads=1)
@@ -30,7 +29,7 @@ def made_step(optimizer: OptimizerName, machine: Hardware, dropout: float = 0.0)
     torch.manual_seed(0)
     config = ModelConfig(width=4, depth=[1, 1], stem_kernel=3, dropout=dropout)
     model = build_model(config, SHAPE).to(machine.device).train()
-    return Step(model, build_optimizer(OptimizerConfig(optimizer), model), AveragedModel(model, 0.9), machine, 0.1)
+    return Step(model, Optimizer(OptimizerConfig(optimizer), model), AveragedModel(model, 0.9), machine, 0.1)
 
 
 def made_batches(count: int, device: torch.device) -> list[Batch]:

@@ -494,11 +494,6 @@ def example_in(docstring: str | None) -> str:
     return "\n".join(line[4:] for line in (docstring or "").splitlines() if line.startswith("    "))
 
 
-def test_both_docstrings_show_the_same_example() -> None:
-    assert example_in(training.__doc__) == example_in(tinysweep.__doc__)
-    assert "tinysweep.fit(" in example_in(tinysweep.__doc__)
-
-
 SMALL = """
 import sys
 import tinysweep

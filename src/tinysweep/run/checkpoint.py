@@ -53,7 +53,7 @@ class Checkpoint:
 
     @property
     def history(self) -> list[Epoch]:
-        return self.state["history"] if self.state else []
+        return [Epoch(**epoch) for epoch in self.state["history"]] if self.state else []
 
 
 def read(folder: RunFolder, config: Config) -> TrainingState:
@@ -68,7 +68,7 @@ def read(folder: RunFolder, config: Config) -> TrainingState:
         raise DataError(f"{folder.model} holds a model, but nothing to go on from; begin the run anew")
     try:
         training = content["training"]
-        state = {**training["state"], "history": [Epoch(**epoch) for epoch in training["state"]["history"]]}
+        state: TrainingState = {**training["state"]}
         trained = json.loads(training["config"])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder.model} is damaged ({type(error).__name__}: {first_line(error)})") from error
@@ -90,4 +90,4 @@ def _portable(value: Any) -> Any:
         return {name: _portable(one) for name, one in value.items()}
     if isinstance(value, list):
         return [_portable(one) for one in value]
-    return dataclasses.asdict(value) if isinstance(value, Epoch) else value
+    return value

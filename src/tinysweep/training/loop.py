@@ -1,19 +1,12 @@
 """The training loop: a typed configuration and tensors in, a trained model and its history out.
 
-It knows nothing of Hydra, Optuna or files:
-
-    import tinysweep
-
-    config = tinysweep.Config()
-    config = tinysweep.resolve(config, tinysweep.describe(config.data))
-    result = tinysweep.fit(config, tinysweep.load_data(config.data))
-    print(result.history[-1].validation_accuracy)
+It knows nothing of Hydra, Optuna or files.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -26,17 +19,17 @@ from tinysweep.network.budget import gate
 from tinysweep.network.build import build_model
 from tinysweep.settings.schema import AugmentationConfig, Config
 from tinysweep.training.augment import augment
-from tinysweep.training.average import AveragedModel
 from tinysweep.training.device import Hardware, hardware
-from tinysweep.training.optimizer import build_optimizer
+from tinysweep.training.optimizer import Optimizer
 from tinysweep.training.schedule import factor
-from tinysweep.training.step import Step, fastest_step
+from tinysweep.training.step import AveragedModel, Step, fastest_step
 
 # Images; several batches share the fixed cost of an augmentation. On a GPU that cost is all there is to it.
 AUGMENTED_AT_ONCE = {"cpu": 1024, "mps": 1024, "cuda": 16384}
 EVALUATED_AT_ONCE = 1000  # images
 
-TrainingState = dict[str, Any]  # all that training goes on from after an epoch: tensors, numbers, and its history
+# All that training goes on from after an epoch, as torch.save takes it: tensors, numbers, and the history.
+TrainingState = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -108,36 +101,19 @@ def fit(
     """
     config.check()
     gate(config, data.shape)
-    machine, history, start = hardware(config.trainer), [], time.perf_counter()
+    machine, start = hardware(config.trainer), time.perf_counter()
     with machine.in_use(), torch.random.fork_rng():
         torch.manual_seed(config.trainer.seed)
         training = _Training(config, data, machine)
         if state:
             training.restore(state)
-            history = list(state["history"])
-        validation = data.validation and data.validation.to(machine.device)
-        for number in range(len(history) + 1, config.trainer.epochs + 1):
-            began = time.perf_counter()
-            loss = training.epoch(number)
-            require_finite(loss, f"the loss of epoch {number}", config)
-            score = evaluate(training.averaged, validation, machine) if validation else None
-            if score:
-                require_finite(score.loss, f"the validation loss of epoch {number}", config)
-            history.append(
-                Epoch(
-                    number,
-                    loss,
-                    score.loss if score else None,
-                    score.accuracy if score else None,
-                    training.lr,
-                    time.perf_counter() - began,
-                )
-            )
+        while len(training.history) < config.trainer.epochs:
+            epoch = training.epoch()
             if keep:
-                keep({**training.state(), "history": list(history)})
+                keep(training.state())
             if on_epoch:
-                on_epoch(history[-1])
-    return Result(training.averaged.eval(), history, time.perf_counter() - start)
+                on_epoch(epoch)
+    return Result(training.averaged.eval(), training.history, time.perf_counter() - start)
 
 
 def evaluate(model: nn.Module, images: Images, machine: Hardware) -> Score:
@@ -157,11 +133,7 @@ def evaluate(model: nn.Module, images: Images, machine: Hardware) -> Score:
 
 
 def require_finite(loss: float, name: str, config: Config) -> None:
-    """Refuse a loss that is no number, or infinite.
-
-    Raises:
-        DivergedError: it is; the message tells which loss and at which learning rate.
-    """
+    """Refuse a loss that is no number, or infinite."""
     if not math.isfinite(loss):
         raise DivergedError(
             f"training diverged: {name} is {loss}; "
@@ -170,89 +142,56 @@ def require_finite(loss: float, name: str, config: Config) -> None:
 
 
 class _Training:
-    """Model, optimizer, averages and random state of one run, advanced an epoch at a time."""
+    """Model, optimizer, average and random state of one run, advanced an epoch at a time."""
 
     def __init__(self, config: Config, data: Data, machine: Hardware) -> None:
         self.config, self.machine = config, machine
         self.train = data.train.to(machine.device)
+        self.validation = data.validation and data.validation.to(machine.device)
         self.batch_size = min(config.trainer.batch_size, len(self.train))
         self.steps_per_epoch = len(self.train) // self.batch_size
         network = nn.Sequential(Normalise(data.mean, data.std), build_model(config.model, data.shape))
         self.model: nn.Module = network.to(machine.device).to(memory_format=torch.channels_last)
-        self.averaged: nn.Module = self.model
-        average: AveragedModel | None = None
-        if config.trainer.ema_decay:
-            average = AveragedModel(self.model, config.trainer.ema_decay)
-            self.averaged = average.module
-        optimizer = build_optimizer(config.optimizer, self.model)
-        self.step = Step(self.model, optimizer, average, machine, config.trainer.label_smoothing)
+        self.average = AveragedModel(self.model, config.trainer.ema_decay) if config.trainer.ema_decay else None
+        self.averaged: nn.Module = self.average.module if self.average else self.model
+        self.optimizer = Optimizer(config.optimizer, self.model)
+        self.step = Step(self.model, self.optimizer, self.average, machine, config.trainer.label_smoothing)
         self.advance = fastest_step(self.step)
         self.generator = torch.Generator(machine.device).manual_seed(config.trainer.seed)
         self.steps_taken, self.lr = 0, 0.0
+        self.history: list[Epoch] = []
 
-    def epoch(self, number: int) -> float:
-        """Train on every image once, at most a last incomplete batch aside, and return the mean loss."""
-        trainer = self.config.trainer
-        clean = number > trainer.epochs - trainer.clean_epochs
-        strength = AugmentationConfig() if clean else self.config.augmentation
+    def epoch(self) -> Epoch:
+        """Train on every image once, at most a last incomplete batch aside, and evaluate on those held out."""
+        number, began = len(self.history) + 1, time.perf_counter()
         self.step.total.zero_()
         self.model.train()
-        for pixels, labels in self._batches(strength):
+        for pixels, labels in self._batches(number):
             self.lr = self._scheduled_lr()
             self.advance(pixels, labels, self.lr)
             self.steps_taken += 1
-        return self.step.total.item() / self.steps_per_epoch
+        loss = self.step.total.item() / self.steps_per_epoch
+        require_finite(loss, f"the loss of epoch {number}", self.config)
+        validation_loss = validation_accuracy = None
+        if self.validation:
+            score = evaluate(self.averaged, self.validation, self.machine)
+            validation_loss, validation_accuracy = score.loss, score.accuracy
+            require_finite(score.loss, f"the validation loss of epoch {number}", self.config)
+        seconds = time.perf_counter() - began
+        self.history.append(Epoch(number, loss, validation_loss, validation_accuracy, self.lr, seconds))
+        return self.history[-1]
 
-    def state(self) -> TrainingState:
-        """What `restore` needs; copies on the device, so that taking it doesn't wait for that."""
-        averaged = self.averaged is not self.model
-        random = [torch.get_rng_state()]
-        if self.machine.device.type != "cpu":  # dropout draws on the device
-            random.append(torch.get_device_module(self.machine.device).get_rng_state())
-        return {
-            "model": _copies(self.model),
-            "average": _copies(self.averaged) if averaged else None,
-            "updates": self.step.average.updates if self.step.average else 0,
-            "optimizer": [tensor.clone() for tensor in self.step.optimizer.memory()],
-            "random": random,
-            "generator": self.generator.get_state(),
-            "steps_taken": self.steps_taken,
-            "lr": self.lr,
-        }
-
-    @torch.no_grad()
-    def restore(self, state: TrainingState) -> None:
-        """Go back to a state, in the places in memory that are there, as those are what steps read and write.
-
-        Raises:
-            ConfigError: it is of another configuration or device.
-        """
-        try:
-            self.model.load_state_dict(state["model"])
-            if self.step.average:
-                self.averaged.load_state_dict(state["average"])
-                self.step.average.updates = state["updates"]
-            for own, kept in zip(self.step.optimizer.memory(), state["optimizer"], strict=True):
-                own.copy_(kept)
-            host, *device = state["random"]
-            torch.set_rng_state(host)
-            if self.machine.device.type != "cpu":
-                torch.get_device_module(self.machine.device).set_rng_state(device[0])
-            self.generator.set_state(state["generator"])
-            self.steps_taken, self.lr = state["steps_taken"], state["lr"]
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise ConfigError(
-                f"the state of training is of another configuration ({first_line(error)}); begin anew without it"
-            ) from error
-
-    def _batches(self, strength: AugmentationConfig) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled batches of augmented raw pixels (B, C, H, W) float and labels (B,)."""
+        trainer = self.config.trainer
+        clean = epoch > trainer.epochs - trainer.clean_epochs
+        augmentation = AugmentationConfig() if clean else self.config.augmentation
         order = torch.randperm(len(self.train), generator=self.generator, device=self.machine.device)
         order = order[: self.steps_per_epoch * self.batch_size]
         batches = max(1, AUGMENTED_AT_ONCE[self.machine.device.type] // self.batch_size)
         for indices in order.split(batches * self.batch_size):
             chunk = self.train.pick(indices)
-            pixels = augment(chunk.pixels.float(), strength, self.generator)
+            pixels = augment(chunk.pixels.float(), augmentation, self.generator)
             pixels = pixels.contiguous(memory_format=torch.channels_last)
             yield from zip(pixels.split(self.batch_size), chunk.labels.split(self.batch_size), strict=True)
 
@@ -260,6 +199,45 @@ class _Training:
         steps = self.config.trainer.epochs * self.steps_per_epoch
         scale = factor(self.config.scheduler, self.steps_taken, steps, self.steps_per_epoch)
         return self.config.optimizer.lr * scale
+
+    def state(self) -> TrainingState:
+        """What `restore` needs; copies on the device, so that taking it doesn't wait for that."""
+        random = [torch.get_rng_state()]
+        if self.machine.device.type != "cpu":  # dropout draws on the device
+            random.append(torch.get_device_module(self.machine.device).get_rng_state())
+        return {
+            "model": _copies(self.model),
+            "average": _copies(self.average.module) if self.average else None,
+            "updates": self.average.updates if self.average else 0,
+            "optimizer": [tensor.clone() for tensor in self.optimizer.memory()],
+            "random": random,
+            "generator": self.generator.get_state(),
+            "steps_taken": self.steps_taken,
+            "lr": self.lr,
+            "history": [asdict(epoch) for epoch in self.history],
+        }
+
+    @torch.no_grad()
+    def restore(self, state: TrainingState) -> None:
+        """Go back to a state, in the places in memory that are there, as those are what steps read and write."""
+        try:
+            self.model.load_state_dict(state["model"])
+            if self.average:
+                self.average.module.load_state_dict(state["average"])
+                self.average.updates = state["updates"]
+            for own, kept in zip(self.optimizer.memory(), state["optimizer"], strict=True):
+                own.copy_(kept)
+            host, *device = state["random"]
+            torch.set_rng_state(host)
+            if self.machine.device.type != "cpu":
+                torch.get_device_module(self.machine.device).set_rng_state(device[0])
+            self.generator.set_state(state["generator"])
+            self.steps_taken, self.lr = state["steps_taken"], state["lr"]
+            self.history = [Epoch(**epoch) for epoch in state["history"]]
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"the state of training is of another configuration ({first_line(error)}); begin anew without it"
+            ) from error
 
 
 def _copies(model: nn.Module) -> dict[str, Tensor]:

@@ -1,17 +1,42 @@
-"""One training step, and the same step as a CUDA graph, which a host launches whole."""
+"""One training step and the average of the weights; the same step as a CUDA graph, which a host launches whole."""
 
+import copy
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from tinysweep.training.average import AveragedModel
 from tinysweep.training.device import Hardware
 from tinysweep.training.optimizer import Optimizer
 
 Body = Callable[[], None]
 EAGER_STEPS = 3  # in which libraries choose their kernels and take their memory, which a recording can't hold
+
+
+class AveragedModel:
+    """A copy, `module`, whose weights and buffers follow those of a model (Polyak & Juditsky, 1992; in this form
+    Kingma & Ba, 2014, arXiv:1412.6980, section 7.2).
+
+    Unlike `torch.optim.swa_utils.AveragedModel` it counts its updates on the host, so that no step waits for the
+    device.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        counts = {id(buffer): buffer for buffer in model.buffers() if not buffer.is_floating_point()}
+        self.module = copy.deepcopy(model, counts)  # it shares the counts, which have no average
+        self.follow, self.updates = get_ema_multi_avg_fn(decay), 0
+        self.averages, self.values = (
+            [tensor.detach() for tensor in (*one.parameters(), *one.buffers()) if tensor.is_floating_point()]
+            for one in (self.module, model)
+        )
+
+    def update(self) -> None:
+        """Follow the model: all the way at first, then by 1 - decay of it."""
+        follow = self.follow if self.updates else get_ema_multi_avg_fn(0.0)
+        follow(self.averages, self.values, self.updates)
+        self.updates += 1
 
 
 class Step:
