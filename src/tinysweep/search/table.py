@@ -9,11 +9,9 @@ import pandas as pd
 from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial
 
-from tinysweep.data.load import describe, pinned
 from tinysweep.errors import DataError
 from tinysweep.files import write_whole
 from tinysweep.metrics import METRICS
-from tinysweep.network.budget import resolve
 from tinysweep.search.compose_trial import DIGEST, INCIDENTAL, Composer
 from tinysweep.search.space import unquoted
 from tinysweep.search.study import Status, Study, status
@@ -206,6 +204,10 @@ def _params(trial: FrozenTrial) -> dict[str, Any]:
 def write_winner(study: Study, best: FrozenTrial, composer: Composer, retrain: list[str]) -> str:
     """Write the best trial's configuration, changed by `retrain`, as an experiment in the study's folder, and
     return the command that runs it."""
+    # Only here, as reading a table must not wait for torch.
+    from tinysweep.data.load import describe, pinned  # noqa: PLC0415
+    from tinysweep.network.budget import resolve  # noqa: PLC0415
+
     overrides = composer.overrides(best.params, composer.config(best.params, best.number))
     with composer.compose(*overrides, *retrain).as_job() as settings:
         config = typed(settings)
