@@ -20,12 +20,10 @@ from conftest import Command, Ended
 from tinysweep.commands import compare
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.network.budget import Cost, LayerCost
-from tinysweep.results.contrast import Chance
-from tinysweep.results.found import find
-from tinysweep.results.merged import Merged, merge
-from tinysweep.results.ranking import Trial, judged, ranked, read_value, rows
-from tinysweep.results.ranking import best_under as best_under_budgets
-from tinysweep.results.study_csv import from_table
+from tinysweep.results.compare import Chance, Trial, judged, ranked, read_value, rows
+from tinysweep.results.compare import best_under as best_under_budgets
+from tinysweep.results.merge import Merged, find, merge
+from tinysweep.results.view import from_table
 from tinysweep.results.where import Condition
 from tinysweep.run.record import Record, RunFolder, State
 from tinysweep.search.table import COLUMNS, read_trials

@@ -22,8 +22,8 @@ from tinysweep.data.load import describe
 from tinysweep.errors import DataError
 from tinysweep.metrics import METRICS
 from tinysweep.network.budget import resolve
-from tinysweep.results.merged import read_table
-from tinysweep.results.study_csv import from_table
+from tinysweep.results.merge import read_table
+from tinysweep.results.view import from_table
 from tinysweep.search.compose_trial import INCIDENTAL, Composer, identity
 from tinysweep.search.lease import Lease
 from tinysweep.search.space import Value

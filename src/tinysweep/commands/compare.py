@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tinysweep.console import clean
 from tinysweep.errors import ConfigError
-from tinysweep.results.found import TABLE, find
+from tinysweep.results.merge import TABLE, find
 from tinysweep.terminal import program
 
 DEFAULT_CSV = Path("outputs/compare.csv")

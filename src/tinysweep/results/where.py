@@ -13,7 +13,6 @@ from typing import Any
 
 from tinysweep.console import clean
 from tinysweep.errors import ConfigError
-from tinysweep.results.layout import HEADERS, Value
 
 GRAMMAR = (
     "compare columns by <, <=, ==, !=, >=, > or in [a, b]; join by and, or, not; text needs quotes, and odd names "
@@ -22,7 +21,7 @@ GRAMMAR = (
 ALIASES = {
     "accuracy": "validation_accuracy",
     "loss": "validation_loss",
-    HEADERS["macs"]: "macs",
+    "MACs": "macs",
     "trial": "number",
 }
 WORDS = {"true": True, "false": False, "null": None}  # as YAML writes them
@@ -70,7 +69,7 @@ class Condition:
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise self._refusal("it can't be read") from error
 
-    def __call__(self, row: Mapping[str, Value | None]) -> bool:
+    def __call__(self, row: Mapping[str, Any]) -> bool:
         return self.test(row) is True
 
     def _hold(self, match: re.Match[str]) -> str:
