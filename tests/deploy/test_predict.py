@@ -22,7 +22,7 @@ from tinysweep.commands.predict import SURE, main, prepared, require_digit
 from tinysweep.data import folder as image_folder
 from tinysweep.data.catalogue import DATA_SETS, DataShape
 from tinysweep.data.load import load, load_test
-from tinysweep.data.pictures import MOST_PIXELS, opened
+from tinysweep.data.pictures import MOST_PIXELS, open_picture
 from tinysweep.deploy.classifier import ranked
 from tinysweep.deploy.likeness import edges, fitted_planes, planes
 from tinysweep.deploy.onnx_model import convert, folded
@@ -477,7 +477,7 @@ def test_own_images_are_read_as_in_training(tmp_path: Path, colour: bool) -> Non
     labels = LabelNames(DataName.image_folder, 3 if colour else 1, 12, ("a", "b"))
     files = [file for label in ("a", "b") for file in sorted((tmp_path / "test" / label).iterdir())]
     assert len(files) == len(pixels)
-    for file, expected in zip(files, pixels.numpy(), strict=True):
+    for file, expected in zip(files, pixels, strict=True):
         assert (prepared(file, labels, Invert.auto, as_is=False) == expected).all(), file
 
 
@@ -599,7 +599,10 @@ def test_a_picture_of_too_many_pixels_is_not_decoded(tmp_path: Path) -> None:
 
 def test_32_bit_pixels_are_refused_for_their_range_isnt_known(tmp_path: Path) -> None:
     Image.fromarray(np.ones((9, 9), np.float32)).save(tmp_path / "x.tif")
-    with pytest.raises(DataError, match="the range of 32-bit pixels is not known"), opened(tmp_path / "x.tif"):
+    with (
+        pytest.raises(DataError, match="the range of 32-bit pixels is not known"),
+        open_picture(tmp_path / "x.tif"),
+    ):
         pass
 
 

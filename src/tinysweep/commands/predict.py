@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tinysweep.data.pictures import MOST_PIXELS, files_in, fitted, is_own_plot, opened
+from tinysweep.data.pictures import MOST_PIXELS, files_in, fit, is_own_plot, open_picture
 from tinysweep.deploy.classifier import Found, open_model, ranked
 from tinysweep.deploy.likeness import planes
 from tinysweep.deploy.strokes import FORMS, Invert, formed, grey
@@ -129,12 +129,12 @@ def prepared(file: Path, labels: LabelNames, invert: Invert, as_is: bool) -> NDA
     """
     if file.is_dir():
         raise DataError(f"{file} is a folder without pictures; give a picture or a folder that holds some")
-    with opened(file) as image:
+    with open_picture(file) as image:
         if labels.data not in FORMS:
-            return fitted(image, labels.channels, labels.size)
+            return fit(image, labels.channels, labels.size)
         picture = grey(image)
         if as_is:
-            plain = fitted(Image.fromarray(picture), 1, labels.size)
+            plain = fit(Image.fromarray(picture), 1, labels.size)
             return 255 - plain if invert == Invert.yes else plain
         try:
             return formed(picture, FORMS[labels.data], labels.size, invert)[None]

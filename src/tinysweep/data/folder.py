@@ -3,19 +3,17 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from tinysweep.data.pictures import EXTENSIONS, files_in, fitted, opened
+from tinysweep.data.pictures import EXTENSIONS, files_in, fit, open_picture
 from tinysweep.errors import DataError
 from tinysweep.settings.schema import DataConfig
 
-TRAIN, VALIDATION, TEST = PARTS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
 # What the folder of a part may be called, whatever its case.
 PART_NAMES = {
     **dict.fromkeys(("train", "training"), TRAIN),
@@ -35,28 +33,19 @@ class Layout:
     classes: list[str]
 
     def files(self, name: str, test_fraction: float) -> dict[str, list[Path]]:
-        """The images of one class by part.
-
-        Raises:
-            DataError: the class has too few images in any part, or holds parts itself.
-        """
+        """The images of one class by part."""
         given = {part: _files(folder / name) for part, folder in self.parts.items() if part != TRAIN}
         folder = self.parts.get(TRAIN, self.root) / name
-        return given | ({TRAIN: _files(folder)} if TEST in given else _divided(folder, test_fraction))
+        return given | ({TRAIN: _files(folder)} if TEST in given else _divide(folder, test_fraction))
 
 
 def layout(config: DataConfig) -> Layout:
-    """
-    Raises:
-        DataError: no such folder, fewer than two classes in it, different ones in its parts, or folders that may
-            be parts as well as classes.
-    """
     root = Path(config.root).expanduser()
     if not root.is_dir():
         raise DataError(
             f"data.root={config.root} must be a folder of class subfolders, but there is no such folder"
         )
-    parts = _parts(root, _subfolders(root))
+    parts = _find_parts(root)
     folder = parts.get(TRAIN, root)
     classes = _subfolders(folder)
     if len(classes) < 2:
@@ -75,47 +64,16 @@ def layout(config: DataConfig) -> Layout:
 
 
 def class_names(config: DataConfig) -> list[str]:
-    """Names of the class subfolders, sorted; their order is the order of the labels.
-
-    Raises:
-        DataError: as `layout`.
-    """
+    """Names of the class subfolders, sorted; their order is the order of the labels."""
     return layout(config).classes
 
 
-def has_validation(config: DataConfig) -> bool:
-    """Whether the folder itself says which images are for validation.
-
-    Raises:
-        DataError: as `layout`.
-    """
-    return VALIDATION in layout(config).parts
-
-
-def read(config: DataConfig, part: str) -> tuple[Tensor, Tensor]:
-    """Pixels uint8 (N, C, size, size) and labels int64 (N,) of the part "train", "validation" or "test".
+def list_images(config: DataConfig, part: str) -> list[tuple[int, Path]]:
+    """Label and file of each image of "train", "validation" or "test", none of which is opened.
 
     The parts are the folders train/, val/ and test/ as far as they exist. Without test/, `test_fraction` of each
     class, at least one image, is the test part: always the same one, whatever the seeds, so that no test image is
     trained on by another run. Where `validation` is 0, the images of val/ are training images like the others.
-    Only files of the part asked for are opened.
-
-    Raises:
-        DataError: as `layout`; a class has too few images in any part, or a file is no readable image.
-    """
-    pixels, labels = [], []
-    for label, file in listed(config, part):
-        with opened(file) as image:
-            pixels.append(fitted(image, 3 if config.colour else 1, config.image_size))
-        labels.append(label)
-    return torch.from_numpy(np.stack(pixels)), torch.tensor(labels)
-
-
-def listed(config: DataConfig, part: str) -> list[tuple[int, Path]]:
-    """Label and file of each image of a part, as `read` has them, none of which is opened.
-
-    Raises:
-        DataError: as `layout`; a class has too few images in any part.
     """
     found = layout(config)
     wanted = [TRAIN, VALIDATION] if part == TRAIN and config.validation == 0 else [part]
@@ -126,26 +84,28 @@ def listed(config: DataConfig, part: str) -> list[tuple[int, Path]]:
     return pairs
 
 
+def read(config: DataConfig, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Pixels (N, C, size, size) and labels (N,) of a part; files of other parts aren't opened."""
+    pixels, labels = [], []
+    for label, file in list_images(config, part):
+        with open_picture(file) as image:
+            pixels.append(fit(image, 3 if config.colour else 1, config.image_size))
+        labels.append(label)
+    return np.stack(pixels), np.array(labels)
+
+
 def require_readable(config: DataConfig) -> None:
     """See to it that every image can be read; none is kept. That goes for those of the test part too: to mend one
-    after a study would make it a study of other images.
-
-    Raises:
-        DataError: naming the first file that is no readable image; as `listed`.
-    """
+    after a study would make it a study of other images."""
     for part in (TRAIN, VALIDATION, TEST):
-        for _, file in listed(config, part):
-            with opened(file) as image:
+        for _, file in list_images(config, part):
+            with open_picture(file) as image:
                 image.load()
 
 
 def content_digest(config: DataConfig) -> str:
     """A fingerprint of the images: their bytes, names, classes and parts, and nothing else, so that it is the same
-    wherever the folder lies, whenever it was copied, and whatever else is in it.
-
-    Raises:
-        DataError: as `layout`; a class has no images, or one can't be read.
-    """
+    wherever the folder lies, whenever it was copied, and whatever else is in it."""
     found = layout(config)
     whole = hashlib.sha256()
     for part in sorted(found.parts) or [""]:
@@ -160,44 +120,38 @@ def content_digest(config: DataConfig) -> str:
     return f"images-{whole.hexdigest()[:16]}"
 
 
-def _parts(root: Path, names: Sequence[str]) -> dict[str, Path]:
-    """The folder of each part in `root`, which has subfolders of these names; none where they are the classes.
-
-    Raises:
-        DataError: some may be parts, but what they stand for is not beyond doubt.
-    """
+def _find_parts(root: Path) -> dict[str, Path]:
+    """The folder of each part in `root`, or none where its subfolders are the classes. What may be either is
+    refused: a wrong guess would test on training images, or take parts for classes."""
     parts: dict[str, Path] = {}
-    for name in names:
+    others = []
+    for name in _subfolders(root):
         part = PART_NAMES.get(name.casefold())
-        if part in parts:
+        if part is None:
+            others.append(name)
+        elif part in parts:
             raise DataError(
                 f"{root} holds {parts[part].name}/ and {name}/, but one folder may be the {part} part; "
                 "move one of them away"
             )
-        if part:
+        else:
             parts[part] = root / name
-    others = [name for name in names if root / name not in parts.values()]
     if len(parts) == 1 and TEST not in parts and others and _holds_images(*parts.values()):
         return {}  # a class of that name, such as trains among vehicles; test images may well have no classes
-    shared = set(_subfolders(parts[TRAIN])) if TRAIN in parts else set()
+    classes = set(_subfolders(parts[TRAIN])) if TRAIN in parts else set()
     for name in others:
-        alike = _hints_at_part(name) or (shared and shared.intersection(_subfolders(root / name)))
-        if alike and not _holds_images(root / name):
+        hints = any(word in PART_NAMES for word in re.split("[^a-z]+", name.casefold()))  # as in training_set
+        if (hints or classes & set(_subfolders(root / name))) and not _holds_images(root / name):
             raise DataError(
                 f"{root / name} looks like a part of the images, but parts are called train, val and test; "
                 "rename it, or move it away"
             )
+    listed = " and ".join(f"{folder.name}/" for folder in parts.values())
     if parts and TRAIN not in parts:
-        raise DataError(f"{root} holds {_listed(parts)} but no train/, which parts begin with; {LAYOUT}")
+        raise DataError(f"{root} holds {listed} but no train/, which parts begin with; {LAYOUT}")
     if list(parts) == [TRAIN] and others:
-        raise DataError(
-            f"{root} holds {_listed(parts)}, which is a part, beside {others[0]}/, which isn't; {LAYOUT}"
-        )
+        raise DataError(f"{root} holds {listed}, which is a part, beside {others[0]}/, which isn't; {LAYOUT}")
     return parts
-
-
-def _listed(parts: dict[str, Path]) -> str:
-    return " and ".join(f"{folder.name}/" for folder in parts.values())
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -209,12 +163,7 @@ def _holds_images(folder: Path) -> bool:
     return any(child.suffix.lower() in EXTENSIONS and child.is_file() for child in folder.iterdir())
 
 
-def _hints_at_part(name: str) -> bool:
-    """Whether a word of a name is that of a part, as in training_set."""
-    return any(word in PART_NAMES for word in re.split("[^a-z]+", name.casefold()))
-
-
-def _divided(folder: Path, test_fraction: float) -> dict[str, list[Path]]:
+def _divide(folder: Path, test_fraction: float) -> dict[str, list[Path]]:
     """The images of a class that come without a test part, some being held out for it."""
     files = _files(folder)
     if len(files) == 1:
@@ -230,6 +179,7 @@ def _divided(folder: Path, test_fraction: float) -> dict[str, list[Path]]:
 
 
 def _files(folder: Path) -> list[Path]:
+    """The images of a class."""
     files = files_in(folder)
     if not files:
         raise DataError(f"class folder {folder} holds no images of the kinds {' '.join(sorted(EXTENSIONS))}")

@@ -1,5 +1,6 @@
 """A data set as tensors in memory: training and validation split, and the test set, read only when asked for."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -46,84 +47,15 @@ class Data:
 
 
 def describe(config: DataConfig) -> DataShape:
-    """Channels, size and classes, without reading an image.
-
-    Raises:
-        DataError: an image folder is missing or holds no classes.
-    """
+    """Channels, size and classes, without reading an image."""
     if config.name == DataName.image_folder:
         return DataShape(3 if config.colour else 1, config.image_size, len(image_folder.class_names(config)))
     return DATA_SETS[config.name].shape
 
 
-def check(configs: Sequence[DataConfig], *, images: bool = True) -> None:
-    """See to it that each of these will load: that the data is there and undamaged, fetched if need be, that there
-    are as many images as are asked for, and enough of each class, and, unless `images` is false, that those of a
-    folder can be read, which takes about as long as to load them.
-
-    Raises:
-        ConfigError, DataError: as `load`.
-    """
-    named: dict[tuple[str, str], Tensor] = {}  # the labels of data sets that have a name
-    folders: dict[tuple[str, float], DataConfig] = {}
-    for config in {(config.root, config.digest): config for config in configs}.values():
-        _require_digest(config)
-    for config in configs:
-        if config.name == DataName.image_folder:
-            labels = torch.tensor([label for label, _ in image_folder.listed(config, "train")])
-            given = len(image_folder.listed(config, "validation")) if _gives_validation(config) else 0
-            folders[config.root, config.test_fraction] = config
-        else:
-            key, given = (config.name.value, config.root), 0
-            if key not in named:
-                files = obtain(config.name, Path(config.root), config.download)
-                named[key] = torch.from_numpy(read_idx(files["train_labels"]).astype(np.int64))
-            labels = named[key]
-        _require_enough(config, labels, given)
-    for config in folders.values() if images else []:
-        image_folder.require_readable(config)
-
-
-def placed(config: DataConfig) -> DataConfig:
-    """The same data by an absolute path; ~, which differs between machines, stays."""
-    return config if config.root.startswith("~") else replace(config, root=str(Path(config.root).absolute()))
-
-
-def pinned(config: DataConfig, digests: dict[str, str] | None = None) -> DataConfig:
-    """The same data, its place an absolute path, and of an image folder with the digest of what it holds now. The
-    other data sets need none, as they are what their names say wherever they lie. `digests` are those of the
-    folders looked at before, by place; one that isn't there is added.
-
-    Raises:
-        DataError: an image folder is missing, or no data set.
-    """
-    found = placed(config)
-    if config.name != DataName.image_folder or config.digest is not None:
-        return found
-    digests = {} if digests is None else digests
-    if found.root not in digests:
-        digests[found.root] = image_folder.content_digest(config)  # whose errors name the place as it was typed
-    return replace(found, digest=digests[found.root])
-
-
-def _require_digest(config: DataConfig) -> None:
-    if config.digest is not None and (found := image_folder.content_digest(config)) != config.digest:
-        raise DataError(
-            f"data.root={config.root} holds {found}, not the images of data.digest={config.digest}: some were "
-            "changed, added or removed; bring them back, or begin anew with these: a search under another "
-            "hydra.sweeper.study_name, a run from its first epoch, not by resume=, with data.digest=null"
-        )
-
-
 def load(config: DataConfig) -> Data:
     """The training and validation images of a data set, fetched if need be. Those that an image folder gives for
-    validation are all taken, unless `validation` is 0; otherwise some training images are held out.
-
-    Raises:
-        ConfigError: `validation` or `limit` asks for more images than there are.
-        DataError: the data can't be had, or is damaged, or is not what its digest says, or a class is too small to
-            be split.
-    """
+    validation are all taken, unless `validation` is 0; otherwise some training images are held out."""
     shape = describe(config)
     _require_digest(config)
     everything = _read(config, "train")
@@ -136,12 +68,85 @@ def load(config: DataConfig) -> Data:
     return Data(shape, train, validation if len(validation) else None, mean, std)
 
 
-def _require_enough(config: DataConfig, labels: Tensor, given: int) -> None:
-    """Refuse to hold out or train on more images than there are; `given` is how many come apart for validation.
+def load_test(config: DataConfig) -> Images:
+    """The test images; a run calls this once, when its training is over."""
+    _require_digest(config)
+    return _read(config, "test")
 
-    Raises:
-        ConfigError, DataError: as `load`.
-    """
+
+def check(configs: Sequence[DataConfig], *, images: bool = True) -> None:
+    """See to it that each of these will load: that the data is there and undamaged, fetched if need be, that there
+    are as many images as are asked for, and enough of each class, and, unless `images` is false, that those of a
+    folder can be read, which takes about as long as to load them."""
+    for config in {(config.root, config.digest): config for config in configs}.values():
+        _require_digest(config)
+    labels_of = functools.cache(_labels)
+    folders: dict[tuple[str, float], DataConfig] = {}
+    for config in configs:
+        given = 0
+        if config.name == DataName.image_folder:
+            labels = torch.tensor([label for label, _ in image_folder.list_images(config, "train")])
+            given = len(image_folder.list_images(config, "validation")) if _gives_validation(config) else 0
+            folders[config.root, config.test_fraction] = config
+        else:
+            labels = labels_of(config.name, config.root, config.download)
+        _require_enough(config, labels, given)
+    for config in folders.values() if images else []:
+        image_folder.require_readable(config)
+
+
+def pin(config: DataConfig, digests: dict[str, str] | None = None) -> DataConfig:
+    """The same data, its place an absolute path, and of an image folder with the digest of what it holds now. The
+    other data sets need none, as they are what their names say wherever they lie. `digests` are those of the
+    folders looked at before, by place; one that isn't there is added."""
+    found = with_absolute_root(config)
+    if config.name != DataName.image_folder or config.digest is not None:
+        return found
+    digests = {} if digests is None else digests
+    if found.root not in digests:
+        digests[found.root] = image_folder.content_digest(config)  # whose errors name the place as it was typed
+    return replace(found, digest=digests[found.root])
+
+
+def with_absolute_root(config: DataConfig) -> DataConfig:
+    """The same data by an absolute path; ~, which differs between machines, stays."""
+    return config if config.root.startswith("~") else replace(config, root=str(Path(config.root).absolute()))
+
+
+def _require_digest(config: DataConfig) -> None:
+    if config.digest is not None and (found := image_folder.content_digest(config)) != config.digest:
+        raise DataError(
+            f"data.root={config.root} holds {found}, not the images of data.digest={config.digest}: some were "
+            "changed, added or removed; bring them back, or begin anew with these: a search under another "
+            "hydra.sweeper.study_name, a run from its first epoch, not by resume=, with data.digest=null"
+        )
+
+
+def _gives_validation(config: DataConfig) -> bool:
+    """Whether an image folder itself says which images are for validation."""
+    folder = config.name == DataName.image_folder
+    return folder and config.validation > 0 and image_folder.VALIDATION in image_folder.layout(config).parts
+
+
+def _read(config: DataConfig, part: str) -> Images:
+    if config.name == DataName.image_folder:
+        pixels, labels = image_folder.read(config, part)
+        return Images(torch.from_numpy(pixels), torch.from_numpy(labels))
+    images, small = read_split(obtain(config.name, Path(config.root), config.download), part)
+    return Images(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(small.astype(np.int64)))
+
+
+def _labels(name: DataName, root: str, download: bool) -> Tensor:
+    """The labels (N,) of a named data set's training images."""
+    files = obtain(name, Path(root), download)
+    return torch.from_numpy(read_idx(files["train_labels"]).astype(np.int64))
+
+
+# ---- splitting
+
+
+def _require_enough(config: DataConfig, labels: Tensor, given: int) -> None:
+    """Refuse to hold out or train on more images than there are; `given` is how many come apart for validation."""
     names = image_folder.class_names(config) if config.name == DataName.image_folder else ()
     held_out = 0 if given else held_out_count(labels, config.validation, names)
     left = len(labels) - held_out
@@ -152,37 +157,9 @@ def _require_enough(config: DataConfig, labels: Tensor, given: int) -> None:
         )
 
 
-def load_test(config: DataConfig) -> Images:
-    """The test images; a run calls this once, when its training is over.
-
-    Raises:
-        DataError: as `load`.
-    """
-    _require_digest(config)
-    return _read(config, "test")
-
-
-def _gives_validation(config: DataConfig) -> bool:
-    folder = config.name == DataName.image_folder
-    return folder and config.validation > 0 and image_folder.has_validation(config)
-
-
-def _read(config: DataConfig, part: str) -> Images:
-    if config.name == DataName.image_folder:
-        return Images(*image_folder.read(config, part))
-    files = obtain(config.name, Path(config.root), config.download)
-    pixels, labels = read_split(files, part)
-    return Images(torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
-
-
 def held_out_count(labels: Tensor, held_out: float, names: Sequence[str] = ()) -> int:
-    """How many images a number or fraction `held_out` stands for; `names` are those of the classes, if they have
-    any.
-
-    Raises:
-        ConfigError: not every class would have an image left to train on.
-        DataError: a class has a single image.
-    """
+    """How many images a number or fraction `held_out` stands for; refused unless each class keeps one to train on.
+    `names` are those of the classes, if they have any."""
     if held_out == 0:
         return 0
     wanted = max(1, round(held_out * len(labels))) if held_out < 1 else int(held_out)
@@ -209,9 +186,6 @@ def split(labels: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
     total is exact, and of every class the same share is held out: rounded down, what is missing then going to
     the classes with the largest remainders. So a class with a share of less than one image may have none held
     out, but each keeps one at least to train on.
-
-    Raises:
-        ConfigError, DataError: as `held_out_count`.
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     if held_out == 0:
@@ -224,11 +198,9 @@ def split(labels: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
         remainder = torch.where(quota < spare, exact - quota, -math.inf)
         quota[remainder.argsort(descending=True, stable=True)[0]] += 1
     shuffled = labels[order]
-    rank = torch.empty_like(order)  # how many images of the same class come earlier in the order
-    for label in range(len(counts)):
-        members = (shuffled == label).nonzero().flatten()
-        rank[members] = torch.arange(len(members))
-    chosen = rank < quota[shuffled]
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label, count in enumerate(quota.tolist()):
+        chosen[(shuffled == label).nonzero().flatten()[:count]] = True
     return order[chosen], order[~chosen]
 
 
@@ -236,11 +208,10 @@ def pixel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ..
     """Mean and standard deviation of each channel of uint8 (N, C, H, W), on the scale of [0, 1]."""
     levels = torch.arange(256, dtype=torch.float64) / 255
     means, deviations = [], []
-    for channel in range(pixels.shape[1]):
-        histogram = torch.zeros(256, dtype=torch.int64)  # unlike a mean, needs no float copy of the data set
-        for part in pixels[:, channel].split(4096):
-            histogram += torch.bincount(part.flatten(), minlength=256)
-        share = histogram / pixels[:, channel].numel()
+    for channel in pixels.unbind(1):
+        # Unlike a mean, counts need no float copy of the data set; in parts, as they need one of 64-bit integers.
+        counts = [torch.bincount(part.flatten(), minlength=256) for part in channel.split(4096)]
+        share = torch.stack(counts).sum(0) / channel.numel()
         mean = float((share * levels).sum())
         variance = float((share * (levels - mean) ** 2).sum())
         means.append(mean)

@@ -1,4 +1,4 @@
-"""Pictures of any kind, read upright and in 8 bits, and fitted to what a model takes."""
+"""Pictures of any kind, read upright and in 8 bits, and resized to what a model takes."""
 
 import os
 import warnings
@@ -22,8 +22,8 @@ def files_in(folder: Path) -> list[Path]:
     found: list[Path] = []
     for place, folders, names in os.walk(folder):  # several times as fast as Path.rglob
         folders[:] = [name for name in folders if name[0] != "."]
-        shown = (Path(place, name) for name in names if name[0] != ".")
-        found += [file for file in shown if file.suffix.lower() in EXTENSIONS and file.is_file()]
+        visible = (Path(place, name) for name in names if name[0] != ".")
+        found += [file for file in visible if file.suffix.lower() in EXTENSIONS and file.is_file()]
     return sorted(found)
 
 
@@ -37,18 +37,14 @@ def is_own_plot(file: Path) -> bool:
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[Image.Image]:
+def open_picture(file: Path) -> Iterator[Image.Image]:
     """The picture in a file, the first if there are several, turned upright as its EXIF data say, in 8 bits a
-    channel. What fails inside the with block counts as the file's fault.
-
-    Raises:
-        DataError: it is missing, not a readable picture, or of more than MOST_PIXELS.
-    """
+    channel. What fails inside the with block counts as the file's fault."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise Image.DecompressionBombError
-            yield _eight_bits(ImageOps.exif_transpose(image), image.format)
+            yield _to_eight_bits(ImageOps.exif_transpose(image), image.format)
     except DataError:
         raise
     except FileNotFoundError as error:
@@ -60,7 +56,7 @@ def opened(file: Path) -> Iterator[Image.Image]:
         raise DataError(f"{file} is not a readable image ({first_line(error)}); mend or remove it") from error
 
 
-def _eight_bits(image: Image.Image, file_format: str | None) -> Image.Image:
+def _to_eight_bits(image: Image.Image, file_format: str | None) -> Image.Image:
     """Grey images of 16 bits, which Pillow would clip at 255, brought to 8; others as they are."""
     if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PPM"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -77,7 +73,7 @@ def on_background(image: Image.Image, colour: str) -> Image.Image:
     return Image.alpha_composite(background, image.convert("RGBA"))
 
 
-def fitted(image: Image.Image, channels: int, size: int) -> NDArray[np.uint8]:
+def fit(image: Image.Image, channels: int, size: int) -> NDArray[np.uint8]:
     """A picture on white, grey or with three channels, resized to uint8 (channels, size, size)."""
     converted = on_background(image, "white").convert("RGB" if channels == 3 else "L")
     array = np.asarray(converted.resize((size, size), Image.Resampling.BILINEAR), dtype=np.uint8)

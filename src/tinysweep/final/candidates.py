@@ -6,7 +6,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from tinysweep.data.load import describe, placed
+from tinysweep.data.load import describe, with_absolute_root
 from tinysweep.errors import ConfigError, DataError, StudyError, TinysweepError
 from tinysweep.network import budget
 from tinysweep.network.budget import Cost
@@ -69,7 +69,9 @@ def best(view: StudyView, wanted: int, excluded: Sequence[int], retrain: Sequenc
 def _entrant(view: StudyView, trial: FrozenTrial, retrain: Sequence[str]) -> Entrant:
     own = view.config(trial.number)
     recipe = retrained(own, retrain, view.record(trial.number)["overrides"])
-    held_out = placed(replace(recipe.data, validation=own.data.validation, split_seed=own.data.split_seed))
+    held_out = with_absolute_root(
+        replace(recipe.data, validation=own.data.validation, split_seed=own.data.split_seed)
+    )
     trainer = replace(recipe.trainer, seed=0, threads=0, test=True)
     changed = {name: unquoted(value) for name, value in trial.params.items()}
     recipe = replace(recipe, data=replace(held_out, validation=0.0), trainer=trainer, trial=None)

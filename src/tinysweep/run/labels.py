@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 
+from tinysweep.data import folder as image_folder
 from tinysweep.data.catalogue import DATA_SETS
 from tinysweep.errors import DataError
 from tinysweep.settings.schema import DataConfig, DataName
@@ -40,8 +41,6 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
     """
     if config.name != DataName.image_folder:
         return DATA_SETS[config.name].classes
-    from tinysweep.data import folder as image_folder  # noqa: PLC0415 it imports torch, which other data sets can do without
-
     return tuple(image_folder.class_names(config))
 
 

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from tinysweep.console import Progress
-from tinysweep.data.load import Data, describe, load, load_test, pinned
+from tinysweep.data.load import Data, describe, load, load_test, pin
 from tinysweep.errors import AbandonedError, ConfigError, PrunedError, message_of
 from tinysweep.network import budget
 from tinysweep.run import resume, saved
@@ -41,7 +41,7 @@ def run(
         print(_heading(config, cost, machine.describe()), flush=True)
     data = _remembered(config.data) if report else load(config.data)
     if not report:  # a sweep and a final have said which images they mean
-        config = dataclasses.replace(config, data=pinned(config.data))
+        config = dataclasses.replace(config, data=pin(config.data))
     record = Record(RunFolder.claim(wanted), config, cost, machine, overrides)
     if report:
         return _carry_out(record, data, report, None)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler
 
-from tinysweep.data.load import check, pinned
+from tinysweep.data.load import check, pin
 from tinysweep.errors import ConfigError, StudyError, first_line
 from tinysweep.metrics import METRICS
 from tinysweep.search.compose_trial import DIGEST, NOTHING_HELD_OUT, Composer, digest, identity
@@ -97,7 +97,7 @@ class Plan:
             )
         self.n_trials = config.n_trials or (None if self.is_grid else DEFAULT_TRIALS)
         data = self._data(shared_data)
-        digests = [pinned(each, self.composer.digests).digest for each in data]
+        digests = [pin(each, self.composer.digests).digest for each in data]
         if known := dict.fromkeys(digest for digest in digests if digest is not None):
             self.definition[DIGEST] = ", ".join(known)
         self.name = config.study_name or made_name(self.space, self.definition)

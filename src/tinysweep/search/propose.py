@@ -7,7 +7,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial
 
-from tinysweep.data.load import describe, pinned
+from tinysweep.data.load import describe, pin
 from tinysweep.errors import BudgetError, ConfigError
 from tinysweep.network import budget
 from tinysweep.network.build import with_width
@@ -70,7 +70,7 @@ class Proposer:
             config = self.composer.config(values, len(self.trials))
             if config.data.validation == 0:
                 raise ConfigError(NOTHING_HELD_OUT)
-            digest = pinned(config.data, self.composer.digests).digest
+            digest = pin(config.data, self.composer.digests).digest
             config = replace(config, data=replace(config.data, digest=digest))
             shape = describe(config.data)
             config = budget.resolve(config, shape)

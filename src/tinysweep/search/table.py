@@ -205,7 +205,7 @@ def write_winner(study: Study, best: FrozenTrial, composer: Composer, retrain: l
     """Write the best trial's configuration, changed by `retrain`, as an experiment in the study's folder, and
     return the command that runs it."""
     # Only here, as reading a table must not wait for torch.
-    from tinysweep.data.load import describe, pinned  # noqa: PLC0415
+    from tinysweep.data.load import describe, pin  # noqa: PLC0415
     from tinysweep.network.budget import resolve  # noqa: PLC0415
 
     overrides = composer.overrides(best.params, composer.config(best.params, best.number))
@@ -216,7 +216,7 @@ def write_winner(study: Study, best: FrozenTrial, composer: Composer, retrain: l
     config = dataclasses.replace(
         resolve(config, describe(config.data)),
         name=f"{study.optuna.study_name}-{WINNER}",
-        data=pinned(config.data, composer.digests),
+        data=pin(config.data, composer.digests),
     )
     return write_experiment(study.folder, WINNER, config, origin)
 
