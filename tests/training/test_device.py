@@ -1,6 +1,7 @@
 """Which device, precision and threads a run gets, and that threads are given back."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from tinysweep.errors import ConfigError
 from tinysweep.settings.schema import Device, Precision, TrainerConfig
-from tinysweep.training.device import Hardware, hardware, usable_cores
+from tinysweep.training.device import Hardware, hardware
 
 CPU = torch.device("cpu")
 
@@ -49,7 +50,6 @@ def test_auto_prefers_cuda_then_mps_then_cpu(
     ("wanted", "available", "there"),
     [
         (Device.cuda, (), "cpu"),
-        (Device.mps, (), "cpu"),
         (Device.mps, (Device.cuda,), "cpu, cuda"),
         (Device.cuda, (Device.mps,), "cpu, mps"),
     ],
@@ -96,11 +96,7 @@ def test_auto_precision_on_cuda_is_bf16_where_it_is_not_emulated(
     give_features(monkeypatch, avx512_bf16=not native)
     assert hardware(TrainerConfig()).bf16 is native
     assert hardware(TrainerConfig(precision=Precision.fp32)).bf16 is False
-
-
-def test_auto_precision_on_mps_is_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     make_available(monkeypatch, Device.mps)
-    give_features(monkeypatch, avx512_bf16=True)
     assert hardware(TrainerConfig()).bf16 is False
 
 
@@ -115,32 +111,24 @@ def test_convolutions_run_in_the_chosen_precision(bf16: bool, expected: torch.dt
 # ---- threads
 
 
-def test_threads_are_as_asked_or_one_a_usable_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {1, 4, 5}, raising=False)
-    assert hardware(TrainerConfig(device=Device.cpu, threads=7)).threads == 7
-    assert hardware(TrainerConfig(device=Device.cpu, threads=0)).threads == 3
-
-
-@pytest.mark.parametrize(("count", "expected"), [(6, 6), (None, 1)])
-def test_where_the_system_knows_no_affinity_every_core_counts(
-    monkeypatch: pytest.MonkeyPatch, count: int | None, expected: int
+@pytest.mark.parametrize(("affinity", "count", "cores"), [({1, 4, 5}, 8, 3), (None, 6, 6), (None, None, 1)])
+def test_threads_are_as_asked_or_one_a_usable_core(
+    monkeypatch: pytest.MonkeyPatch, affinity: set[int] | None, count: int | None, cores: int
 ) -> None:
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: count)
-    assert usable_cores() == expected
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: affinity, raising=False)
+    if affinity is None:  # as on systems that know none
+        monkeypatch.delattr(os, "sched_getaffinity")
+    assert hardware(TrainerConfig(device=Device.cpu, threads=7)).threads == 7
+    assert hardware(TrainerConfig(device=Device.cpu, threads=0)).threads == cores
 
 
-def test_threads_are_given_back_after_use() -> None:
-    machine = Hardware(CPU, False, 3)
-    assert torch.get_num_threads() == 1
-    with machine.in_use():
+@pytest.mark.parametrize("error", [nullcontext(), pytest.raises(KeyboardInterrupt)])
+def test_threads_are_given_back_after_use(error: AbstractContextManager[object]) -> None:
+    with error, Hardware(CPU, False, 3).in_use():
         assert torch.get_num_threads() == 3
-    assert torch.get_num_threads() == 1
-
-
-def test_threads_are_given_back_after_an_error() -> None:
-    with pytest.raises(KeyboardInterrupt), Hardware(CPU, False, 3).in_use():
-        raise KeyboardInterrupt
+        if not isinstance(error, nullcontext):
+            raise KeyboardInterrupt
     assert torch.get_num_threads() == 1
 
 
@@ -153,7 +141,6 @@ def test_threads_are_given_back_after_an_error() -> None:
         (Hardware(CPU, False, 1), "cpu, 1 thread, fp32"),
         (Hardware(CPU, True, 2), "cpu, 2 threads, bf16"),
         (Hardware(torch.device("cuda"), True, 8), "cuda, bf16"),
-        (Hardware(torch.device("mps"), False, 8), "mps, fp32"),
     ],
 )
 def test_a_machine_describes_itself(machine: Hardware, words: str) -> None:

@@ -67,14 +67,6 @@ def test_weights_decay_and_biases_and_norms_do_not(name: OptimizerName, family: 
         assert torch.equal(new, old)
 
 
-@pytest.mark.parametrize("name", list(OptimizerName))
-def test_every_parameter_is_optimized_once(name: OptimizerName) -> None:
-    model = network()
-    optimizer = Optimizer(OptimizerConfig(name), model)
-    chosen = [id(parameter) for group in optimizer.groups for parameter in group.params]
-    assert sorted(chosen) == sorted(id(parameter) for parameter in model.parameters())
-
-
 @pytest.mark.parametrize(
     "config",
     [
@@ -129,11 +121,3 @@ def test_a_parameter_without_a_gradient_stays_and_the_others_move_as_torchs_do(n
         plain.step()
         for new, expected in zip(model.parameters(), reference.parameters(), strict=True):
             torch.testing.assert_close(new, expected)
-
-
-def test_a_rate_of_zero_moves_nothing() -> None:
-    model = network()
-    before = copy.deepcopy(model)
-    take_steps(model, Optimizer(OptimizerConfig(lr=0.5), model), 2, lr=0.0)
-    for new, old in zip(model.parameters(), before.parameters(), strict=True):
-        assert torch.equal(new, old)

@@ -50,46 +50,32 @@ def trained(step: Step | RecordedStep, batches: list[Batch]) -> dict[str, Tensor
     return state | {f"average.{name}": value for name, value in plain.average.module.state_dict().items()}
 
 
-def replay_on_the_host(body: Body) -> Body:
-    """A recording where there are no CUDA graphs: it does nothing now, and all of it later."""
-    return body
-
-
 @pytest.mark.parametrize("optimizer", OptimizerName)
 @pytest.mark.parametrize("steps", [1, EAGER_STEPS, EAGER_STEPS + 1, EAGER_STEPS + 5])
 def test_a_recorded_step_trains_as_the_step_does(optimizer: OptimizerName, steps: int) -> None:
+    recorded: list[Body] = []
+
+    def replay_on_the_host(body: Body) -> Body:
+        """A recording where there are no CUDA graphs: it does nothing now, and all of it later."""
+        recorded.append(body)
+        return body
+
     batches = made_batches(steps, CPU.device)
     expected = trained(made_step(optimizer, CPU), batches)
     got = trained(RecordedStep(made_step(optimizer, CPU), replay_on_the_host), batches)
+    assert len(recorded) == (steps > EAGER_STEPS), "once, after the first steps"
     assert got.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(got[name], value, msg=name)
 
 
-def test_a_step_is_recorded_once_after_the_first() -> None:
-    recorded: list[int] = []
-
-    def record(body: Body) -> Body:
-        recorded.append(step.taken)
-        return body
-
-    step = RecordedStep(made_step(OptimizerName.sgd, CPU), record)
-    trained(step, made_batches(EAGER_STEPS + 4, CPU.device))
-    assert recorded == [EAGER_STEPS]
-
-
 @pytest.mark.parametrize("size", [1, 7])
 def test_a_batch_of_another_shape_is_refused_rather_than_misread(size: int) -> None:
-    step = RecordedStep(made_step(OptimizerName.sgd, CPU), replay_on_the_host)
+    step = RecordedStep(made_step(OptimizerName.sgd, CPU), lambda body: body)
     (pixels, labels), *_ = made_batches(1, CPU.device)
     step(pixels, labels, 0.1)
     with pytest.raises(ValueError, match=r"shape of the first, \(16, 1, 12, 12\)"):
         step(pixels[:size], labels[:size], 0.1)
-
-
-def test_on_a_cpu_steps_are_taken_as_they_are() -> None:
-    step = made_step(OptimizerName.sgd, CPU)
-    assert fastest_step(step) is step
 
 
 # ---- on a GPU

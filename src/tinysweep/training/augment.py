@@ -25,7 +25,7 @@ def augment(images: Tensor, config: AugmentationConfig, generator: torch.Generat
         places = sampling_grid(affine, elastic, images.shape[-2], images.shape[-1]).permute(0, 2, 3, 1)
         images = F.grid_sample(images, places, mode=str(config.interpolation), align_corners=False)
     if config.erase_probability:
-        images = images.masked_fill(erased(images, config, generator), 0.0)
+        images = images.masked_fill(erasing_mask(images, config, generator), 0.0)
     return images
 
 
@@ -73,7 +73,7 @@ def draw_elastic(images: Tensor, config: AugmentationConfig, generator: torch.Ge
     rows, columns = (max(2, math.ceil(side / config.elastic_sigma_pixels)) for side in (height, width))
     noise = torch.randn(len(images), 2, rows, columns, generator=generator, device=images.device)
     strength = config.elastic_pixels * torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
-    by_row, by_column = bicubic(rows, height, images.device), bicubic(columns, width, images.device)
+    by_row, by_column = bicubic_matrix(rows, height, images.device), bicubic_matrix(columns, width, images.device)
     # The sum of squares over all pixels, without computing them: a quadratic form of the noise.
     squares = noise * (by_row.T @ by_row @ noise @ (by_column.T @ by_column))
     rms = (squares.sum((1, 2, 3), keepdim=True) / (2 * height * width)).sqrt()
@@ -111,16 +111,16 @@ def axis_functions(size: int, coarse: int, like: Tensor) -> Tensor:
     what each of `coarse` values contributes by bicubic interpolation."""
     places = (torch.arange(size, device=like.device, dtype=like.dtype) * 2 + 1) / size - 1
     affine = torch.stack((torch.ones_like(places), places), dim=1)
-    return torch.cat((affine, bicubic(coarse, size, like.device)), dim=1) if coarse else affine
+    return torch.cat((affine, bicubic_matrix(coarse, size, like.device)), dim=1) if coarse else affine
 
 
-def bicubic(coarse: int, size: int, device: torch.device) -> Tensor:
+def bicubic_matrix(coarse: int, size: int, device: torch.device) -> Tensor:
     """The matrix (size, coarse) that interpolates one axis from `coarse` values to `size`."""
     impulses = torch.eye(coarse, device=device).view(1, coarse, 1, coarse)
     return F.interpolate(impulses, (1, size), mode="bicubic", align_corners=False).view(coarse, size).T
 
 
-def erased(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
+def erasing_mask(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
     """The mask (B, 1, H, W) of the pixels to erase: at most one square an image, anywhere in it."""
     height, width = images.shape[-2:]
     chance, area, top, left = torch.rand(4, len(images), 1, 1, 1, generator=generator, device=images.device)
