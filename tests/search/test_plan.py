@@ -29,7 +29,7 @@ from tinysweep.search.plan import (
     require_comparable,
     require_same,
 )
-from tinysweep.search.space import Space, read_space, words
+from tinysweep.search.space import Space, in_words, read_space
 from tinysweep.settings.compose import CONFIG_FOLDER, register_schema
 from tinysweep.settings.schema import Config
 
@@ -191,7 +191,7 @@ def test_an_empty_study_of_others_is_taken(study: optuna.Study) -> None:
     ],
 )
 def test_distributions_that_differ_read_differently(distribution: Any, said: str) -> None:
-    assert words(distribution) == said
+    assert in_words(distribution) == said
 
 
 # ---- the name that is made

@@ -1,11 +1,11 @@
-"""The grammar of a sweep: which distributions a search reads from it, what it refuses, and a grid's points."""
+"""What a study searches: which distributions a sweep becomes, what is refused, and which points come first."""
 
 import itertools
 import random
 from typing import Any
 
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tinysweep.errors import ConfigError
@@ -13,13 +13,14 @@ from tinysweep.search.space import (
     Points,
     Space,
     Value,
+    contains,
     extremes,
     grid,
     is_setting,
     parse,
     read_space,
-    read_start,
-    unquoted,
+    read_start_points,
+    without_quotes,
 )
 from tinysweep.search.study import STATES, Status
 from tinysweep.settings.explain import settings
@@ -29,14 +30,8 @@ LR = "optimizer.lr"
 WIDTH = "model.width"
 
 
-def points(*arguments: str) -> list[dict[str, object]]:
-    return [dict(point) for point in grid(read_space(None, list(arguments)))]
-
-
-def levels(sweep: str) -> list[object]:
-    """The values of one parameter in a grid."""
-    (name,) = read_space(None, [sweep]).searched
-    return [point[name] for point in points(sweep)]
+def points(*arguments: str) -> list[Point]:
+    return list(grid(read_space(None, list(arguments))))
 
 
 # ---- the grammar
@@ -54,7 +49,6 @@ def levels(sweep: str) -> list[object]:
         ("model=plain,residual", CategoricalDistribution(("plain", "residual"))),
         ("experiment=null,era_seed", CategoricalDistribution(("null", "era_seed"))),
         ("model.depth=[1,1],[1,2,1]", CategoricalDistribution(("[1,1]", "[1,2,1]"))),
-        ("model.depth=choice([1,1],[1,2,1])", CategoricalDistribution(("[1,1]", "[1,2,1]"))),
         ("model.width=sort(9,3,1)", CategoricalDistribution((1, 3, 9))),
         ("model.width=range(4,9)", IntDistribution(4, 8)),
         ("model.width=range(4,9,2)", IntDistribution(4, 8, step=2)),
@@ -63,37 +57,22 @@ def levels(sweep: str) -> list[object]:
         ("optimizer.lr=interval(0.1,0.5)", FloatDistribution(0.1, 0.5)),
         ("optimizer.lr=tag(log,interval(0.01,1))", FloatDistribution(0.01, 1.0, log=True)),
         ("data.validation=interval(10,100)", FloatDistribution(10.0, 100.0)),
+        # Of a setting that takes whole numbers an interval has only those.
+        ("trainer.epochs=interval(4.0,9.0)", IntDistribution(4, 9)),
+        ("model.width=interval(1,1e3)", IntDistribution(1, 1000)),
+        ("data.limit=tag(log,interval(4,64))", IntDistribution(4, 64, log=True)),
+        ("trainer.epochs=range(1.0,4.0)", IntDistribution(1, 3)),
     ],
 )
-def test_a_sweep_becomes_the_distribution_that_it_describes(
-    sweep: str, distribution: CategoricalDistribution | IntDistribution | FloatDistribution
-) -> None:
-    assert read_space(None, [sweep]) == Space({sweep.partition("=")[0]: distribution}, [])
+def test_a_sweep_becomes_the_distribution_that_it_describes(sweep: str, distribution: BaseDistribution) -> None:
+    name, _, written = sweep.partition("=")
+    assert read_space(None, [sweep]) == read_space({name: written}, []) == Space({name: distribution}, [])
 
 
-@pytest.mark.parametrize(
-    ("sweep", "distribution"),
-    [
-        ("interval(4,9)", IntDistribution(4, 9)),
-        ("interval(4.0,9.0)", IntDistribution(4, 9)),
-        ("interval(1,1e3)", IntDistribution(1, 1000)),
-        ("tag(log,interval(4,64))", IntDistribution(4, 64, log=True)),
-        ("range(1.0,4.0)", IntDistribution(1, 3)),
-    ],
-)
-@pytest.mark.parametrize("name", ["trainer.epochs", WIDTH, "data.limit"])
-def test_an_interval_of_a_setting_that_takes_whole_numbers_has_only_those(
-    name: str, sweep: str, distribution: IntDistribution
-) -> None:
-    assert read_space({name: sweep}, []).searched == {name: distribution}
-
-
-@pytest.mark.parametrize("sweep", ["shuffle(range(1,9))", "shuffle(1,2,3,4,5,6,7,8)"])
-def test_a_shuffled_sweep_has_the_same_values_in_an_order_of_its_own(sweep: str) -> None:
-    found = read_space(None, [f"trainer.epochs={sweep}"]).searched["trainer.epochs"]
+def test_a_shuffled_sweep_has_the_same_values_in_an_order_of_its_own() -> None:
+    found = read_space(None, ["trainer.epochs=shuffle(range(1,9))"]).searched["trainer.epochs"]
     assert isinstance(found, CategoricalDistribution)
     assert sorted(extremes(found), key=int) == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert levels("trainer.epochs=choice(3,1,2)") == [3, 1, 2], "a grid follows the order that is written"
 
 
 @pytest.mark.parametrize(
@@ -111,53 +90,24 @@ def test_what_is_no_sweep_is_shared_by_every_trial(argument: str) -> None:
     assert read_space(None, [argument]) == Space({}, [argument])
 
 
-def test_null_is_a_choice_that_reads_back_as_null() -> None:
-    (name,) = (space := read_space(None, ["data.limit=null,100"])).searched
-    assert [parse(name, value) for value in extremes(space.searched[name])] == [None, 100]
-
-
 @pytest.mark.parametrize(
-    ("name", "value", "expected"),
+    ("name", "value", "parsed", "shown"),
     [
-        ("model.depth", "[1,2]", [1, 2]),
-        (WIDTH, "auto", "auto"),
-        (LR, 1e-7, 1e-7),
-        ("optimizer.nesterov", True, True),
-        ("model", "'plain'", "plain"),
-        ("scheduler.name", '"step"', "step"),
+        ("model.depth", "[1,2]", [1, 2], "[1,2]"),
+        ("data.limit", "null", None, "null"),
+        (LR, 1e-7, 1e-7, 1e-7),
+        ("optimizer.nesterov", True, True, True),
+        ("model", "'plain'", "plain", "plain"),
+        ("scheduler.name", '"step"', "step", "step"),
+        ("name", '"it\'s"', "it's", "it's"),
     ],
 )
-def test_a_drawn_value_is_what_the_command_line_reads_in_its_words(
-    name: str, value: str | float | bool, expected: object
+def test_a_drawn_value_is_read_as_the_command_line_reads_it_and_shown_without_quotes(
+    name: str, value: Value, parsed: object, shown: object
 ) -> None:
-    assert parse(name, value) == expected
-    assert type(parse(name, value)) is type(expected)
-
-
-def test_a_choice_is_held_to_its_rule_by_its_value() -> None:
-    assert read_space(None, ["trainer.batch_size='8','16'", "scheduler.name='step','constant'"]).searched
-    assert read_space(None, ["model.hidden=0,${trainer.batch_size}"]).searched
-    with pytest.raises(ConfigError, match=r"trainer.batch_size='1' must lie in"):
-        read_space(None, ["trainer.batch_size='1','16'"])
-
-
-@pytest.mark.parametrize(
-    ("value", "read"),
-    [
-        ("'step'", "step"),
-        ('"a b"', "a b"),
-        ("step", "step"),
-        ("it's", "it's"),
-        ("'", "'"),
-        (4, 4),
-        ("[1,1]", "[1,1]"),
-    ],
-)
-def test_people_read_values_without_quotes(value: object, read: object) -> None:
-    assert unquoted(value) == read
-
-
-# ---- several that name the same parameter
+    assert parse(name, value) == parsed
+    assert type(parse(name, value)) is type(parsed)
+    assert without_quotes(value) == shown
 
 
 @pytest.mark.parametrize(
@@ -168,8 +118,12 @@ def test_people_read_values_without_quotes(value: object, read: object) -> None:
         ({WIDTH: 5}, ["model.width=4,8"], Space({WIDTH: CategoricalDistribution((4, 8))}, [])),
         ({WIDTH: 5}, ["model.width=6"], Space({}, ["model.width=6"])),
         (None, ["model.width=4,8", "model.width=5"], Space({}, ["model.width=5"])),
-        (None, ["model.width=5", "model.width=4,8"], Space({WIDTH: CategoricalDistribution((4, 8))}, [])),
         ({"model": "plain,residual"}, ["model=plain"], Space({}, ["model=plain"])),
+        (
+            {LR: "0.1,0.2", "trainer.epochs": 3},
+            ["model.width=5"],
+            Space({LR: CategoricalDistribution((0.1, 0.2))}, ["trainer.epochs=3", "model.width=5"]),
+        ),
     ],
 )
 def test_the_later_of_two_overrides_counts_and_the_command_line_comes_last(
@@ -178,81 +132,64 @@ def test_the_later_of_two_overrides_counts_and_the_command_line_comes_last(
     assert read_space(params, arguments) == space
 
 
-def test_a_replaced_parameter_leaves_the_others_as_they_are() -> None:
-    space = read_space({LR: "0.1,0.2", WIDTH: "4,8", "trainer.epochs": 3}, ["model.width=5", "trainer.seed=1,2"])
-    assert list(space.searched) == [LR, "trainer.seed"]
-    assert space.fixed == ["trainer.epochs=3", "model.width=5"]
-
-
 def test_a_value_of_a_studys_file_that_is_not_searched_keeps_its_interpolation() -> None:
     resolved = {"model.hidden": 64, "model.width": "range(4,9)", "data.limit": None}
-    written = {
-        "model.hidden": "${trainer.batch_size}",
-        "model.width": "range(4,${oc.env:TOP})",
-        "data.limit": None,
-    }
+    written = {**resolved, "model.hidden": "${trainer.batch_size}", "model.width": "range(4,${oc.env:TOP})"}
     space = read_space(resolved, ["trainer.seed=1"], written)
     assert space.fixed == ["model.hidden=${trainer.batch_size}", "data.limit=null", "trainer.seed=1"]
     assert space.searched == {WIDTH: IntDistribution(4, 8)}
-
-
-def test_nothing_searched_is_a_space_of_one_point() -> None:
-    assert read_space(None, []) == read_space({}, []) == Space({}, [])
-    assert list(grid(Space())) == [{}]
 
 
 # ---- what is refused
 
 
 @pytest.mark.parametrize(
-    ("argument", "words"),
+    ("sweep", "words"),
     [
         ("optimizer.lr=interval(1,2000)", ["optimizer.lr=2000", "(0, 1000]", "peak learning rate"]),
-        ("optimizer.lr=interval(0,1)", ["optimizer.lr=0", "(0, 1000]", "peak learning rate"]),
         ("optimizer.lr=interval(0.1,nan)", ["optimizer.lr=nan", "(0, 1000]"]),
         ("optimizer.lr=0.1,0.2,0", ["optimizer.lr=0", "(0, 1000]"]),
         ("model.width=range(0,9)", ["model.width=0", "[1, 100000]"]),
         ("model.width=auto,wide", ["model.width=wide", "channels of the first stage"]),
-        ("model.depth=choice([1,1],[2,0])", ["model.depth=[2,0]", "[1, 100]", "blocks in each stage"]),
+        ("model.depth=choice([1,1],[2,0])", ["model.depth=[2, 0]", "[1, 100]", "blocks in each stage"]),
+        ("trainer.batch_size='1','16'", ["trainer.batch_size=1 must lie in"]),
         ("optimizer.name=sgd,adam", ["optimizer.name=adam", "one of sgd, adamw"]),
-        ("model.family=plain,nonsense", ["model.family=nonsense", "one of plain, residual, separable"]),
         ("trainer.epochs=1.5,2", ["trainer.epochs=1.5", "whole number"]),
         ("trainer.epochs=null,3", ["trainer.epochs=null", "whole number"]),
         ("model.width=interval(4.5,9)", ["model.width", "whole numbers only", "interval(1,9)"]),
         ("model.width=range(1,1.9,0.25)", ["model.width", "whole numbers only"]),
-        ("trainer.epochs=tag(log,interval(1.5,8))", ["trainer.epochs", "whole numbers only"]),
         ("model.widht=4,8", ["model.widht is not a setting", "did you mean model.width?"]),
-        ("modle.width=4,8", ["modle.width is not a setting", "did you mean model.width?"]),
         ("optimizer.lr=glob(*)", ["optimizer.lr=glob(*)", "can't be searched", "choice(a,b)", "interval(0.1,1)"]),
+        ("optimizer.lr=interval(2,1)", ["optimizer.lr=interval(2,1)"]),
+        ("model.width=range(1,1)", ["model.width=range(1,1)"]),
+        ("trial=3", ["trial is set by the sweep itself"]),
+        ("++trial=1,2", ["trial is set by the sweep itself"]),
     ],
 )
-def test_a_bad_sweep_is_refused_in_one_line_with_key_value_and_rule(argument: str, words: list[str]) -> None:
+def test_a_bad_sweep_is_refused_in_one_line_however_it_is_given(sweep: str, words: list[str]) -> None:
+    name, _, written = sweep.partition("=")
     with pytest.raises(ConfigError) as caught:
-        read_space(None, [argument])
+        read_space(None, [sweep])
     message = str(caught.value)
     assert all(word in message for word in words), message
     assert "\n" not in message
+    with pytest.raises(ConfigError) as in_file:
+        read_space({"trainer.seed": "1,2", name: written}, [])
+    assert str(in_file.value) == message
 
 
 @pytest.mark.parametrize(
-    ("name", "sweep"), [(LR, "0.1,0"), (WIDTH, "interval(4.5,9)"), ("model.widht", "4,8"), (LR, "glob(*)")]
+    ("written", "meant"),
+    [
+        ([4, 8], "write model.width: choice(4,8)"),
+        ({"type": "int", "low": 4, "high": 8}, "write model.width: range(4,17), choice(a,b), interval(0.1,1) or "),
+    ],
 )
-def test_a_studys_file_is_refused_in_the_words_that_the_command_line_is(name: str, sweep: str) -> None:
-    with pytest.raises(ConfigError) as typed:
-        read_space(None, [f"{name}={sweep}"])
-    with pytest.raises(ConfigError) as written:
-        read_space({"trainer.seed": "1,2", name: sweep}, [])
-    assert str(typed.value) == str(written.value)
-
-
-@pytest.mark.parametrize(
-    "argument",
-    ["optimizer.lr=interval(2,1)", "model.width=range(1,1)", "trainer.epochs=range(1,9,0)", "model.width"],
-)
-def test_a_sweep_that_makes_no_sense_is_refused_in_one_line(argument: str) -> None:
+def test_what_other_sweepers_take_for_a_sweep_is_refused_with_what_to_write(written: Any, meant: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        read_space(None, [argument])
-    assert "\n" not in str(caught.value)
+        read_space({WIDTH: written}, [])
+    assert str(caught.value).startswith(f"hydra.sweeper.params.model.width={written} must be a sweep; {meant}")
+    assert read_space({"model.depth": [1, 2]}, []).fixed == ["model.depth=[1, 2]"], "a list that is a value"
 
 
 # ---- what comes first
@@ -260,92 +197,19 @@ def test_a_sweep_that_makes_no_sense_is_refused_in_one_line(argument: str) -> No
 
 def test_what_others_may_depend_on_is_drawn_first() -> None:
     names = ["scheduler.gamma", "optimizer.name", "model", LR, "scheduler.name", "optimizer", WIDTH]
-    ranks = {"group": ["model", "optimizer"], "name": ["optimizer.name", "scheduler.name"]}
     for order in itertools.islice(itertools.permutations(names), 0, None, 97):
         space = Space({name: IntDistribution(1, 2) for name in order})
         ordered = list(space.ordered)
-        assert set(ordered[:2]) == set(ranks["group"])
-        assert set(ordered[2:4]) == set(ranks["name"])
-        rest = [name for name in order if name not in ordered[:4]]
-        assert ordered[4:] == rest, "the rest keep their order"
+        assert set(ordered[:2]) == {"model", "optimizer"}
+        assert set(ordered[2:4]) == {"optimizer.name", "scheduler.name"}
+        assert ordered[4:] == [name for name in order if name not in ordered[:4]], "the rest keep their order"
         assert space.ordered == space.searched, "nothing is lost"
 
 
 def test_the_setting_of_a_section_is_told_from_a_choice_of_its_group() -> None:
-    assert is_setting(WIDTH)
-    assert is_setting("optimizer.name")
-    assert not any(
-        map(is_setting, ["model", "experiment", "+model.width", "hydra.launcher.n_jobs", "model.nonsense"])
-    )
-    assert all(map(is_setting, [name for name in settings() if "." in name]))
-
-
-# ---- the grid
-
-
-def test_a_grid_has_every_point_once_and_the_last_parameter_varies_fastest() -> None:
-    assert points("model.width=4,8", "optimizer.lr=0.1,0.2", "trainer.seed=range(0,2)") == [
-        {WIDTH: width, LR: lr, "trainer.seed": seed} for width in (4, 8) for lr in (0.1, 0.2) for seed in (0, 1)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("sweep", "values"),
-    [
-        ("model.width=range(4,9,2)", [4, 6, 8]),
-        ("model.width=range(4,8,3)", [4, 7]),
-        ("model.width=interval(4,7)", [4, 5, 6, 7]),
-        ("model.width=range(5,6)", [5]),
-        ("optimizer.lr=range(0.25,1.5,0.25)", [0.25, 0.5, 0.75, 1.0, 1.25]),
-        ("optimizer.lr=range(0.1,0.65,0.1)", pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])),
-        ("model.depth=[1,1],[2]", ["[1,1]", "[2]"]),
-        ("optimizer.nesterov=false,true", [False, True]),
-    ],
-)
-def test_the_levels_of_a_parameter_are_its_choices_or_steps(sweep: str, values: list[object]) -> None:
-    assert levels(sweep) == values
-
-
-@pytest.mark.parametrize(
-    "sweep",
-    [
-        "optimizer.lr=interval(0.1,0.5)",
-        "optimizer.lr=tag(log,interval(0.1,0.5))",
-        "model.width=tag(log,interval(1,8))",
-    ],
-)
-def test_a_continuous_parameter_is_refused_in_a_grid_with_the_way_out(sweep: str) -> None:
-    name = sweep.partition("=")[0]
-    with pytest.raises(ConfigError, match="hydra/sweeper/sampler=tpe") as caught:
-        points(sweep, "trainer.seed=1,2")
-    assert str(caught.value).startswith(f"{name} ")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_grid_of_too_many_points_is_refused_at_once_with_its_size() -> None:
-    with pytest.raises(ConfigError, match=r"^the grid has 10,000,000,000 points, at most 1,000,000;"):
-        points("model.width=range(1,100001)", "trainer.seed=range(0,100000)")
-
-
-def test_a_grid_may_have_just_as_many_points_as_allowed() -> None:
-    space = read_space(None, ["model.width=range(1,11)", "trainer.seed=range(0,10)"])
-    assert len(list(grid(space, most=100))) == 100
-    with pytest.raises(ConfigError):
-        grid(space, most=99)
-
-
-@pytest.mark.parametrize("text", ["trial=3", "+trial=3", "++trial=1,2"])
-def test_the_number_of_a_trial_is_the_sweeps_to_give(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"^trial is set by the sweep itself"):
-        read_space({}, [text])
-    key, _, value = text.partition("=")
-    with pytest.raises(ConfigError, match=r"^trial is set by the sweep itself"):
-        read_space({key: value}, [])
-
-
-def test_the_steps_of_a_range_are_the_numbers_that_one_would_write() -> None:
-    points = list(grid(read_space({}, ["optimizer.momentum=range(0.1,0.8,0.1)"])))
-    assert [point["optimizer.momentum"] for point in points] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    assert all(is_setting(name) for name in settings() if "." in name)
+    others = ["model", "experiment", "+model.width", "hydra.launcher.n_jobs", "model.nonsense"]
+    assert not any(map(is_setting, others))
 
 
 SPACE = read_space(
@@ -354,24 +218,25 @@ SPACE = read_space(
         "model.depth": "choice([1,1],[2,3,2])",
         "model.width": "range(4,17)",
         "optimizer.lr": "tag(log,interval(0.01,1))",
+        "scheduler.name": "'step','constant'",
     },
     [],
 )
 
 
-def test_values_become_those_that_optuna_holds() -> None:
-    point = {"model": "plain", "model.depth": [2, 3, 2], "model.width": 16, "optimizer.lr": 0.1}
-    expected: list[dict[str, Value]] = [
-        {"model": "plain", "model.depth": "[2,3,2]", "model.width": 16, "optimizer.lr": 0.1}
-    ]
-    assert read_start([point], SPACE) == expected
-    assert read_start([{}], SPACE) == [{}]
-
-
-@pytest.mark.parametrize("value", ["step", "'step'"])
-def test_a_choice_is_found_by_its_value_however_it_is_written(value: str) -> None:
-    space = read_space({"scheduler.name": "'step','constant'"}, [])
-    assert read_start([{"scheduler.name": value}], space) == [{"scheduler.name": "'step'"}]
+@pytest.mark.parametrize(
+    ("name", "value", "held"),
+    [
+        ("model", "plain", "plain"),
+        ("model.depth", [2, 3, 2], "[2,3,2]"),
+        ("model.width", 16, 16),
+        ("optimizer.lr", 0.1, 0.1),
+        ("scheduler.name", "step", "'step'"),
+        ("scheduler.name", "'step'", "'step'"),
+    ],
+)
+def test_a_point_to_start_with_becomes_what_optuna_holds(name: str, value: Any, held: Value) -> None:
+    assert read_start_points([{name: value}, {}], SPACE) == [{name: held}, {}]
 
 
 @pytest.mark.parametrize(
@@ -388,17 +253,71 @@ def test_a_choice_is_found_by_its_value_however_it_is_written(value: str) -> Non
         ("optimizer.lr", None),
     ],
 )
-def test_a_value_outside_the_space_is_refused(name: str, value: Any) -> None:
+def test_a_point_outside_the_space_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=r"^hydra.sweeper.start_with: .* isn't in what is searched, "):
-        read_start([{name: value}], SPACE)
-
-
-def test_what_is_not_searched_is_refused_with_what_is() -> None:
+        read_start_points([{name: value}], SPACE)
     with pytest.raises(ConfigError, match=r"model.widht isn't searched; give values of model, model.depth"):
-        read_start([{"model.widht": 8}], SPACE)
+        read_start_points([{"model.widht": value}], SPACE)
 
 
-# ---- the points that are left of a finite space
+def test_a_distribution_contains_what_it_may_give() -> None:
+    for distribution, inside, outside in [
+        (IntDistribution(4, 8, step=2), (4, 6, 8), (3, 5, 10)),
+        (FloatDistribution(0.5, 2.0), (0.5, 1, 2.0), (0.4, 2.1)),
+        (CategoricalDistribution(("a", 1)), ("a", 1), ("b", 2, None)),
+    ]:
+        assert all(contains(distribution, value) for value in inside)
+        assert not any(contains(distribution, value) for value in outside)
+
+
+# ---- the grid
+
+
+def test_a_grid_has_every_point_once_and_the_last_parameter_varies_fastest() -> None:
+    assert points("model.width=8,4", "optimizer.lr=0.1,0.2", "trainer.seed=range(0,2)") == [
+        {WIDTH: width, LR: lr, "trainer.seed": seed} for width in (8, 4) for lr in (0.1, 0.2) for seed in (0, 1)
+    ]
+    assert list(grid(Space())) == [{}]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "values"),
+    [
+        ("model.width=range(4,9,2)", [4, 6, 8]),
+        ("model.width=range(4,8,3)", [4, 7]),
+        ("model.width=interval(4,7)", [4, 5, 6, 7]),
+        ("optimizer.lr=range(0.25,1.5,0.25)", [0.25, 0.5, 0.75, 1.0, 1.25]),
+        ("optimizer.lr=range(0.1,0.8,0.1)", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]),
+        ("model.depth=[1,1],[2]", ["[1,1]", "[2]"]),
+        ("optimizer.nesterov=false,true", [False, True]),
+    ],
+)
+def test_the_levels_of_a_parameter_are_its_choices_or_steps(sweep: str, values: list[object]) -> None:
+    name = sweep.partition("=")[0]
+    assert [point[name] for point in points(sweep)] == values
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        "optimizer.lr=interval(0.1,0.5)",
+        "optimizer.lr=tag(log,interval(0.1,0.5))",
+        "model.width=tag(log,interval(1,8))",
+    ],
+)
+def test_a_continuous_parameter_is_refused_in_a_grid_with_the_way_out(sweep: str) -> None:
+    with pytest.raises(ConfigError, match=r"^\S+ is continuous, and a grid needs values: .*sampler=tpe$"):
+        points(sweep, "trainer.seed=1,2")
+
+
+def test_a_grid_of_too_many_points_is_refused_at_once_with_its_size() -> None:
+    with pytest.raises(ConfigError, match=r"^the grid has 10,000,000,000 points, at most 1,000,000;"):
+        points("model.width=range(1,100001)", "trainer.seed=range(0,100000)")
+    space = read_space(None, ["model.width=range(1,11)", "trainer.seed=range(0,10)"])
+    assert len(list(grid(space, most=100))) == 100
+    with pytest.raises(ConfigError):
+        grid(space, most=99)
+
 
 GRID: list[Point] = [{"width": width, "lr": lr} for width in (4, 8, 16) for lr in (0.1, 0.2)]
 # gamma exists only beside step.
@@ -430,7 +349,7 @@ def test_every_point_comes_once_and_in_order_whatever_becomes_of_it(points: list
     assert len(trials) == living.total == len(points)
 
 
-def test_a_point_without_what_plays_no_role_is_one_point() -> None:
+def test_points_that_differ_in_nothing_that_plays_a_role_are_one() -> None:
     assert Points(CONDITIONAL).total == 3
 
 

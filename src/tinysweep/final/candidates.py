@@ -12,7 +12,7 @@ from tinysweep.network import budget
 from tinysweep.network.budget import Cost
 from tinysweep.results.view import StudyView
 from tinysweep.search.compose_trial import digest, identity, retrained
-from tinysweep.search.space import unquoted
+from tinysweep.search.space import plain_params
 from tinysweep.settings.compose import compose
 from tinysweep.settings.schema import Config, DataConfig
 
@@ -73,7 +73,7 @@ def _entrant(view: StudyView, trial: FrozenTrial, retrain: Sequence[str]) -> Ent
         replace(recipe.data, validation=own.data.validation, split_seed=own.data.split_seed)
     )
     trainer = replace(recipe.trainer, seed=0, threads=0, test=True)
-    changed = {name: unquoted(value) for name, value in trial.params.items()}
+    changed = plain_params(trial)
     recipe = replace(recipe, data=replace(held_out, validation=0.0), trainer=trainer, trial=None)
     return Entrant(f"trial {trial.number}", *_gated(recipe), trial.number, held_out, changed)
 

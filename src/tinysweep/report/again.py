@@ -13,7 +13,7 @@ from tinysweep.errors import DataError, TinysweepError
 from tinysweep.report.markup import Html, definitions, join, table, tag
 from tinysweep.results.view import StudyView
 from tinysweep.search.compose_trial import DIGEST, flat
-from tinysweep.search.space import as_sweep, read_space, words
+from tinysweep.search.space import as_sweep, contains, in_words, read_space
 from tinysweep.search.study import TRAINED
 from tinysweep.settings.command_line import as_value, line, shown_folder
 from tinysweep.settings.compose import COMPOSITION_ERRORS, SWEEPS_FOLDER, compose
@@ -48,7 +48,7 @@ def again(view: StudyView, number: int | None) -> Html:
         parts.append(tag("p", note, class_="note"))
     searched = [(name.removeprefix("params."), kind) for name, kind in view.definition.items()
                 if name.startswith("params.")]  # fmt: skip
-    searched = searched or [(name, words(kind)) for name, kind in view.searched.items()]
+    searched = searched or [(name, in_words(kind)) for name, kind in view.searched.items()]
     if searched:
         parts += [tag("h3", "What was searched"), table(("parameter", "values"), searched, label="search space")]
     shared = [(name, value) for name, value in view.definition.items() if not name.startswith("params.")]
@@ -145,7 +145,7 @@ def _is_searched_by(kind: BaseDistribution, view: StudyView, key: str) -> bool:
     if not view.from_table:
         return view.searched[key] == kind
     drawn = [trial.params[key] for trial in view.trials if key in trial.params]
-    return all(kind._contains(kind.to_internal_repr(each)) for each in drawn)
+    return all(contains(kind, each) for each in drawn)
 
 
 def _in_file(named: str | None) -> tuple[dict[str, BaseDistribution] | None, bool]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from matplotlib.ticker import MaxNLocator
 
-from tinysweep.search.space import unquoted
+from tinysweep.search.space import without_quotes
 from tinysweep.search.study import Status
 
 # Colours of Okabe and Ito (2008), which the colour-blind can tell apart, and greys for what taught nothing.
@@ -57,7 +57,7 @@ def short(value: object) -> str:
     """A parameter as people read it."""
     if value is None:
         return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(unquoted(value))
+    return f"{value:.3g}" if isinstance(value, float) else str(without_quotes(value))
 
 
 @dataclass(frozen=True)

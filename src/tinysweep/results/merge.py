@@ -14,7 +14,7 @@ from tinysweep.console import clean, first_names
 from tinysweep.errors import DataError, first_line
 from tinysweep.results.where import written
 from tinysweep.search.compose_trial import identity
-from tinysweep.search.space import unquoted
+from tinysweep.search.space import without_quotes
 from tinysweep.search.study import trial_path
 from tinysweep.search.table import COLUMNS, separated_otherwise
 
@@ -170,7 +170,7 @@ def read_table(path: Path) -> pd.DataFrame:
     folders = [_resolvable(folder, number, path.parent) for folder, number in places]
     frame["folder"] = pd.array(folders, dtype="string")
     for name in set(frame.columns) - set(FIGURES):  # earlier versions wrote the quotes of quoted text
-        frame[name] = frame[name].map(unquoted, na_action="ignore").astype("string")
+        frame[name] = frame[name].map(without_quotes, na_action="ignore").astype("string")
     return frame
 
 
@@ -244,7 +244,7 @@ def _float(value: Any) -> float | None:
 def _overridden(overrides: list[str]) -> dict[str, str]:
     """Choices of groups, such as model=plain, of which a configuration holds at most the kind."""
     pairs = (override.partition("=") for override in overrides)
-    return {name: unquoted(value) for name, _, value in pairs if "." not in name}
+    return {name: without_quotes(value) for name, _, value in pairs if "." not in name}
 
 
 def _run_frame(rows: list[dict[str, Any]], searched: list[str]) -> pd.DataFrame:

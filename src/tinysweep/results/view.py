@@ -21,7 +21,7 @@ from tinysweep.errors import DataError, StudyError, TinysweepError, first_line
 from tinysweep.metrics import METRICS
 from tinysweep.run.record import RunFolder
 from tinysweep.search.launch import read_record
-from tinysweep.search.space import unquoted
+from tinysweep.search.space import without_quotes
 from tinysweep.search.storage import look_into, storage_errors
 from tinysweep.search.storage_location import Kind, Location, locate
 from tinysweep.search.study import STATES, Status, status, trial_path
@@ -46,7 +46,7 @@ def from_table(path: Path) -> tuple[str | None, list[str], list[FrozenTrial]]:
         if missing:
             raise DataError(f"{path} is not a table of trials: it has no column {missing[0]}")
         for name in frame.select_dtypes(["object", "string"]).columns.difference(list(COLUMNS)):
-            frame[name] = frame[name].map(unquoted)  # earlier versions wrote the quotes of quoted text
+            frame[name] = frame[name].map(without_quotes)  # earlier versions wrote the quotes of quoted text
         searched = {name: _distribution(frame[name]) for name in frame.columns if name not in COLUMNS}
         objectives = ["validation_accuracy"] if frame.empty else str(frame.objective[0]).split(";")
         if unknown := [name for name in objectives if name not in METRICS]:

@@ -29,11 +29,11 @@ from tinysweep.search.space import (
     Value,
     extremes,
     grid,
+    in_words,
     is_setting,
     read_space,
-    read_start,
+    read_start_points,
     typed_value,
-    words,
 )
 from tinysweep.search.storage_location import locate
 from tinysweep.settings.command_line import as_value
@@ -90,7 +90,7 @@ class Plan:
         self._require_choices()
         self.is_grid = is_grid(self.sampler)
         self.points = self._points()
-        self.start = read_start(config.start_with or [], self.space)
+        self.start = read_start_points(config.start_with or [], self.space)
         if self.is_grid and self.start:
             raise ConfigError(
                 "hydra.sweeper.start_with has no meaning for a grid, which tries every point; leave it out"
@@ -245,7 +245,7 @@ def define(space: Space, objectives: list[str], base: DictConfig) -> dict[str, s
     settings = identity({str(key): value for key, value in container.items()})
     return {
         "objective": ", ".join(objectives),
-        **{f"params.{name}": words(distribution) for name, distribution in sorted(space.searched.items())},
+        **{f"params.{name}": in_words(distribution) for name, distribution in sorted(space.searched.items())},
         **{name: _words(base, name, value) for name, value in settings.items() if name not in space.searched},
     }
 

@@ -13,7 +13,7 @@ from tinysweep import console
 from tinysweep.errors import first_line
 from tinysweep.metrics import METRICS
 from tinysweep.search.propose import Refusal
-from tinysweep.search.space import unquoted
+from tinysweep.search.space import without_quotes
 from tinysweep.search.study import TRAINED, Status, Study, count, failed_from_outside, status
 from tinysweep.search.table import metric, pareto_front, ranked
 
@@ -110,7 +110,7 @@ def table(trials: list[FrozenTrial], searched: list[str]) -> str:
 def _short(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(unquoted(value))
+    return f"{value:.3g}" if isinstance(value, float) else str(without_quotes(value))
 
 
 def progress(study: Study, n_trials: int | None) -> str:

@@ -1,4 +1,4 @@
-"""What a study searches: the grammar of Hydra's sweeps read into Optuna distributions."""
+"""What a study searches: Hydra's sweeps read into distributions of Optuna, and which points come first."""
 
 import functools
 import itertools
@@ -10,21 +10,22 @@ from types import UnionType
 from typing import Any, get_args, get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
+from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tinysweep.errors import ConfigError
 from tinysweep.search.study import Status, status
 from tinysweep.settings.command_line import as_choice
 from tinysweep.settings.compose import COMPOSITION_ERRORS
 from tinysweep.settings.explain import explain, nearest, settings
-from tinysweep.settings.schema import AUTO, Config, expected, lies_within
+from tinysweep.settings.schema import Config
 
 Value = str | int | float | bool
 MOST_GRID_POINTS = 1_000_000
+START_WITH = "hydra.sweeper.start_with"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,11 @@ class Space:
     @property
     def ordered(self) -> dict[str, BaseDistribution]:
         """The searched parameters, those on which others may depend first: groups, then what names a choice."""
-        return dict(sorted(self.searched.items(), key=lambda item: _independence(item[0])))
+
+        def rank(name: str) -> tuple[bool, bool]:
+            return is_setting(name), not name.endswith(".name")
+
+        return dict(sorted(self.searched.items(), key=lambda item: rank(item[0])))
 
 
 def override(name: str, value: Any) -> str:
@@ -50,8 +55,7 @@ def is_setting(name: str) -> bool:
     return "." in name and name in settings()
 
 
-def _independence(name: str) -> tuple[bool, bool]:
-    return is_setting(name), not name.endswith(".name")
+# ---- the grammar
 
 
 def read_space(
@@ -66,32 +70,23 @@ def read_space(
         ConfigError: a sweep that can't be read or that Optuna has no distribution for, a key that is no setting,
         or an end of a range that breaks its setting's rule.
     """
-    for name, sweep in (params or {}).items():
+    params = params or {}
+    for name, sweep in params.items():
         _require_sweep(name, sweep)
+    shared = {
+        override(name, value): override(name, (written or {}).get(name, value)) for name, value in params.items()
+    }
     searched: dict[str, BaseDistribution] = {}
     fixed: dict[str, str] = {}
-    shared = {override(name, value): override(name, (written or {}).get(name, value))
-              for name, value in (params or {}).items()}  # fmt: skip
     for text in [*shared, *arguments]:
-        try:
-            read = OverridesParser.create().parse_override(text)
-            distributions, _, removed = create_params_from_overrides([text])
-        except (*COMPOSITION_ERRORS, AssertionError, NotImplementedError) as error:
-            raise ConfigError(_unreadable(text, error)) from error
-        name = "" if removed else read.get_key_element()
-        if name.lstrip("+") == "trial":
-            raise ConfigError("trial is set by the sweep itself; leave it out")
-        if name.lstrip("+") == "resume":
-            raise ConfigError(
-                "resume=FOLDER goes on with a single run, without -m; a sweep goes on by its own command"
-            )
+        name, distribution = _read(text)
         searched.pop(name, None)
         fixed.pop(name, None)
-        if name in distributions:
-            searched[name] = _whole(name, distributions[name])
-            _check(name, searched[name])
+        if distribution is None:
+            fixed[name] = shared.get(text, text)
         else:
-            fixed[name or text] = shared.get(text, text)
+            searched[name] = _in_whole_numbers(name, distribution)
+            _require_rules(name, searched[name])
     return Space(searched, list(fixed.values()))
 
 
@@ -99,41 +94,41 @@ def _require_sweep(name: str, written: Any) -> None:
     """Refuse what other sweepers take for a sweep: a list of choices, or a mapping of type, low and high."""
     takes_list = name in settings() and get_origin(settings()[name].type) is list
     is_value = takes_list and isinstance(written, list) and not any(isinstance(each, list) for each in written)
-    if isinstance(written, dict | list) and not is_value:
+    if not isinstance(written, dict | list) or is_value:
+        return
+    meant = "range(4,17), choice(a,b), interval(0.1,1) or tag(log,interval(0.01,1))"
+    if isinstance(written, list):
+        meant = f"choice({','.join(map(str, written))})"
+    raise ConfigError(f"hydra.sweeper.params.{name}={written} must be a sweep; write {name}: {meant}")
+
+
+def _read(text: str) -> tuple[str, BaseDistribution | None]:
+    """The key of an override and, if it is a sweep, its distribution."""
+    try:
+        read = OverridesParser.create().parse_override(text)
+        sweep = create_optuna_distribution_from_override(read) if read.is_sweep_override() else None
+    except (AssertionError, NotImplementedError) as error:
         raise ConfigError(
-            f"hydra.sweeper.params.{name}={written} must be a sweep; write {name}: {_sweep_of(written)}"
-        )
-
-
-def _sweep_of(described: dict[str, Any] | list[Any]) -> str:
-    """The sweep that a list of choices, or a mapping of type, low and high, stands for."""
-    if isinstance(described, list):
-        described = {"choices": described}
-    if choices := described.get("choices"):
-        return f"choice({','.join(map(str, choices))})"
-    low, high = described.get("low"), described.get("high")
-    if low is None or high is None:
-        return "range(4,17), choice(a,b), interval(0.1,1) or tag(log,interval(0.01,1))"
-    if described.get("log"):
-        return f"tag(log,interval({low},{high}))"
-    if described.get("type") == "int" and isinstance(high, int):
-        return f"range({low},{high + 1}{f',{step}' if (step := described.get('step')) else ''})"
-    return f"interval({low},{high})"
-
-
-def _unreadable(text: str, error: Exception) -> str:
-    if isinstance(error, AssertionError | NotImplementedError):
-        return (
             f"{text} can't be searched; use choice(a,b), range(1,9), interval(0.1,1) or tag(log,interval(0.1,1))"
+        ) from error
+    except COMPOSITION_ERRORS as error:
+        said = explain(error)
+        raise ConfigError(said if text in said else f"{text}: {said}") from error
+    name = read.get_key_element()
+    if name.lstrip("+") == "trial":
+        raise ConfigError("trial is set by the sweep itself; leave it out")
+    if name.lstrip("+") == "resume":
+        raise ConfigError(
+            "resume=FOLDER goes on with a single run, without -m; a sweep goes on by its own command"
         )
-    said = explain(error)
-    return said if text in said else f"{text}: {said}"
+    return name, sweep
 
 
-def _whole(name: str, found: BaseDistribution) -> BaseDistribution:
+def _in_whole_numbers(name: str, found: BaseDistribution) -> BaseDistribution:
     """An interval between whole numbers, for a setting that takes only those: Hydra reads the ends as floats."""
-    spec = settings().get(name)
-    if spec is None or not isinstance(found, FloatDistribution) or not _takes_only_whole(spec.type):
+    annotation = settings()[name].type if name in settings() else None
+    whole = annotation is int or (isinstance(annotation, UnionType) and int in get_args(annotation))
+    if not whole or not isinstance(found, FloatDistribution):
         return found
     if found.low != int(found.low) or found.high != int(found.high) or (found.step or 1) % 1:
         raise ConfigError(
@@ -142,29 +137,25 @@ def _whole(name: str, found: BaseDistribution) -> BaseDistribution:
     return IntDistribution(int(found.low), int(found.high), log=found.log, step=int(found.step or 1))
 
 
-def _takes_only_whole(annotation: Any) -> bool:
-    return annotation is int or (isinstance(annotation, UnionType) and int in get_args(annotation))
-
-
-def _check(name: str, distribution: BaseDistribution) -> None:
+def _require_rules(name: str, distribution: BaseDistribution) -> None:
     """Hold every choice, or both ends, to the rule of the setting, whatever the others are."""
     if "." not in name or name.startswith(("+", "~", "hydra")):
         return  # Hydra itself says which choices a group has
-    spec = settings().get(name)
-    if spec is None:
+    if name not in settings():
         raise ConfigError(f"{name} is not a setting; {nearest(name)}")
     for value in extremes(distribution):
-        if "${" in str(value):
-            continue  # what it comes to is for each trial to say
-        given = typed_value(name, value)
-        interval: str = spec.metadata.get("within") or ""
-        for number in given if isinstance(given, list) else [given]:
-            if not interval or number is None or number == AUTO:
-                continue
-            if not isinstance(number, int | float):
-                raise ConfigError(f"{name}={value} must be {expected(spec.type)} ({spec.metadata['meaning']})")
-            if not lies_within(number, interval):
-                raise ConfigError(f"{name}={value} must lie in {interval} ({spec.metadata['meaning']})")
+        if "${" not in str(value):  # what that comes to is for each trial to say
+            require_rule(name, typed_value(name, value))
+
+
+def require_rule(name: str, value: Any) -> None:
+    """Hold a value of the right type to the rule of its setting.
+
+    Raises:
+        ConfigError: it breaks the rule.
+    """
+    section, _, leaf = name.partition(".")
+    setattr(getattr(Config(), section), leaf, value)
 
 
 def typed_value(name: str, value: Any) -> Any:
@@ -182,6 +173,26 @@ def typed_value(name: str, value: Any) -> Any:
     return OmegaConf.to_container(held) if OmegaConf.is_config(held) else held
 
 
+@functools.lru_cache(maxsize=4096, typed=True)
+def parse(name: str, value: Value) -> Any:
+    """A drawn value as the command line would read it: Optuna holds lists and quoted text as their source."""
+    return OverridesParser.create().parse_override(f"{name}={value}").value() if isinstance(value, str) else value
+
+
+def without_quotes(value: Any) -> Any:
+    """A drawn value as people read it: Optuna holds quoted text with its quotes."""
+    quoted = isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return value[1:-1] if quoted else value
+
+
+def plain_params(trial: FrozenTrial) -> dict[str, Any]:
+    """What a trial has drawn, as people read it."""
+    return {name: without_quotes(value) for name, value in trial.params.items()}
+
+
+# ---- distributions
+
+
 def extremes(distribution: BaseDistribution) -> list[Value]:
     """Every choice of a categorical parameter, or both ends of a range."""
     if isinstance(distribution, CategoricalDistribution):
@@ -190,20 +201,66 @@ def extremes(distribution: BaseDistribution) -> list[Value]:
     return [distribution.low, distribution.high]
 
 
-@functools.lru_cache(maxsize=4096)
-def _parsed(text: str) -> Any:
-    return OverridesParser.create().parse_override(text).value()
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a distribution could have given a value."""
+    try:
+        create_trial(state=TrialState.FAIL, params={"it": value}, distributions={"it": distribution})
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
-def parse(name: str, value: Value) -> Any:
-    """A drawn value as the command line would read it: Optuna holds lists and quoted text as their source."""
-    return _parsed(f"{name}={value}") if isinstance(value, str) else value
+def in_words(distribution: BaseDistribution) -> str:
+    """A distribution as a person would write it."""
+    if isinstance(distribution, CategoricalDistribution):
+        return f"choice({','.join(map(str, distribution.choices))})"
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    kind = "whole" if isinstance(distribution, IntDistribution) else "real"
+    step = f" in steps of {distribution.step:g}" if distribution.step not in (None, 1) else ""
+    return f"{kind} from {distribution.low:g} to {distribution.high:g}{step}{' log' if distribution.log else ''}"
 
 
-def unquoted(value: Any) -> Any:
-    """A drawn value as people read it: Optuna holds quoted text with its quotes."""
-    quoted = isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-    return value[1:-1] if quoted else value
+def as_sweep(kind: BaseDistribution) -> str:
+    """A distribution in the grammar of Hydra's sweeps."""
+    if isinstance(kind, CategoricalDistribution):
+        return f"choice({','.join(map(as_choice, kind.choices))})"
+    assert isinstance(kind, FloatDistribution | IntDistribution)
+    if kind.log or kind.step is None:
+        text = f"interval({kind.low!r},{kind.high!r})"
+        return f"tag(log,{text})" if kind.log else text
+    stop = Decimal(str(kind.high)) + Decimal(str(kind.step))  # before which a range ends
+    return f"range({kind.low!r},{stop}{'' if kind.step == 1 else f',{kind.step!r}'})"
+
+
+# ---- points
+
+
+def read_start_points(start: list[dict[str, Any]], space: Space) -> list[dict[str, Value]]:
+    """The points of `hydra.sweeper.start_with`, with values as Optuna holds them; what one leaves out is drawn.
+
+    Raises:
+        ConfigError: a point names what isn't searched, or a value that the space doesn't hold.
+    """
+    return [{name: _start_value(name, value, space) for name, value in point.items()} for point in start]
+
+
+def _start_value(name: str, value: Any, space: Space) -> Value:
+    if name not in space.searched:
+        raise ConfigError(f"{START_WITH}: {name} isn't searched; give values of {', '.join(space.searched)}")
+    distribution = space.searched[name]
+    if isinstance(distribution, CategoricalDistribution):
+        found = [choice for choice in extremes(distribution) if value in (choice, parse(name, choice))]
+    else:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        found = [value] if is_number and contains(distribution, value) else []
+    if not found:
+        raise ConfigError(f"{START_WITH}: {name}={value} isn't in what is searched, {in_words(distribution)}")
+    return found[0]
+
+
+def untried(start: list[dict[str, Value]], trials: list[FrozenTrial]) -> list[dict[str, Value]]:
+    """The points that no trial of the study has."""
+    return [point for point in start if not any(point.items() <= trial.params.items() for trial in trials)]
 
 
 def grid(space: Space, most: int = MOST_GRID_POINTS) -> Iterator[dict[str, Value]]:
@@ -224,79 +281,24 @@ def grid(space: Space, most: int = MOST_GRID_POINTS) -> Iterator[dict[str, Value
 def _levels(name: str, distribution: BaseDistribution) -> list[Value]:
     if isinstance(distribution, CategoricalDistribution):
         return extremes(distribution)
-    if isinstance(distribution, IntDistribution) and not distribution.log:
-        return list(range(distribution.low, distribution.high + 1, distribution.step))
-    if isinstance(distribution, FloatDistribution) and distribution.step is not None:
-        low, high, step = (Decimal(str(end)) for end in (distribution.low, distribution.high, distribution.step))
-        return [float(low + number * step) for number in range(int((high - low) / step) + 1)]
-    raise ConfigError(
-        f"{name} is continuous, and a grid needs values: use {name}=A,B,C or choose a sampler, such as "
-        "hydra/sweeper/sampler=tpe"
-    )
-
-
-def words(distribution: BaseDistribution) -> str:
-    """A distribution as a person would write it."""
-    if isinstance(distribution, CategoricalDistribution):
-        return f"choice({','.join(map(str, distribution.choices))})"
     assert isinstance(distribution, IntDistribution | FloatDistribution)
-    kind = "whole" if isinstance(distribution, IntDistribution) else "real"
-    step = f" in steps of {distribution.step:g}" if distribution.step not in (None, 1) else ""
-    return f"{kind} from {distribution.low:g} to {distribution.high:g}{step}{' log' if distribution.log else ''}"
-
-
-def as_sweep(kind: BaseDistribution) -> str:
-    """A distribution in the grammar of Hydra's sweeps."""
-    if isinstance(kind, CategoricalDistribution):
-        return f"choice({','.join(map(as_choice, kind.choices))})"
-    assert isinstance(kind, FloatDistribution | IntDistribution)
-    if isinstance(kind, IntDistribution) and not kind.log:
-        step = f",{kind.step}" if kind.step != 1 else ""
-        return f"range({kind.low},{kind.high + 1}{step})"
-    if kind.step is not None and not kind.log:
-        beyond = Decimal(str(kind.high)) + Decimal(str(kind.step))  # a range ends before its stop
-        return f"range({kind.low!r},{beyond},{kind.step!r})"
-    text = f"interval({kind.low!r},{kind.high!r})"
-    return f"tag(log,{text})" if kind.log else text
-
-
-START_WITH = "hydra.sweeper.start_with"
-
-
-def read_start(start: list[dict[str, Any]], space: Space) -> list[dict[str, Value]]:
-    """The points of `hydra.sweeper.start_with`, with values as Optuna holds them; what one leaves out is drawn.
-
-    Raises:
-        ConfigError: a point names what isn't searched, or a value that the space doesn't hold.
-    """
-    return [{name: _value(name, value, space) for name, value in point.items()} for point in start]
-
-
-def _value(name: str, value: Any, space: Space) -> Value:
-    if name not in space.searched:
-        raise ConfigError(f"{START_WITH}: {name} isn't searched; give values of {', '.join(space.searched)}")
-    distribution = space.searched[name]
-    found = _held(name, value, distribution)
-    if found is None:
-        raise ConfigError(f"{START_WITH}: {name}={value} isn't in what is searched, {words(distribution)}")
-    return found
-
-
-def _held(name: str, value: Any, distribution: BaseDistribution) -> Value | None:
-    if isinstance(distribution, CategoricalDistribution):
-        choices: list[Value] = list(distribution.choices)  # type: ignore[arg-type]  # Hydra's grammar makes none null
-        return next((choice for choice in choices if value in (choice, parse(name, choice))), None)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if number and distribution._contains(value) else None
-
-
-def untried(start: list[dict[str, Value]], trials: list[FrozenTrial]) -> list[dict[str, Value]]:
-    """The points that no trial of the study has."""
-    return [point for point in start if not any(point.items() <= trial.params.items() for trial in trials)]
+    if distribution.log or distribution.step is None:
+        raise ConfigError(
+            f"{name} is continuous, and a grid needs values: use {name}=A,B,C or choose a sampler, such as "
+            "hydra/sweeper/sampler=tpe"
+        )
+    if isinstance(distribution, IntDistribution):
+        return list(range(distribution.low, distribution.high + 1, distribution.step))
+    low, high, step = (Decimal(str(end)) for end in (distribution.low, distribution.high, distribution.step))
+    return [float(low + number * step) for number in range(int((high - low) / step) + 1)]
 
 
 class Points:
-    """The points of a finite space that no trial has had yet."""
+    """The points of a finite space, in their order, that no trial has had yet.
+
+    Optuna's BruteForceSampler would give them in an order of its own, never come back to one that was interrupted,
+    and go through all trials for every value.
+    """
 
     def __init__(self, points: list[dict[str, Value]]) -> None:
         self.left = {frozenset(point.items()): point for point in points}

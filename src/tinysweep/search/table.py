@@ -13,7 +13,7 @@ from tinysweep.errors import DataError
 from tinysweep.files import write_whole
 from tinysweep.metrics import METRICS
 from tinysweep.search.compose_trial import DIGEST, INCIDENTAL, Composer
-from tinysweep.search.space import unquoted
+from tinysweep.search.space import plain_params
 from tinysweep.search.study import Status, Study, status
 from tinysweep.settings.command_line import line, shown_folder
 from tinysweep.settings.compose import typed
@@ -85,7 +85,7 @@ class Table:
             "started": notes.get("started") or _iso(trial.datetime_start),
             "finished": notes.get("finished") or _iso(trial.datetime_complete),
             "folder": notes.get("folder"),
-            **{name: unquoted(value) for name, value in trial.params.items()},
+            **plain_params(trial),
         }
 
 
@@ -198,7 +198,7 @@ def write_results(study: Study, objectives: list[str]) -> FrozenTrial | None:
 
 
 def _params(trial: FrozenTrial) -> dict[str, Any]:
-    return {name: unquoted(value) for name, value in trial.params.items()}
+    return plain_params(trial)
 
 
 def write_winner(study: Study, best: FrozenTrial, composer: Composer, retrain: list[str]) -> str:
