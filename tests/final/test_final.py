@@ -49,7 +49,7 @@ from tinysweep.results.verdict import compare, summarise
 from tinysweep.run import run as run_module
 from tinysweep.run.record import RunFolder
 from tinysweep.run.saved import load
-from tinysweep.search.compose_trial import identity, retrained
+from tinysweep.search.compose_trial import apply_overrides, identity
 from tinysweep.search.table import read_trials
 from tinysweep.settings.compose import CONFIG_FOLDER, compose, register_schema, typed
 from tinysweep.settings.schema import Config, DataConfig, DataName, ModelConfig, Precision, TrainerConfig
@@ -876,7 +876,7 @@ CHANGES: dict[str, tuple[list[str], list[str]]] = {
 @pytest.mark.parametrize("case", CHANGES)
 def test_a_configuration_is_changed_as_the_command_line_would(case: str) -> None:
     words, changes = CHANGES[case]
-    assert retrained(compose(*words), changes, words) == compose(*words, *changes)
+    assert apply_overrides(compose(*words), changes, words) == compose(*words, *changes)
 
 
 @pytest.mark.parametrize(
@@ -884,7 +884,7 @@ def test_a_configuration_is_changed_as_the_command_line_would(case: str) -> None
 )
 def test_what_is_no_change_of_a_setting_is_refused(word: str) -> None:
     with pytest.raises(ConfigError):
-        retrained(Config(), [word], [])
+        apply_overrides(Config(), [word], [])
 
 
 # ---- several processes

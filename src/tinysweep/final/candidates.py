@@ -11,7 +11,7 @@ from tinysweep.errors import ConfigError, DataError, StudyError, TinysweepError
 from tinysweep.network import budget
 from tinysweep.network.budget import Cost
 from tinysweep.results.view import StudyView
-from tinysweep.search.compose_trial import digest, identity, retrained
+from tinysweep.search.compose_trial import apply_overrides, digest, identity
 from tinysweep.search.space import plain_params
 from tinysweep.settings.compose import compose
 from tinysweep.settings.schema import Config, DataConfig
@@ -68,7 +68,7 @@ def best(view: StudyView, wanted: int, excluded: Sequence[int], retrain: Sequenc
 
 def _entrant(view: StudyView, trial: FrozenTrial, retrain: Sequence[str]) -> Entrant:
     own = view.config(trial.number)
-    recipe = retrained(own, retrain, view.record(trial.number)["overrides"])
+    recipe = apply_overrides(own, retrain, view.record(trial.number)["overrides"])
     held_out = with_absolute_root(
         replace(recipe.data, validation=own.data.validation, split_seed=own.data.split_seed)
     )

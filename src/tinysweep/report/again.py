@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from tinysweep.errors import DataError, TinysweepError
 from tinysweep.report.markup import Html, definitions, join, table, tag
 from tinysweep.results.view import StudyView
-from tinysweep.search.compose_trial import DIGEST, flat
+from tinysweep.search.compose_trial import DIGEST, flatten
 from tinysweep.search.space import as_sweep, contains, in_words, read_space
 from tinysweep.search.study import TRAINED
 from tinysweep.settings.command_line import as_value, line, shown_folder
@@ -104,13 +104,13 @@ def alone(overrides: Sequence[str], config: Config) -> list[str]:
     said setting by setting; and so is all, where the words no longer compose."""
     said = {_key(word): word for word in _without(overrides, "trial")}  # of two, the last counts
     words = _without(said.values(), "sweeps")
-    wanted = dict(flat(asdict(config)))
+    wanted = flatten(asdict(config))
     try:
-        known = dict(flat(asdict(compose(*words))))
+        known = flatten(asdict(compose(*words)))
         if "sweeps" not in said:
             return words
     except TinysweepError:
-        words, known = [], dict(flat(asdict(compose())))
+        words, known = [], flatten(asdict(compose()))
     other = {key: held for key, held in wanted.items() if held != known[key] and key != "trial"}
     return [*_without(words, *other), *(f"{key}={as_value(held)}" for key, held in other.items())]
 

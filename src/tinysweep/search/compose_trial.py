@@ -21,7 +21,7 @@ from tinysweep.errors import ConfigError
 from tinysweep.search.space import Value, is_setting, override, parse
 from tinysweep.settings.command_line import as_value
 from tinysweep.settings.compose import COMPOSITION_ERRORS, compose, typed
-from tinysweep.settings.explain import explain, nearest, require_groups, require_schema, settings
+from tinysweep.settings.explain import explain, nearest, require_groups, settings
 from tinysweep.settings.schema import Config
 
 # What doesn't decide what a run finds: where data lies, what it runs on, and what it is called.
@@ -37,6 +37,8 @@ INCIDENTAL = (
     "trainer.test",
 )
 DIGEST = "data.digest"
+GROUPS = tuple(spec.name for spec in fields(Config) if is_dataclass(spec.type))  # as conf/ has them
+NOTHING_HELD_OUT = "data.validation=0 leaves a sweep nothing to judge by; hold images out, such as 5000"
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class Composition:
     @cached_property
     def interpolated(self) -> frozenset[str]:
         """The settings, and sections, whose values are left to interpolations."""
-        written = OmegaConf.to_container(self.settings, resolve=False)
-        return frozenset(key for key, value in flat(cast(dict[str, Any], written)) if _interpolates(value))
+        written = cast(dict[str, Any], OmegaConf.to_container(self.settings, resolve=False))
+        return frozenset(key for key, value in flatten(written).items() if interpolates(value))
 
     @contextmanager
     def as_job(self, number: int | None = None) -> Iterator[DictConfig]:
@@ -59,12 +61,11 @@ class Composition:
         running, before = HydraConfig.instance(), HydraConfig.instance().cfg
         own = self.whole.hydra  # read-only once it has been shown to resolvers
         with open_dict(own), read_write(own):
-            job = own.job
-            job.num = number or 0
-            job.id = f"{job.name}_{job.num}"
+            own.job.num = number or 0
+            own.job.id = f"{own.job.name}_{own.job.num}"
         running.set_config(self.whole)
         try:
-            with env_override(dict(job.env_set)):
+            with env_override(dict(own.job.env_set)):
                 yield self.settings
         finally:
             running.cfg = before
@@ -81,22 +82,7 @@ class Composer:
         """Every job has the `fixed` overrides before those of its trial, and the `closing` ones after them."""
         self.loader, self.master, self.fixed, self.closing = loader, master, list(fixed), list(closing)
         self.composed: dict[tuple[str, ...], Composition] = {}
-        self.built: dict[tuple[str, ...], dict[str, Any]] = {}
         self.digests: dict[str, str] = {}  # what each image folder held when the sweep first looked, by its path
-
-    def base(self, values: Mapping[str, Value]) -> Composition:
-        """The composition of the shared overrides and of those values that choose from groups.
-
-        Raises:
-            ConfigError: Hydra refuses them.
-        """
-        choices = self._choices(values)
-        if choices not in self.composed:
-            self.composed[choices] = self.compose(*choices, *self.closing)
-        return self.composed[choices]
-
-    def _choices(self, values: Mapping[str, Value]) -> tuple[str, ...]:
-        return tuple(override(name, value) for name, value in values.items() if not is_setting(name))
 
     def compose(self, *overrides: str) -> Composition:
         """What Hydra composes of the fixed overrides and more.
@@ -114,7 +100,14 @@ class Composer:
             del settings["hydra"]
         return Composition(whole, settings)
 
-    def _whole(self, values: Mapping[str, Value], number: int | None) -> Composition:
+    def base(self, values: Mapping[str, Value]) -> Composition:
+        """The composition of what every job has and of those values that choose from groups."""
+        choices = tuple(override(name, value) for name, value in values.items() if not is_setting(name))
+        if choices not in self.composed:
+            self.composed[choices] = self.compose(*choices, *self.closing)
+        return self.composed[choices]
+
+    def _compose_all(self, values: Mapping[str, Value], number: int | None) -> Composition:
         words = [override(name, value) for name, value in values.items()]
         return self.compose(*words, *self.closing, *([] if number is None else [f"trial={number}"]))
 
@@ -124,48 +117,27 @@ class Composer:
         Raises:
             ConfigError: the values break a rule, alone or together.
         """
-        if self.base(values).interpolated or any(map(_interpolates, values.values())):
-            with self._whole(values, number).as_job(number) as settings:
-                return typed(settings)
-        parts = self._changed(values)
-        return Config(**{**self._unchanged(values, set(parts)), **parts, "trial": number})
-
-    def _changed(self, values: Mapping[str, Value]) -> dict[str, Any]:
-        """The sections in which values are set. Without interpolations none of them depends on another."""
-        settings = self.base(values).settings
-        changed: dict[str, DictConfig] = {}
+        base = self.base(values)
+        if base.interpolated or any(map(interpolates, values.values())):
+            with self._compose_all(values, number).as_job(number) as composed:
+                return typed(composed)
+        changed = copy.deepcopy(base.settings)
+        changed.trial = number
         try:
             for name, value in values.items():
                 if is_setting(name):
-                    section, _, leaf = name.partition(".")
-                    if section not in changed:
-                        changed[section] = copy.deepcopy(settings[section])
-                    OmegaConf.update(changed[section], leaf, parse(name, value))
-            return {name: OmegaConf.to_object(node) for name, node in changed.items()}
+                    OmegaConf.update(changed, name, parse(name, value))
         except OmegaConfBaseException as error:
             raise ConfigError(explain(error)) from error
-
-    def _unchanged(self, values: Mapping[str, Value], changed: set[str]) -> dict[str, Any]:
-        """The parts of a configuration that no value changes, which are most, so each is built once."""
-        settings, built = self.base(values).settings, self.built.setdefault(self._choices(values), {})
-        try:
-            if not built:
-                require_schema(settings)
-            for spec in fields(Config):
-                if spec.name not in built and spec.name not in changed:
-                    node = settings[spec.name]
-                    built[spec.name] = OmegaConf.to_object(node) if isinstance(node, DictConfig) else node
-        except OmegaConfBaseException as error:
-            raise ConfigError(explain(error)) from error
-        return {name: part for name, part in built.items() if name not in changed}
+        return typed(changed)
 
     def overrides(self, values: Mapping[str, Value], config: Config) -> list[str]:
         """The overrides that make a trial: its values, then what each interpolation came to in `config`, so that
         its job has what was costed, whatever the environment is by then."""
-        names = self.base(values).interpolated | {name for name, value in values.items() if _interpolates(value)}
+        names = self.base(values).interpolated | {name for name, value in values.items() if interpolates(value)}
         found = [
             f"{key}={as_value(value)}"
-            for key, value in flat(asdict(config))
+            for key, value in flatten(asdict(config)).items()
             if key not in INCIDENTAL and is_setting(key) and (key in names or key.partition(".")[0] in names)
         ]
         return [*(override(name, value) for name, value in values.items()), *found]
@@ -178,32 +150,35 @@ class Composer:
             ConfigError: that choice can't be told.
         """
         only = settings()[name].metadata.get("only") if is_setting(name) else None
-        return not only or str(self._chosen(name.partition(".")[0], values)) in only
+        return not only or str(self._choice(name.partition(".")[0], values)) in only
 
-    def _chosen(self, section: str, values: Mapping[str, Value]) -> Any:
+    def _choice(self, section: str, values: Mapping[str, Value]) -> Any:
         """The name that is chosen in a section."""
         key = f"{section}.name"
         base, given = self.base(values), values.get(key)
-        if given is not None and not _interpolates(given):
+        if given is not None and not interpolates(given):
             return parse(key, given)
         if given is None and not base.interpolated & {section, key}:
             return OmegaConf.select(base.settings, key)
         try:
-            with self._whole(values, None).as_job() as composed:
+            with self._compose_all(values, None).as_job() as composed:
                 return OmegaConf.select(composed, key)
         except OmegaConfBaseException as error:
             raise ConfigError(explain(error)) from error
 
 
-def _interpolates(value: Any) -> bool:
+def interpolates(value: Any) -> bool:
     return "${" in str(value)
+
+
+# ---- what makes two configurations the same
 
 
 def identity(config: Config | dict[str, Any]) -> dict[str, Any]:
     """All that decides what a run finds, by dotted key. Settings that not every study knew are left out at their
     default, so that theirs stay the same."""
-    found = flat(config if isinstance(config, dict) else asdict(config))
-    return {key: value for key, value in found if key not in INCIDENTAL and not _is_as_before(key, value)}
+    found = flatten(config if isinstance(config, dict) else asdict(config))
+    return {key: value for key, value in found.items() if key not in INCIDENTAL and not _is_as_before(key, value)}
 
 
 def _is_as_before(key: str, value: Any) -> bool:
@@ -212,12 +187,12 @@ def _is_as_before(key: str, value: Any) -> bool:
     return spec is not None and spec.metadata.get("added", False) and value == spec.default
 
 
-def flat(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Settings by dotted key."""
-    pairs: list[tuple[str, Any]] = []
+    found: dict[str, Any] = {}
     for key, value in node.items():
-        pairs += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return pairs
+        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def digest(content: Any) -> str:
@@ -225,13 +200,10 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-NOTHING_HELD_OUT = "data.validation=0 leaves a sweep nothing to judge by; hold images out, such as 5000"
+# ---- a finished trial with other settings
 
 
-GROUPS = tuple(spec.name for spec in fields(Config) if is_dataclass(spec.type))  # as conf/ has them
-
-
-def retrained(config: Config, words: Sequence[str], composed_of: Sequence[str]) -> Config:
+def apply_overrides(config: Config, words: Sequence[str], composed_of: Sequence[str]) -> Config:
     """A configuration changed by overrides of its settings, such as trainer.epochs=30, and choices from groups,
     such as augmentation=elastic. `composed_of` are the overrides that the configuration came from; those of a
     group that is chosen anew still hold, as on a command line.
@@ -240,9 +212,8 @@ def retrained(config: Config, words: Sequence[str], composed_of: Sequence[str]) 
         ConfigError: an override can't be read, or sets what is no setting, or breaks a rule.
     """
     changed = OmegaConf.structured(config)
-    parsed = [_parsed(word) for word in words]
-    for change in sorted(parsed, key=lambda each: each.get_key_element() not in GROUPS):  # groups come first
-        key = change.get_key_element()
+    for change in sorted(map(_parse_change, words), key=lambda each: each.key_or_group not in GROUPS):
+        key = change.key_or_group
         if key in GROUPS:
             kept = [word for word in composed_of if word.startswith(f"{key}.")]
             changed[key] = getattr(compose(str(change.input_line), *kept), key)
@@ -254,7 +225,7 @@ def retrained(config: Config, words: Sequence[str], composed_of: Sequence[str]) 
     return typed(changed)
 
 
-def _parsed(word: str) -> Override:
+def _parse_change(word: str) -> Override:
     """An override that gives one value to one setting or group."""
     try:
         change = OverridesParser.create().parse_override(word)
@@ -264,6 +235,6 @@ def _parsed(word: str) -> Override:
     plain = not (change.is_add() or change.is_delete() or change.is_sweep_override())
     if not plain or (key in GROUPS and not isinstance(change.value(), str)):
         raise ConfigError(f"{word} must give one value to one setting: KEY=VALUE, lists as [1,2,1] and quoted")
-    if key not in GROUPS and not ("." in key and key in settings()):
+    if key not in GROUPS and not is_setting(key):
         raise ConfigError(f"{key} is not a setting that a finished trial can be retrained with; {nearest(key)}")
     return change
