@@ -27,7 +27,7 @@ from conftest import Command, made_images
 from tinysweep.data import load as data
 from tinysweep.errors import DivergedError, StudyError
 from tinysweep.report.again import retold
-from tinysweep.report.scales import short
+from tinysweep.report.style import short
 from tinysweep.results.view import open_view
 from tinysweep.run.run import run
 from tinysweep.search import storage, trial

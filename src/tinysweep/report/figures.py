@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from tinysweep.report.importance import Importances
 from tinysweep.report.look import SYMBOLS, axis, label, layout, tell
-from tinysweep.report.scales import BEST, COLOURS, FRONT, LIMIT, SERIES, scale, words
+from tinysweep.report.style import BEST, COLOURS, FRONT, LIMIT, SERIES, scale, words
 from tinysweep.results.view import StudyView
 from tinysweep.search.study import Status, status
 from tinysweep.search.table import metric

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial
 
 from tinysweep.report.final import Final
 from tinysweep.report.markup import Html, definitions, join, tag
-from tinysweep.report.scales import COLOURS, shown, words
+from tinysweep.report.style import COLOURS, shown, words
 from tinysweep.results.verdict import Summary
 from tinysweep.results.view import StudyView
 from tinysweep.search.study import TRAINED, Status, status

@@ -8,7 +8,7 @@ from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvalu
 from optuna.trial import FrozenTrial, create_trial
 
 from tinysweep.metrics import METRICS
-from tinysweep.report.scales import words
+from tinysweep.report.style import words
 from tinysweep.results.view import StudyView
 from tinysweep.search.table import metric
 

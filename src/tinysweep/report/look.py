@@ -7,7 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 from optuna.trial import FrozenTrial
 
-from tinysweep.report.scales import Scale, short, shown, words
+from tinysweep.report.style import Scale, short, shown, words
 from tinysweep.results.view import StudyView
 from tinysweep.search.study import Status, status
 

@@ -19,12 +19,12 @@ from tinysweep.report.importance import Importances, importances
 from tinysweep.report.markup import Html, join, tag, text
 from tinysweep.report.mistakes import confusion, mistakes
 from tinysweep.report.pictures import draw_all
-from tinysweep.report.scales import words
-from tinysweep.report.trials import ends, layers, ranking
+from tinysweep.report.sections import ends, layers, ranking
+from tinysweep.report.style import words
 from tinysweep.report.verdict import verdict
 from tinysweep.results.view import StudyView
 
-TEMPLATE = Path(__file__).with_name("report.html")
+TEMPLATE = Path(__file__).with_name("page.html.j2")
 CONFUSION_PIXELS = 560
 Held = TypeVar("Held")
 

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial
 
 from tinysweep.report.look import label, layout, tell
-from tinysweep.report.scales import BEST, scale, short, words
+from tinysweep.report.style import BEST, scale, short, words
 from tinysweep.results.view import StudyView
 from tinysweep.search.table import metric
 

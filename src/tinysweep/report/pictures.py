@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 from tinysweep.data.pictures import OWN
 from tinysweep.files import write_whole
 from tinysweep.report.importance import Importances
-from tinysweep.report.scales import BEST, COLOURS, FRONT, LIMIT, SERIES, Scale, scale, words
+from tinysweep.report.style import BEST, COLOURS, FRONT, LIMIT, SERIES, Scale, scale, words
 from tinysweep.results.view import StudyView
 from tinysweep.search.study import Status, status
 from tinysweep.search.table import metric

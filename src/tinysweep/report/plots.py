@@ -9,7 +9,7 @@ from tinysweep.report import figures
 from tinysweep.report.importance import FEW, Importances
 from tinysweep.report.markup import Html, tag
 from tinysweep.report.parallel import parallel
-from tinysweep.report.scales import words
+from tinysweep.report.style import words
 from tinysweep.results.view import LEADERS, StudyView
 
 BEST_CURVES = 8

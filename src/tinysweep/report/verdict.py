@@ -3,7 +3,7 @@
 from tinysweep.report.final import WINNER, Comparison, Final, Finalist
 from tinysweep.report.headline import spread
 from tinysweep.report.markup import Html, Number, breakable, join, table, tag
-from tinysweep.report.scales import short, shown
+from tinysweep.report.style import short, shown
 from tinysweep.results.verdict import Summary
 
 SPREAD = "mean\u00a0±\u00a0sd"

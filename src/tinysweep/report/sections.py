@@ -12,7 +12,7 @@ from tinysweep.network import budget
 from tinysweep.network.budget import Cost
 from tinysweep.report.headline import counts
 from tinysweep.report.markup import Html, Number, breakable, join, table, tag
-from tinysweep.report.scales import COLOURS, short, shown, words
+from tinysweep.report.style import COLOURS, short, shown, words
 from tinysweep.results.view import StudyView
 from tinysweep.search.study import Status, status
 from tinysweep.search.table import metric

@@ -25,7 +25,7 @@ from tinysweep.report.look import label, layout, tell
 from tinysweep.report.markup import Html, Number, breakable, table, tag
 from tinysweep.report.parallel import ABSENT, parallel
 from tinysweep.report.plots import plot
-from tinysweep.report.scales import COLOURS, FRONT, LIMIT, scale, short, shown, words
+from tinysweep.report.style import COLOURS, FRONT, LIMIT, scale, short, shown, words
 from tinysweep.results.view import LEADERS
 from tinysweep.search.study import Status, status
 from tinysweep.search.table import metric, pareto_front, ranked
