@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from conftest import Command, Ended
 from tinysweep.commands import compare, final, report, train
 from tinysweep.final import stages as final_stages
-from tinysweep.report.again import again
+from tinysweep.report.again import instructions
 from tinysweep.results.view import open_view
 from tinysweep.search.space import as_sweep, read_space
 from tinysweep.settings.command_line import as_choice, as_value, line, without_password
@@ -48,6 +48,12 @@ def commands_on(page: str) -> list[list[str]]:
     """Those on a report's page, in the order in which it tells them."""
     found = re.findall(r"<(?:pre|code)\b[^>]*>(tinysweep[^<]*)<", page.partition("</main>")[0])
     return [shlex.split(html.unescape(text)) for text in found]
+
+
+def told_of(folder: Path, best: int) -> list[list[str]]:
+    """Those that a report of the study in a folder would tell."""
+    found = instructions(open_view(folder, None), best).commands
+    return [shlex.split(command) for _, command in found]
 
 
 @pytest.fixture
@@ -101,7 +107,7 @@ def test_every_printed_command_runs_as_it_is_printed(
     with closing(sqlite3.connect(folder / "study.db")) as database:  # as a study of an earlier version is
         database.execute("DELETE FROM study_user_attributes WHERE key = 'typed'")
         database.commit()
-    told = commands_on(again(open_view(folder, None), best))
+    told = told_of(folder, best)
     assert told[1:] == found[1:]
     assert told[0] != found[0]
     shell([*told[0], "hydra/launcher=basic"])
@@ -109,7 +115,7 @@ def test_every_printed_command_runs_as_it_is_printed(
 
     for file in folder.glob("study.db*"):
         file.unlink()
-    told = commands_on(again(open_view(folder, None), best))
+    told = told_of(folder, best)
     assert told[1:] == found[1:]
     shell([*told[0], "hydra/launcher=basic"])
     assert (folder / "trials.csv").read_text() == table, "it became another study"
@@ -117,7 +123,7 @@ def test_every_printed_command_runs_as_it_is_printed(
 
     for file in folder.glob("trials/*/record.json"):
         file.unlink()
-    assert commands_on(again(open_view(folder, None), best)) == [found[2], found[4]]
+    assert told_of(folder, best) == [found[2], found[4]]
 
 
 def test_a_command_is_printed_with_the_folder_that_it_was_typed_in(place: Path) -> None:

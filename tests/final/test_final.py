@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 import os
-import re
 import shutil
 import signal
 import sqlite3
@@ -44,7 +43,7 @@ from tinysweep.final.settings import FinalConfig, read_words
 from tinysweep.final.workers import Pool, Task
 from tinysweep.network.budget import measure
 from tinysweep.report.final import read_final
-from tinysweep.report.verdict import verdict
+from tinysweep.report.sections import dropped
 from tinysweep.results.verdict import compare, summarise
 from tinysweep.run import run as run_module
 from tinysweep.run.record import RunFolder
@@ -640,8 +639,7 @@ def test_who_diverges_drops_out_and_the_verdict_is_given_without_it(
     assert f"what failed by its own configuration: trial {first} with seed 1: {reason}." in found["choice"]
     final = read_final(study)
     assert final
-    page = re.sub("<[^>]+>", " ", str(verdict(final, "validation_loss")))
-    assert f" trial {first}  validation  1  {reason} " in page
+    assert dropped(final).rows == [[f"trial {first}", "validation", "1", reason]]
 
     trained.clear()
     assert hold(*words).status == 0

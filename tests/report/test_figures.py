@@ -1,15 +1,12 @@
 """The figures of a report and its pictures: every trial where it belongs, on axes that can be read."""
 
 import itertools
-import json
 import math
 import random
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 import pytest
 from matplotlib.colors import to_rgb
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
@@ -18,17 +15,24 @@ from PIL import Image
 import made_study as made
 from tinysweep.metrics import METRICS
 from tinysweep.report import importance as report_importance
-from tinysweep.report import pictures
-from tinysweep.report.figures import accuracy_parameters, bins, costs, curves, history, importance_bars
+from tinysweep.report.figures import (
+    ABSENT,
+    accuracy_parameters,
+    bin_edges,
+    costs,
+    curves,
+    history,
+    hover_text,
+    importance_bars,
+    parallel_coordinates,
+)
 from tinysweep.report.importance import MANY, Importances, importances
-from tinysweep.report.look import label, layout, tell
-from tinysweep.report.markup import Html, Number, breakable, table, tag
-from tinysweep.report.parallel import ABSENT, parallel
-from tinysweep.report.plots import plot
-from tinysweep.report.style import COLOURS, FRONT, LIMIT, scale, short, shown, words
-from tinysweep.results.view import LEADERS
+from tinysweep.report.page import draw, find
+from tinysweep.report.pictures import write_pictures
+from tinysweep.report.style import BEST, FRONT, LIMIT, STATUS, label, scale, status_name, value_text
+from tinysweep.results.view import LEADERS, StudyView
 from tinysweep.search.study import Status, status
-from tinysweep.search.table import metric, pareto_front, ranked
+from tinysweep.search.table import metric, pareto_front
 
 pytestmark = pytest.mark.usefixtures("quiet_optuna")
 
@@ -65,8 +69,8 @@ def test_an_axis_shows_every_figure_between_its_ends_and_has_readable_ticks(name
     assert len(set(axis.labels)) == len(axis.ticks)
     for tick, text in zip(axis.ticks, axis.labels, strict=True):
         value = float(text.replace(",", ""))
-        assert (100 - value if axis.accuracy else value) == pytest.approx(tick, rel=1e-3, abs=1e-4)
-    order = sorted(figures, reverse=axis.accuracy)
+        assert (100 - value if axis.by_error else value) == pytest.approx(tick, rel=1e-3, abs=1e-4)
+    order = sorted(figures, reverse=axis.by_error)
     assert [axis.place(figure) for figure in order] == sorted(places)
 
 
@@ -98,12 +102,9 @@ def test_figures_take_up_most_of_a_linear_axis(low: int) -> None:
         assert 20_000 - low >= 0.49 * (axis.high - axis.low)
 
 
-def test_figures_are_written_as_people_read_them() -> None:
-    assert [shown(name, 0.99361) for name in ("test_accuracy", "validation_loss")] == ["99.36%", "0.9936"]
-    assert [shown(name, 12345.678) for name in ("params", "macs", "seconds")] == ["12,346", "12,346", "12,345.7 s"]
-    assert [shown("params", None), shown("validation_loss", math.nan)] == ["–", "–"]
-    assert [short(value) for value in (0.123456, 12, True, "[1,2]", None)] == ["0.123", "12", "True", "[1,2]", "–"]
-    assert [words(name) for name in ("params", "macs", "over_budget")] == ["parameters", "MACs", "over budget"]
+def test_values_are_written_as_people_read_them() -> None:
+    values = [0.123456, 12, True, "[1,2]", "'a b'", None]
+    assert [value_text(value) for value in values] == ["0.123", "12", "True", "[1,2]", "a b", "–"]
 
 
 # ---- the figures
@@ -140,21 +141,8 @@ def test_the_history_holds_every_trial_once_with_its_state(tmp_path: Path) -> No
         if each.name != "best so far":
             drawn[each.name] = drawn.get(each.name, 0) + len(each.x)
     assert {name: number for name, number in drawn.items() if number} == {
-        words(state): count(MIXED, state) for state in Status if count(MIXED, state)
+        status_name(state): count(MIXED, state) for state in Status if count(MIXED, state)
     }
-
-
-@pytest.mark.parametrize("objectives", [("validation_accuracy",), ("validation_loss",), TWO])
-def test_the_best_so_far_only_gets_better_and_ends_with_the_best(
-    tmp_path: Path, objectives: tuple[str, ...]
-) -> None:
-    view = made.view(tmp_path, MIXED, objectives)
-    for objective in objectives:
-        steps = view.best_so_far(objective)
-        figures = [figure for _, figure in steps]
-        assert figures == sorted(figures, reverse=not METRICS[objective].higher_is_better)
-        assert steps[-1][1] == metric(ranked(MIXED, [objective])[0], objective)
-    assert sum(each.name == "best so far" for each in history(view).data) == len(objectives)  # type: ignore[union-attr]
 
 
 def test_a_pruned_trial_that_diverged_has_no_figure(tmp_path: Path) -> None:
@@ -166,7 +154,7 @@ def test_lines_across_the_parameters_are_one_a_trial_and_end_at_its_figure(tmp_p
     generator = random.Random(0)
     trials = [made.completed(n, 0.5 + n / 80, 99, chosen=made.draw(generator, sparse=True)) for n in range(20)]
     view = made.view(tmp_path, trials)
-    figure: Any = parallel(view)
+    figure: Any = parallel_coordinates(view)
     axes = len(made.KINDS) + 1
     lines = [
         list(each.y[start : start + axes]) for each in figure.data for start in range(0, len(each.y), axes + 1)
@@ -192,13 +180,13 @@ def test_an_axis_of_one_value_and_one_of_truths_can_be_drawn(tmp_path: Path) -> 
     }
     chosen = {"model.width": 3, "optimizer.nesterov": True}
     trials = [made.completed(number, 0.9 + number / 50, 9, kinds=kinds, chosen=chosen) for number in range(2)]
-    figure: Any = parallel(made.view(tmp_path, trials))
+    figure: Any = parallel_coordinates(made.view(tmp_path, trials))
     assert [each.y[0] for each in figure.data] == [0.5, 0.5]
     assert [each.y[1] for each in figure.data] == [0.25, 0.25]
 
 
 def test_a_large_study_shows_the_lines_of_its_best(tmp_path: Path) -> None:
-    figure: Any = parallel(made.view(tmp_path, made.mixed(count=800)))
+    figure: Any = parallel_coordinates(made.view(tmp_path, made.mixed(count=800)))
     assert sum(sum(place is None for place in each.y) for each in figure.data) == LEADERS
 
 
@@ -243,7 +231,7 @@ def test_bins_hold_every_cost_and_have_the_limit_for_an_edge(seed: int) -> None:
     generator = random.Random(seed)
     values = [generator.randint(1, 10 ** generator.randint(1, 9)) for _ in range(generator.randint(1, 30))]
     limit = generator.choice([None, 20_000, values[0]])
-    edges = bins(values, limit)
+    edges = bin_edges(values, limit)
     assert np.histogram(values, edges)[0].sum() == len(values)
     assert edges[-1] > max(values)
     assert limit is None or float(np.min(np.abs(edges / limit - 1))) < 1e-9
@@ -306,34 +294,13 @@ def test_labels_are_text_to_plotly() -> None:
     assert label("x" * 70) == "x" * 59 + "…"
 
 
-def test_no_text_in_a_figure_ends_the_script_that_holds_it() -> None:
-    figure = layout(go.Figure(go.Scatter(x=[1], hovertext=["</script><!--<script>"])), 300)
-    html = plot(figure, "a", "b")
-    (data,) = re.findall(r'<script type="application/json">(.*?)</script>', html, flags=re.DOTALL)
-    assert "<" not in data
-    assert json.loads(data)["data"][0]["hovertext"] == ["</script><!--<script>"]
-
-
 def test_what_shows_at_a_trial_of_a_large_study_is_short(tmp_path: Path) -> None:
     trials = made.mixed(count=2000)
     view = made.view(tmp_path, trials)
-    assert "model.width" in tell(view, view.completed[0])
-    assert "model.width" not in tell(view, view.completed[-1])
-    assert "must be fewer" not in tell(view, trials[1])
-    assert "must be fewer" in tell(made.view(tmp_path, trials[:50]), trials[1])
-
-
-def test_text_in_html_is_escaped_and_html_is_not() -> None:
-    assert (
-        tag("p", "<b>", Html("<i>"), class_='a"b', data_sort=3, title=None)
-        == '<p class="a&quot;b" data-sort="3">&lt;b&gt;<i></p>'
-    )
-    assert breakable("a.b<.c") == "a.<wbr>b&lt;.<wbr>c"
-    html = table(("n", "<t>"), [(Number("1,000", 1000.0), "x" * 50), (Number("–", None), "&")], sortable=True)
-    assert '<th scope="col" class="number"><button type="button">n</button></th>' in html
-    assert '<td class="number" data-sort="1000.0">1,000</td><td class="long">' in html
-    assert '<td class="number" data-sort="">–</td><td>&amp;</td>' in html
-    assert "&lt;t&gt;" in html
+    assert "model.width" in hover_text(view, view.completed[0])
+    assert "model.width" not in hover_text(view, view.completed[-1])
+    assert "must be fewer" not in hover_text(view, trials[1])
+    assert "must be fewer" in hover_text(made.view(tmp_path, trials[:50]), trials[1])
 
 
 # ---- pictures
@@ -346,32 +313,26 @@ def seen(path: Path, colour: str) -> int:
         return int((np.abs(np.asarray(image.convert("RGB")) - wanted).max(-1) <= 2).sum())
 
 
+def pictures_of(view: StudyView) -> dict[str, Path]:
+    return {path.stem: path for path in write_pictures(view, draw(view, find(view)))}
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_the_pictures_show_what_the_page_shows(tmp_path: Path) -> None:
     view = made.view(tmp_path, MIXED, name="$x^2$ <b>日本")
     for trial in view.completed[:3]:
         made.leave(tmp_path, trial.number, [0.5, 0.2])
-    found = importances(view, "validation_accuracy")
-    assert isinstance(found, Importances)
-    paths = {path.stem: path for path in pictures.draw_all(view, view.completed[0].number, [found], 8)}
+    paths = pictures_of(view)
     assert set(paths) == {"search_history", "accuracy_parameters", "importances", "curves"}
-    assert seen(paths["accuracy_parameters"], FRONT) > 200
-    assert seen(paths["accuracy_parameters"], LIMIT) > 200
-    for state in (Status.complete, Status.pruned, Status.over_budget, Status.failed):
-        assert seen(paths["search_history"], COLOURS[state]) > 20, state
-    assert seen(paths["importances"], COLOURS[Status.complete]) > 1000
+    for colour in (FRONT, LIMIT, BEST):
+        assert seen(paths["accuracy_parameters"], colour) > 100
+    for became in (Status.complete, Status.pruned, Status.over_budget, Status.failed):
+        assert seen(paths["search_history"], STATUS[became].colour) > 20, became
+    assert seen(paths["importances"], STATUS[Status.complete].colour) > 1000
     assert seen(paths["curves"], "#d55e00") > 200
     assert seen(paths["curves"], "#56b4e9") == 0
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_a_picture_that_cant_be_had_says_why(tmp_path: Path) -> None:
-    view = made.view(tmp_path, [])
-    empty = pictures.draw_all(view, None, "Importances need trials.", 8)
-    assert all(seen(path, "#555555") > 20 for path in empty)
-    again = [path.read_bytes() for path in empty]
-    full = pictures.draw_all(made.view(tmp_path, MIXED), None, "Importances need trials.", 8)
-    assert [path.read_bytes() == before for path, before in zip(full, again, strict=True)] == [
-        False,
-        False,
-        True,
-        False,
-    ]
+    assert all(seen(path, "#555555") > 20 for path in pictures_of(made.view(tmp_path, [])).values())

@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 import re
-from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,13 @@ from PIL import Image
 
 import made_study as made
 from conftest import made_images
+from report_reader import read_page
 from tinysweep.data.load import load_test
 from tinysweep.errors import DataError
 from tinysweep.report.final import Predictions, read_final, read_predictions
-from tinysweep.report.mistakes import LARGEST_SIDE, confusion, data_uri
-from tinysweep.report.page import body, find
-from tinysweep.report.verdict import interval
+from tinysweep.report.mistakes import LARGEST_SIDE, png_address
+from tinysweep.report.page import draw, find
+from tinysweep.report.sections import interval
 from tinysweep.results.verdict import Summary
 from tinysweep.results.view import StudyView
 from tinysweep.settings.schema import DataConfig
@@ -33,9 +33,11 @@ WRONG = [{0: 1, 3: 2}, {3: 2}, {3: 0, 4: 1}]
 
 
 def words(view: StudyView) -> str:
-    """The text of a page."""
-    plain = re.sub(r"<script.*?</script>", " ", body(view, find(view)), flags=re.DOTALL)
-    return " ".join(unescape(re.sub(r"<[^>]*>", " ", plain)).split())
+    return read_page(view).words
+
+
+def confusion(view: StudyView) -> Any:
+    return draw(view, find(view))["confusion"]
 
 
 @pytest.fixture
@@ -114,7 +116,7 @@ def test_confusions_are_summed_over_seeds_and_rows_are_true_classes(view: StudyV
     assert predictions == Predictions(LABELS, {"0": [1, 1, 2, 2, 0], "1": [0, 1, 2, 2, 0], "2": [0, 1, 2, 0, 1]})
     assert predictions.confusion() == [[4, 2, 0], [1, 3, 2], [0, 0, 3]]
     assert np.sum(predictions.confusion()) == len(LABELS) * len(WRONG)
-    figure: Any = confusion(view, predictions, 2)
+    figure = confusion(view)
     assert [[None if cell is None else int(cell) for cell in row] for row in figure.data[0].z] == [
         [None, 2, 0], [1, None, 2], [0, 0, None]
     ]  # fmt: skip
@@ -165,7 +167,7 @@ def test_the_images_shown_are_those_that_were_misclassified(tmp_path: Path, mnis
     made.finish(tmp_path, labels, wrong)
     made.leave(tmp_path, 2, [0.5], root=str(mnist_root))
     view = made.view(tmp_path, [made.completed(2, 0.9, 5)])
-    page = body(view, find(view))
+    page = " ".join(read_page(view).html.split())
     pictures = re.findall(r'<img src="([^"]*)" alt="test image (\d+)', page)
     assert [int(index) for _, index in pictures] == [9_000, 17]
     for uri, index in pictures:
@@ -180,7 +182,7 @@ def test_many_mistakes_are_shown_in_part(tmp_path: Path, mnist_root: Path) -> No
     made.finish(tmp_path, labels, [{index: (labels[index] + 1) % 10 for index in range(90)}])
     made.leave(tmp_path, 2, [0.5], root=str(mnist_root))
     view = made.view(tmp_path, [made.completed(2, 0.9, 5)])
-    page = body(view, find(view))
+    page = read_page(view).html
     assert page.count("<img ") == 60
     assert "The first 60 are shown." in page
 
@@ -195,7 +197,7 @@ def test_images_that_are_elsewhere_or_others_are_not_shown(tmp_path: Path, mnist
     assert not (tmp_path / "nothing").exists()
     made.leave(tmp_path, 2, [0.5], root=str(mnist_root))
     assert "aren't those that the predictions were made for" in words(view)
-    assert "<img" not in body(view, find(view))
+    assert "<img" not in read_page(view).html
     empty = dataclasses.replace(view, trials=[])
     made.finish(tmp_path, LABELS, WRONG, number=0)
     (tmp_path / "final/final.json").unlink()
@@ -213,11 +215,11 @@ def test_classes_of_the_users_own_images_have_their_names(tmp_path: Path) -> Non
     made.finish(tmp_path, [0, 0, 1, 1, 2, 2], [{0: 2}])
     made.leave(tmp_path, 2, [0.5], name="image_folder", root=str(root), image_size=12, colour=True)
     view = made.view(tmp_path, [made.completed(2, 0.9, 5)])
-    page = body(view, find(view))
+    page = " ".join(read_page(view).html.split())
     assert "&lt;bee&gt; → <b>cat</b><small>#0</small>" in page
     predictions = read_predictions(tmp_path)
     assert predictions is not None
-    figure: Any = confusion(view, predictions, 2)
+    figure = confusion(view)
     assert list(figure.layout.xaxis.ticktext) == sorted(["ant", "&lt;bee&gt;", "cat"])
 
 
@@ -226,7 +228,7 @@ def test_classes_of_the_users_own_images_have_their_names(tmp_path: Path) -> Non
 )
 def test_an_image_in_a_page_is_small_and_keeps_its_colours(channels: int, size: int, side: int) -> None:
     pixels = torch.randint(0, 256, (channels, size, size), dtype=torch.uint8)
-    picture = decoded(data_uri(pixels))
+    picture = decoded(png_address(pixels))
     assert picture.shape[:2] == (side, side)
     assert picture.ndim == (2 if channels == 1 else 3)
     if size == side:

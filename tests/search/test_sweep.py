@@ -26,8 +26,8 @@ import tinysweep
 from conftest import Command, made_images
 from tinysweep.data import load as data
 from tinysweep.errors import DivergedError, StudyError
-from tinysweep.report.again import retold
-from tinysweep.report.style import short
+from tinysweep.report.again import words_of_study
+from tinysweep.report.style import value_text
 from tinysweep.results.view import open_view
 from tinysweep.run.run import run
 from tinysweep.search import storage, trial
@@ -239,8 +239,8 @@ def test_quoted_choices_count_by_their_values_and_are_shown_without_quotes(sweep
     results = OmegaConf.load(place / "outputs/sweeps/s/optimization_results.yaml")
     assert results.best_params["scheduler.name"] in ("step", "constant")
     view = open_view(place / "outputs/sweeps/s", None)
-    assert [short(trial.params["scheduler.name"]) for trial in view.trials] == ["step", "step", "constant"]
-    assert "scheduler.name=choice('step','constant')" in retold(view, words), "which goes on with this study"
+    assert [value_text(trial.params["scheduler.name"]) for trial in view.trials] == ["step", "step", "constant"]
+    assert "scheduler.name=choice('step','constant')" in words_of_study(view, words)
     again = sweep(*words)
     assert again.status == 0, again.err
     assert table(place).equals(trials), "a study goes on with its texts as Optuna holds them"

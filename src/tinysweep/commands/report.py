@@ -13,7 +13,7 @@ EXAMPLES = """examples:
 
 The page, report.html in the study's folder, needs no network and no other file. It can be made while the study is
 running, and after tinysweep-final it also shows the final. The pictures lie in the folder figures beside it."""
-PACKAGES = {"plotly": "plotly", "sklearn": "scikit-learn"}
+PACKAGES = {"jinja2": "jinja2", "plotly": "plotly", "sklearn": "scikit-learn"}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,82 +10,77 @@ from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
 from tinysweep.errors import DataError, TinysweepError
-from tinysweep.report.markup import Html, definitions, join, table, tag
+from tinysweep.report.sections import Table
 from tinysweep.results.view import StudyView
 from tinysweep.search.compose_trial import DIGEST, flatten
-from tinysweep.search.space import as_sweep, contains, in_words, read_space
+from tinysweep.search.space import as_sweep, in_words, read_space
 from tinysweep.search.study import TRAINED
 from tinysweep.settings.command_line import as_value, line, shown_folder
 from tinysweep.settings.compose import COMPOSITION_ERRORS, SWEEPS_FOLDER, compose
 from tinysweep.settings.schema import Config
 
 OF_A_TRIAL = ("trial", "trainer.threads", "trainer.test", DIGEST)  # what a sweep adds to each trial's overrides
+PARAMS = "params."  # what a searched parameter begins with in a study's definition
 RECIPES = (("final/experiment", "best"), ("experiment", "best"), ("experiment", "winner"))
 
 
-def again(view: StudyView, number: int | None) -> Html:
-    """The commands, the searched parameters, the settings that all trials share, and the versions."""
-    parts: list[object] = []
+@dataclass(frozen=True)
+class Instructions:
+    """What a study, and its winner, can be made again with: commands by what they do, what is searched, the
+    settings that all trials share, and what the winner was run with."""
+
+    commands: list[tuple[str, str]]
+    searched: Table
+    shared: Table
+    environment: dict[str, object]
+    problem: str | None  # that makes the commands incomplete
+    has_guesses: bool  # the study doesn't say by which command it was begun
+
+
+def instructions(view: StudyView, number: int | None) -> Instructions:
+    """How to do a study again, and trial `number`, its winner, alone."""
     record: dict[str, Any] = {}
-    config = None
+    config = problem = None
     try:
         if number is not None:
             record, config = view.record(number), view.config(number)
     except DataError as error:
-        parts.append(tag("p", f"The commands are incomplete, as {error}.", class_="note"))
+        problem = str(error)
     overrides = [str(text) for text in record.get("overrides") or []]
-    found = _study(view, overrides)
+    place, commands = view.typed["place"] if view.typed else None, []
+    if view.typed or overrides:
+        words = view.typed["words"] if view.typed else ["-m", *words_of_study(view, overrides)]
+        commands.append(("The study", line(["tinysweep", *words], place)))
     if config and overrides:
-        found.append((f"Trial {number} alone", line(["tinysweep", *alone(overrides, config)], _place(view))))
-    found += _afterwards(view)
-    parts += [join([tag("h3", title), tag("pre", command, tabindex=0)]) for title, command in found]
-    if any("***@" in command for _, command in found):
-        parts.append(tag("p", "The password of the database, ***, is left out.", class_="note"))
-    if view.typed is None and overrides:
-        note = (
-            "The study doesn't say how it was begun: settings of hydra.sweeper and hydra.launcher may be missing."
-        )
-        parts.append(tag("p", note, class_="note"))
-    searched = [(name.removeprefix("params."), kind) for name, kind in view.definition.items()
-                if name.startswith("params.")]  # fmt: skip
-    searched = searched or [(name, in_words(kind)) for name, kind in view.searched.items()]
-    if searched:
-        parts += [tag("h3", "What was searched"), table(("parameter", "values"), searched, label="search space")]
-    shared = [(name, value) for name, value in view.definition.items() if not name.startswith("params.")]
-    inner = table(("setting", "value"), shared, label="settings that all trials share")
-    parts.append(tag("details", tag("summary", "Settings that all trials share"), inner))
-    if record:
-        parts += [tag("h3", "Run with"), definitions(_environment(record))]
-    return join(parts)
+        alone = line(["tinysweep", *words_of_trial(overrides, config)], place)
+        commands.append((f"Trial {number} alone", alone))
+    shared = {name: value for name, value in view.definition.items() if not name.startswith(PARAMS)}
+    searched = {name.removeprefix(PARAMS): kind for name, kind in view.definition.items() if name not in shared}
+    searched = searched or {name: in_words(kind) for name, kind in view.searched.items()}
+    return Instructions(
+        [*commands, *later_commands(view)],
+        Table("search space", ["parameter", "values"], [[*pair] for pair in searched.items()]),
+        Table("settings that all trials share", ["setting", "value"], [[*pair] for pair in shared.items()]),
+        _environment(record) if record else {},
+        problem,
+        has_guesses=view.typed is None and bool(overrides),
+    )
 
 
-def _place(view: StudyView) -> str | None:
-    return view.typed["place"] if view.typed else None
-
-
-def _study(view: StudyView, overrides: Sequence[str]) -> list[tuple[str, str]]:
-    """What makes the study: as its sweep noted it, or else as its trials tell; none if they don't."""
-    if view.typed:
-        return [("The study", line(["tinysweep", *view.typed["words"]], _place(view)))]
-    return [("The study", line(["tinysweep", "-m", *retold(view, overrides)]))] if overrides else []
-
-
-def _afterwards(view: StudyView) -> list[tuple[str, str]]:
+def later_commands(view: StudyView) -> list[tuple[str, str]]:
     """What each command does that a study is followed by, and the command."""
     found, folder = [], shown_folder(view.folder)
     for below, name in RECIPES:
         if (view.folder / below / f"{name}.yaml").exists():
             where = shown_folder((view.folder / below).parent)
-            found.append(
-                ("The winner, trained anew", line(["tinysweep", "--config-dir", where, f"experiment={name}"]))
-            )
+            command = line(["tinysweep", "--config-dir", where, f"experiment={name}"])
+            found.append(("The winner, trained anew", command))
             break
     if final := final_command(view):
         found.append(("The best over several seeds, and the winner's test", final))
     asked = {"--storage": view.storage, "--study": view.chosen}
     words = [word for option, given in asked.items() if given for word in (option, given)]
-    found.append(("This page", line(["tinysweep-report", folder, *words])))
-    return found
+    return [*found, ("This page", line(["tinysweep-report", folder, *words]))]
 
 
 def final_command(view: StudyView) -> str | None:
@@ -99,27 +94,27 @@ def final_command(view: StudyView) -> str | None:
     return line(["tinysweep-final", shown_folder(view.folder), *words])
 
 
-def alone(overrides: Sequence[str], config: Config) -> list[str]:
+def words_of_trial(overrides: Sequence[str], config: Config) -> list[str]:
     """The words of a single run that trains what a trial's job trained. A study's file needs -m, so what it set is
     said setting by setting; and so is all, where the words no longer compose."""
     said = {_key(word): word for word in _without(overrides, "trial")}  # of two, the last counts
     words = _without(said.values(), "sweeps")
-    wanted = flatten(asdict(config))
+    wanted = dict(flatten(asdict(config)))
     try:
-        known = flatten(asdict(compose(*words)))
+        known = dict(flatten(asdict(compose(*words))))
         if "sweeps" not in said:
             return words
     except TinysweepError:
-        words, known = [], flatten(asdict(compose()))
+        words, known = [], dict(flatten(asdict(compose())))
     other = {key: held for key, held in wanted.items() if held != known[key] and key != "trial"}
     return [*_without(words, *other), *(f"{key}={as_value(held)}" for key, held in other.items())]
 
 
-def retold(view: StudyView, overrides: Sequence[str]) -> list[str]:
+def words_of_study(view: StudyView, overrides: Sequence[str]) -> list[str]:
     """The words that make a study, after -m, from what its trials and its file tell."""
     shared = _without(overrides, *OF_A_TRIAL, *view.searched)
     named = next((text.partition("=")[2] for text in shared if _key(text) == "sweeps"), None)
-    known, has_sampler = _in_file(named)
+    known, has_sampler = _study_file(named)
     own, name = [], view.name
     if known is None:
         shared = _without(shared, "sweeps")
@@ -131,7 +126,8 @@ def retold(view: StudyView, overrides: Sequence[str]) -> list[str]:
     if known is None or named != name:
         own.insert(0, f"hydra.sweeper.study_name={as_value(name)}")
     for key, kind in view.searched.items():
-        if known is None or key not in known or not _is_searched_by(known[key], view, key):
+        # A table tells only which values were drawn, so its study's file knows better.
+        if known is None or key not in known or (known[key] != kind and not view.from_table):
             shared.append(f"{key}={as_sweep(kind)}")
     return [*shared, *own]
 
@@ -140,21 +136,11 @@ def _is_continuous(kind: BaseDistribution) -> bool:
     return isinstance(kind, FloatDistribution | IntDistribution) and (kind.log or kind.step is None)
 
 
-def _is_searched_by(kind: BaseDistribution, view: StudyView, key: str) -> bool:
-    """Whether a parameter was searched by a distribution: a table tells only which values were drawn."""
-    if not view.from_table:
-        return view.searched[key] == kind
-    drawn = [trial.params[key] for trial in view.trials if key in trial.params]
-    return all(contains(kind, each) for each in drawn)
-
-
-def _in_file(named: str | None) -> tuple[dict[str, BaseDistribution] | None, bool]:
+def _study_file(named: str | None) -> tuple[dict[str, BaseDistribution] | None, bool]:
     """What a study's file searches, None if there is no such file, and whether it chooses a sampler."""
     for folder in (Path("sweeps"), SWEEPS_FOLDER):
         if named and (file := folder / f"{named}.yaml").is_file():
-            with contextlib.suppress(
-                *COMPOSITION_ERRORS, TinysweepError
-            ):  # damaged since; then all is written out
+            with contextlib.suppress(*COMPOSITION_ERRORS, TinysweepError):  # if damaged since, all is written out
                 content = OmegaConf.load(file)
                 params = OmegaConf.select(content, "hydra.sweeper.params") or {}
                 defaults = OmegaConf.select(content, "defaults") or []
@@ -171,15 +157,15 @@ def _without(overrides: Iterable[str], *names: str) -> list[str]:
     return [text for text in overrides if _key(text) not in left_out]
 
 
-def _environment(record: dict[str, Any]) -> list[tuple[object, object]]:
+def _environment(record: dict[str, Any]) -> dict[str, object]:
     versions = record.get("versions") or {}
-    machine = ", ".join(
+    machine = [
         f"{name} {record[name]}" for name in ("device", "threads", "precision") if record.get(name) is not None
-    )
-    return [
-        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
-        ("Python", record.get("python", "–")),
-        ("Commit", record.get("git_commit") or "none: the package was installed"),
-        ("Machine", machine),
-        ("Seed", record.get("seed", "–")),
     ]
+    return {
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "Python": record.get("python", "–"),
+        "Commit": record.get("git_commit") or "none: the package was installed",
+        "Machine": ", ".join(machine),
+        "Seed": record.get("seed", "–"),
+    }

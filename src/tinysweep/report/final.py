@@ -2,10 +2,11 @@
 
 import csv
 import json
+import types
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from tinysweep.errors import DataError, first_line
 from tinysweep.results.verdict import Summary
@@ -13,21 +14,36 @@ from tinysweep.results.verdict import Summary
 WINNER = "winner"
 PREFIX = f"{WINNER}-seed-"  # of the columns that hold its predictions
 MOST_CLASSES = 1000
+UNREADABLE = (OSError, KeyError, TypeError, ValueError, AttributeError)
+
+
+@dataclass(frozen=True)
+class SeedFigures:
+    """The figures of one seed: a candidate's on validation images, a final model's on test images."""
+
+    seed: int
+    validation_accuracy: float | None = None
+    validation_loss: float | None = None
+    test_accuracy: float | None = None
+    test_loss: float | None = None
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """A configuration that was trained with several seeds, and its figures by name: of all, and of each seed."""
+    """A configuration that was trained with several seeds, and its figures over them."""
 
     name: str
-    role: str
     trial: int | None
     params: int
     macs: int
-    changed: dict[str, Any]
-    summaries: dict[str, Summary]
-    runs: list[dict[str, Any]]
-    chosen: bool
+    runs: list[SeedFigures]
+    role: str = "candidate"
+    changed: dict[str, Any] = field(default_factory=dict)
+    chosen: bool = False
+    validation_accuracy: Summary | None = None
+    validation_loss: Summary | None = None
+    test_accuracy: Summary | None = None
+    test_loss: Summary | None = None
 
 
 @dataclass(frozen=True)
@@ -42,9 +58,9 @@ class Comparison:
     low: float | None
     high: float | None
     p_value: float | None
-    p_value_seeds: float | None
     test: str
     verdict: str
+    p_value_seeds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,15 +107,18 @@ class Predictions:
         pairs = Counter(pair for given in self.by_seed.values() for pair in zip(self.labels, given, strict=True))
         return [[pairs[true, given] for given in ends] for true in ends]
 
+    def wrong_seeds(self, index: int) -> int:
+        """How many seeds err on an image."""
+        return sum(given[index] != self.labels[index] for given in self.by_seed.values())
+
     def mistakes(self) -> list[int]:
         """Indices of the images that any seed errs on, those that most err on first."""
-        wrong = Counter(
-            index
-            for given in self.by_seed.values()
-            for index, (true, other) in enumerate(zip(self.labels, given, strict=True))
-            if true != other
-        )
-        return sorted(wrong, key=lambda index: (-wrong[index], index))
+        wrong = {index: self.wrong_seeds(index) for index in range(len(self.labels))}
+        return sorted((index for index in wrong if wrong[index]), key=lambda index: (-wrong[index], index))
+
+    def mistakes_of_all(self) -> int:
+        """How many images every seed errs on."""
+        return sum(self.wrong_seeds(index) == len(self.by_seed) for index in self.mistakes())
 
 
 def read_final(folder: Path) -> Final | None:
@@ -110,18 +129,11 @@ def read_final(folder: Path) -> Final | None:
     """
     file = folder / "final" / "final.json"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return Final(
-            str(content["choice"]),
-            float(content["confidence"]),
-            [_finalist(each, "candidate") for each in content["candidates"]],
-            [_finalist(each, str(each["role"])) for each in content["tested"]],
-            [_comparison(each) for each in content["comparisons"]],
-            [_dropped(each) for each in content.get("dropped", [])],
-        )
+        final: Final = _read(Final, json.loads(file.read_text(encoding="utf-8")))
+        return final
     except FileNotFoundError:
         return None
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except UNREADABLE as error:
         raise DataError(_damaged("final/final.json", error)) from error
 
 
@@ -144,7 +156,7 @@ def read_predictions(folder: Path) -> Predictions | None:
         return Predictions(labels, by_seed)
     except FileNotFoundError:
         return None
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(_damaged("final/predictions.csv", error)) from error
 
 
@@ -153,43 +165,21 @@ def _damaged(file: str, error: Exception) -> str:
     return f"{file} isn't as tinysweep-final writes it ({missing}{first_line(error)}); run tinysweep-final again"
 
 
-def _finalist(content: dict[str, Any], role: str) -> Finalist:
-    names = [name for name in content if name.endswith(("_accuracy", "_loss"))]
-    return Finalist(
-        str(content["name"]),
-        role,
-        None if content.get("trial") is None else int(content["trial"]),
-        int(content["params"]),
-        int(content["macs"]),
-        dict(content.get("changed") or {}),
-        {name: _summary(content[name]) for name in names},
-        [
-            {**run, "seed": int(run["seed"]), **{name: float(run[name]) for name in names}}
-            for run in content["runs"]
-        ],
-        bool(content.get("chosen", False)),
-    )
+def _read(kind: Any, content: Any) -> Any:
+    """Parsed JSON as a type: a dataclass whose fields that have a default may be missing, a list, or a value."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return None if content is None else _read(inner[0], content)
+    if origin is list:
+        return [_read(inner[0], each) for each in content]
+    if origin is dict:
+        return dict(content)
+    if kind in (str, int, float, bool):
+        return kind(content)
+    hints = get_type_hints(kind)
+    needed = [each for each in fields(kind) if each.name in content or _is_required(each)]
+    return kind(**{each.name: _read(hints[each.name], content[each.name]) for each in needed})
 
 
-def _dropped(content: dict[str, Any]) -> Dropped:
-    return Dropped(str(content["name"]), str(content["stage"]), int(content["seed"]), str(content["reason"]))
-
-
-def _summary(content: dict[str, Any]) -> Summary:
-    sd, low, high = (_number(content[name]) for name in ("sd", "low", "high"))
-    return Summary(float(content["mean"]), sd, low, high, int(content["n"]))
-
-
-def _comparison(content: dict[str, Any]) -> Comparison:
-    winner, against, role, test, verdict = (
-        str(content[name]) for name in ("winner", "against", "role", "test", "verdict")
-    )
-    low, high, p_value = (_number(content[name]) for name in ("low", "high", "p_value"))
-    seeds = _number(content.get("p_value_seeds"))
-    return Comparison(
-        winner, against, role, float(content["difference"]), low, high, p_value, seeds, test, verdict
-    )
-
-
-def _number(content: Any) -> float | None:
-    return None if content is None else float(content)
+def _is_required(each: Any) -> bool:
+    return each.default is MISSING and each.default_factory is MISSING

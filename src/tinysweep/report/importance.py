@@ -8,7 +8,6 @@ from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvalu
 from optuna.trial import FrozenTrial, create_trial
 
 from tinysweep.metrics import METRICS
-from tinysweep.report.style import words
 from tinysweep.results.view import StudyView
 from tinysweep.search.table import metric
 
@@ -39,7 +38,8 @@ def importances(view: StudyView, objective: str) -> Importances | str:
     if len(trials) < 2:
         return f"Importances need at least two completed trials; there {'is one' if trials else 'are none'}."
     if len({metric(trial, objective) for trial in trials}) == 1:
-        return f"Every completed trial has the same {words(objective)}, so nothing can be said of what mattered."
+        same = METRICS[objective].label
+        return f"Every completed trial has the same {same}, so nothing can be said of what mattered."
     many = len(trials) >= MANY
     varying = [
         name for name in view.searched

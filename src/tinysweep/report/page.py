@@ -1,147 +1,150 @@
-"""A report put together: the page, part by part, and the pictures beside it."""
+"""A report put together: the page out of its template, and the pictures beside it."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from string import Template
 from typing import TypeVar
 
+import plotly.graph_objects as go
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from tinysweep.errors import DataError
+from tinysweep.data.catalogue import DataShape
+from tinysweep.data.load import describe
+from tinysweep.errors import TinysweepError
 from tinysweep.files import write_whole
-from tinysweep.report import figures, plots
-from tinysweep.report.again import again, final_command
-from tinysweep.report.final import Final, read_final, read_predictions
-from tinysweep.report.headline import headline
-from tinysweep.report.importance import Importances, importances
-from tinysweep.report.markup import Html, join, tag, text
-from tinysweep.report.mistakes import confusion, mistakes
-from tinysweep.report.pictures import draw_all
-from tinysweep.report.sections import ends, layers, ranking
-from tinysweep.report.style import words
-from tinysweep.report.verdict import verdict
-from tinysweep.results.view import StudyView
+from tinysweep.metrics import METRICS
+from tinysweep.network.budget import Cost, measure
+from tinysweep.report import figures, sections
+from tinysweep.report.again import final_command, instructions
+from tinysweep.report.final import Final, Predictions, read_final, read_predictions
+from tinysweep.report.importance import FEW, Importances, importances
+from tinysweep.report.mistakes import Mistake, mistakes, names_of_classes
+from tinysweep.report.pictures import write_pictures
+from tinysweep.report.style import STATUS, status_name
+from tinysweep.results.view import LEADERS, StudyView
+from tinysweep.settings.schema import Config
 
-TEMPLATE = Path(__file__).with_name("page.html.j2")
-CONFUSION_PIXELS = 560
+BEST_CURVES = 8
+SECTIONS = {  # in the order in which a person decides
+    "final": "The final",
+    "accuracy": "Accuracy against parameters",
+    "history": "Search history",
+    "importance": "What mattered",
+    "parallel": "Parameters of each trial",
+    "curves": "Learning curves",
+    "ends": "Pruned, refused and failed trials",
+    "mistakes": "The winner's mistakes",
+    "layers": "The winner, layer by layer",
+    "trials": "Trials, ranked",
+    "again": "Do it again",
+}
 Held = TypeVar("Held")
 
 
 @dataclass(frozen=True)
+class Model:
+    """The winner's model, built again without weights."""
+
+    config: Config
+    shape: DataShape
+    cost: Cost
+
+
+@dataclass(frozen=True)
 class Findings:
-    """What several parts of a report and its pictures tell of; in words where it can't be had."""
+    """What a study found, as far as it can be had; else None, or in one sentence why not."""
 
     final: Final | str | None
-    winner: int | None
+    predictions: Predictions | str | None
+    winner: int | None  # the trial that the final chose, or else the best so far
+    model: Model | str | None
     important: list[Importances] | str
 
 
 def find(view: StudyView) -> Findings:
-    """The final, the trial that it chose or else the best so far, and importances."""
-    final = _read(read_final, view.folder)
+    final = _or_why_not(lambda: read_final(view.folder))
     winner = view.completed[0].number if view.completed else None
     if isinstance(final, Final) and final.winner and final.winner.trial is not None:
         winner = final.winner.trial
     found = [importances(view, objective) for objective in view.objectives]
-    had = [each for each in found if isinstance(each, Importances)]
-    return Findings(final, winner, had or str(found[0]))
+    important = [each for each in found if isinstance(each, Importances)] or str(found[0])
+    model = None if winner is None else _or_why_not(lambda: _model(view.config(winner)))
+    return Findings(final, _or_why_not(lambda: read_predictions(view.folder)), winner, model, important)
 
 
-def write_report(view: StudyView) -> tuple[Path, list[Path]]:
-    """Write report.html and the pictures; where they are.
-
-    Raises:
-        OSError: the study's folder can't be written.
-    """
-    found = find(view)
-    path = view.folder / "report.html"
-    # A folder's name may hold bytes that are no text.
-    write_whole(path, page(view, found).encode(errors="replace"))
-    return path, draw_all(view, found.winner, found.important, plots.BEST_CURVES)
-
-
-def page(view: StudyView, found: Findings) -> str:
-    """The whole page, with plotly and all else that it needs in it."""
-    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=text(f"{view.name} – tinysweep"), body=body(view, found), plotly=get_plotlyjs()
-    )
-
-
-def _read(reader: Callable[[Path], Held | None], folder: Path) -> Held | str | None:
-    """What a file holds, why it can't be read, or None if it isn't there."""
+def _or_why_not(read: Callable[[], Held]) -> Held | str:
     try:
-        return reader(folder)
-    except DataError as error:
+        return read()
+    except TinysweepError as error:
         return str(error)
 
 
-def body(view: StudyView, found: Findings) -> Html:
-    """All that the page says, in the order in which a person decides."""
-    final, winner = found.final, found.winner
-    parts = [
-        ("final", "The final", _final(view, final)),
-        ("accuracy", "Accuracy against parameters", plots.accuracy(view, winner)),
-        ("history", "Search history", plots.history(view)),
-        ("importance", "What mattered", plots.importance(found.important)),
-        ("parallel", "Parameters of each trial", plots.parameters(view)),
-        ("curves", "Learning curves", plots.curves(view)),
-        ("ends", "Pruned, refused and failed trials", _ends(view)),
-        ("mistakes", "The winner's mistakes", _mistakes(view, winner)),
-        ("layers", "The winner, layer by layer", layers(view, winner)),
-        ("trials", "Trials, ranked", ranking(view)),
-        ("again", "Do it again", again(view, winner)),
-    ]
-    return join(
-        [
-            tag("h1", f"Study {view.name}"),
-            headline(view, final if isinstance(final, Final) else None, datetime.now(UTC)),
-            tag("nav", join(tag("a", title, href=f"#{key}") for key, title, _ in parts), aria_label="contents"),
-            *(tag("section", tag("h2", title), content, id=key) for key, title, content in parts),
-        ]
-    )
+def _model(config: Config) -> Model:
+    shape = describe(config.data)
+    return Model(config, shape, measure(config.model, shape))
 
 
-def _final(view: StudyView, final: Final | str | None) -> Html:
-    if isinstance(final, Final):
-        return verdict(final, view.objectives[0])
-    if final is not None:
-        return tag("p", f"{final}.", class_="note")
-    said: list[object] = ["There was no final yet: each trial was trained with one seed, and none was tested. "]
-    if command := final_command(view):
-        said += [tag("code", command), " trains the best with several seeds and tests the winner."]
-    return tag("p", *said, class_="note")
+def write_report(view: StudyView) -> tuple[Path, list[Path]]:
+    """Write report.html and the pictures into the study's folder; where they are."""
+    found = find(view)
+    drawn = draw(view, found)
+    path = view.folder / "report.html"
+    # A folder's name may hold bytes that are no text.
+    write_whole(path, render(view, found, drawn).encode(errors="replace"))
+    return path, write_pictures(view, drawn)
 
 
-def _ends(view: StudyView) -> Html:
-    if not view.trials:
-        return tag("p", "No trial has begun yet.", class_="note")
+def draw(view: StudyView, found: Findings) -> dict[str, go.Figure | str]:
+    """Every figure of a report; a sentence for one that can't be had."""
     kinds = ["params", *(kind for kind in ("macs", "activation_bytes") if view.limit(kind))]
-    shown = []
-    for kind in kinds:
-        caption = f"Trials by {words(kind)}; what was refused was never trained."
-        shown.append(plots.plot(figures.costs(view, kind), f"{words(kind)} of refused trials", caption))
-    return join([ends(view), tag("h3", "What the refused would have cost"), *shown])
+    drawn = {
+        "accuracy": figures.accuracy_parameters(view, found.winner),
+        "history": figures.history(view),
+        "importance": figures.importance_bars(found.important),
+        "parallel": figures.parallel_coordinates(view),
+        "curves": figures.curves(view, view.completed[:BEST_CURVES]),
+        **{kind: figures.costs(view, kind) for kind in kinds},
+    }
+    if isinstance(predictions := found.predictions, Predictions):
+        names = names_of_classes(view, found.winner, predictions.classes)
+        drawn["confusion"] = figures.confusion_matrix(predictions, names)
+    return drawn
 
 
-def _mistakes(view: StudyView, winner: int | None) -> Html:
-    predictions = _read(read_predictions, view.folder)
-    if predictions is None:
-        return tag("p", "Needs the final, which tests the winner and keeps its predictions.", class_="note")
-    if isinstance(predictions, str):
-        return tag("p", f"{predictions}.", class_="note")
-    seeds = len(predictions.by_seed)
-    over = f"summed over {seeds} seeds" if seeds != 1 else "of one seed"
-    caption = f"Test images by true and predicted class, {over}. Only mistakes are coloured."
-    return join(
-        [
-            plots.plot(
-                confusion(view, predictions, winner), "confusion matrix", caption, CONFUSION_PIXELS, narrow=True
-            ),
-            tag("h3", "Misclassified test images"),
-            mistakes(view, predictions, winner)
-            if predictions.by_seed
-            else tag("p", "None of the winner.", class_="note"),
-        ]
-    )
+def render(view: StudyView, found: Findings, drawn: dict[str, go.Figure | str]) -> str:
+    """The whole page, with plotly and all else that it needs in it."""
+    final, model = found.final, found.model
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    environment.filters |= {
+        "from_json": json.loads,
+        "label": lambda name: METRICS[name].label,
+        "status_name": status_name,
+        "thousands": "{:,}".format,
+    }
+    return environment.get_template("page.html.j2").render(
+        **vars(found), view=view, figures=drawn, sections=SECTIONS, STATUS=STATUS, FEW=FEW, LEADERS=LEADERS,
+        BEST_CURVES=BEST_CURVES,
+        tiles=sections.tiles(view, final if isinstance(final, Final) else None),
+        bounds=sections.bounds(view), period=sections.period(view.trials), made=datetime.now(UTC),
+        counts=sections.status_counts(view),
+        final_tables=sections.final_tables(final, view.objectives[0]) if isinstance(final, Final) else {},
+        final_command=final_command(view),
+        reasons=sections.reasons(view), ranking=sections.ranking(view), mistakes=_mistakes(view, found),
+        layers=sections.layers(model.cost) if isinstance(model, Model) else None,
+        again=instructions(view, found.winner), plotly=get_plotlyjs(),
+    )  # fmt: skip
+
+
+def _mistakes(view: StudyView, found: Findings) -> list[Mistake] | str:
+    predictions, winner = found.predictions, found.winner
+    if not isinstance(predictions, Predictions) or not predictions.by_seed:
+        return []
+    names = names_of_classes(view, winner, predictions.classes)
+    return _or_why_not(lambda: mistakes(view, predictions, winner, names))

@@ -1,124 +1,288 @@
-"""The parts of a report that go through the trials, as HTML: their ends, their ranking, the winner's layers."""
+"""What the sections of a report say, as values for its page: tiles, tables, and a few sentences."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from datetime import UTC
 
 from optuna.trial import FrozenTrial
 
-from tinysweep.data.load import describe
-from tinysweep.errors import TinysweepError
-from tinysweep.network import budget
+from tinysweep.metrics import METRICS, PER_CENT, TEST_METRICS
 from tinysweep.network.budget import Cost
-from tinysweep.report.headline import counts
-from tinysweep.report.markup import Html, Number, breakable, join, table, tag
-from tinysweep.report.style import COLOURS, short, shown, words
+from tinysweep.report.final import WINNER, Comparison, Final, Finalist
+from tinysweep.report.style import status_name, value_text
+from tinysweep.results.verdict import Summary
 from tinysweep.results.view import StudyView
-from tinysweep.search.study import Status, status
+from tinysweep.search.study import TRAINED, Status, status
 from tinysweep.search.table import metric
 
 MOST_RANKED = 50
 MOST_REASONS = 40
 LONGEST_REASON = 400
-MEANINGS = {
-    Status.complete: "trained to the end",
-    Status.pruned: "stopped early, as others did better by then",
-    Status.failed: "raised an error, diverged or lost its worker",
-    Status.over_budget: "refused before training, as it costs more than the budget allows",
-    Status.invalid: "refused before training, as a setting breaks its rule",
-    Status.duplicate: "not trained, as another trial has the same configuration",
-    Status.withdrawn: "not trained, as other sweepers made up the number of trials",
-    Status.interrupted: "cut short, and proposed again",
-    Status.running: "in training when this page was made",
-}
+ALL_METRICS = METRICS | TEST_METRICS
+SPREAD = "mean\u00a0±\u00a0sd"
 
 
-def ends(view: StudyView) -> Html:
-    """How many trials ended how, and the reasons why those that didn't complete did not."""
-    rows = [
-        (tag("span", tag("i", style=f"background: {COLOURS[state]}"), words(state), class_="key"),
-         Number(f"{number:,}", number), MEANINGS[state])
-        for state, number in counts(view).items()
-    ]  # fmt: skip
-    parts: list[object] = [table(("state", "trials", "meaning"), rows, label="trials by state")]
-    reasons = _reasons(view)
-    if reasons:
-        header = ("state", "trials", "reason, that of the last", "which")
-        parts.append(table(header, reasons[:MOST_REASONS], label="reasons of trials that did not complete"))
-    if len(reasons) > MOST_REASONS:
-        parts.append(tag("p", f"And {len(reasons) - MOST_REASONS:,} more reasons, in trials.csv.", class_="note"))
-    return join(parts)
+@dataclass(frozen=True)
+class Tile:
+    """A figure at the head of the page, what it is, and of what."""
+
+    name: str
+    figure: str
+    note: str
 
 
-def _reasons(view: StudyView) -> list[Sequence[object]]:
-    """Reasons that differ in their numbers alone share a row; the commonest first."""
+@dataclass(frozen=True)
+class Number:
+    """A number in a table: how it is written, and what a column is sorted by; None is a gap."""
+
+    text: str
+    value: float | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """Text in a table that is never broken into lines, however long it is."""
+
+    text: str
+    is_strong: bool = False
+
+
+Row = list[str | Number | Line]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, and what it is for those who can't see it. Text in its cells is broken into lines if it is long."""
+
+    label: str
+    header: list[str]
+    rows: list[Row]
+    is_sortable: bool = False
+    left_out: int = 0  # further rows
+
+    @property
+    def numeric(self) -> set[int]:
+        """The columns of numbers, in which a gap may be text."""
+        columns = range(len(self.header))
+        return {column for column in columns if any(isinstance(row[column], Number) for row in self.rows)}
+
+
+def count(value: int) -> Number:
+    return Number(f"{value:,}", value)
+
+
+# ---- the head of the page
+
+
+def tiles(view: StudyView, final: Final | None) -> list[Tile]:
+    """The study in a few figures: what it found, under what budget, and how many trials that took."""
+    winner, found = final.winner if final else None, []
+    if winner and (tested := winner.test_accuracy):
+        over = f"one seed of {winner.name}"
+        if tested.sd is not None:
+            over = f"± {100 * tested.sd:.2f} over {tested.n} seeds of {winner.name}"
+        found.append(Tile("test accuracy", TEST_METRICS["test_accuracy"].shown(tested.mean), over))
+    if view.completed:
+        found += [_best_tile(view, name) for name in dict.fromkeys([view.objectives[0], "validation_accuracy"])]
+    if winner or view.completed:
+        found.append(_size_tile(view, winner))
+    elif limit := view.limit("params"):
+        found.append(Tile("budget, parameters", f"< {limit:,}", "none has completed yet"))
+    trained = len(view.of(*TRAINED))
+    refused = len(view.trials) - trained - len(view.of(Status.running, Status.interrupted))
+    return [*found, Tile("trials trained", f"{trained:,}", f"{refused:,} more not trained")]
+
+
+def _best_tile(view: StudyView, name: str) -> Tile:
+    best = min(view.completed, key=lambda trial: METRICS[name].loss(metric(trial, name)))
+    return Tile(f"best {METRICS[name].label}", METRICS[name].shown(metric(best, name)), f"trial {best.number}")
+
+
+def _size_tile(view: StudyView, winner: Finalist | None) -> Tile:
+    size = winner.params if winner else metric(view.completed[0], "params")
+    of = winner.name if winner else f"trial {view.completed[0].number}"
+    limit = view.limit("params")
+    return Tile("parameters", f"{size:,.0f}", f"{of}; the budget is <\u00a0{limit:,}" if limit else of)
+
+
+def bounds(view: StudyView) -> list[str]:
+    """The limits that all trials share."""
+    params = view.limit("params")
+    found = [f"fewer than {params:,} trainable parameters"] if params else []
+    others = {METRICS[kind].label: view.limit(kind) for kind in ("macs", "activation_bytes")}
+    return found + [f"at most {bound:,} {kind}" for kind, bound in others.items() if bound]
+
+
+def period(trials: Sequence[FrozenTrial]) -> str:
+    """When a study was searched, and how much training that took."""
+    begun = [trial.datetime_start for trial in trials if trial.datetime_start]
+    if not begun:
+        return "no trial has begun"
+    ends = [trial.datetime_complete for trial in trials if trial.datetime_complete]
+    over = f", over {_duration((max(ends) - min(begun)).total_seconds())}" if ends else ""
+    seconds = sum(float(trial.user_attrs.get("seconds") or 0) for trial in trials)
+    return (
+        f"begun {min(begun).astimezone(UTC):%Y-%m-%d %H:%M} UTC{over}; {_duration(seconds)} of training in all "
+        "trials together"
+    )
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    if not hours and rest < 60:
+        return f"{rest} s"
+    return f"{hours:,} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+
+
+def status_counts(view: StudyView) -> dict[Status, int]:
+    """How many trials have each status, of those that any has."""
+    found = Counter(status(trial) for trial in view.trials)
+    return {each: found[each] for each in (*TRAINED, *Status) if found[each]}
+
+
+# ---- the final
+
+
+def final_tables(final: Final, judge: str) -> dict[str, Table]:
+    """The tables of a final by their titles; `judge` is the metric by which candidates were chosen."""
+    validation = sorted(("validation_loss", "validation_accuracy"), key=lambda name: name != judge)
+    test, confidence = ("test_accuracy", "test_loss"), final.confidence
+    return {
+        "On the test set": finalists(final.tested, test, confidence),
+        "Is the winner better?": comparisons(final),
+        "Candidates on validation images": finalists(final.candidates, validation, confidence),
+        "Dropped out": dropped(final),
+    }
+
+
+def finalists(found: Sequence[Finalist], names: Sequence[str], confidence: float) -> Table:
+    """A row a model; the interval and each seed's figure are those of the first metric."""
+    first, *others = (ALL_METRICS[name] for name in names)
+    changed = list(dict.fromkeys(name for each in found for name in each.changed))
+    header = ["model", "role", "parameters", f"{first.label}, {SPREAD}", f"{100 * confidence:g}% interval"]
+    header += [f"{first.label} of each seed", *(f"{one.label}, {SPREAD}" for one in others), "MACs", *changed]
+    rows: list[Row] = []
+    for each in found:
+        leads = each.chosen or each.role == WINNER
+        seeds = [getattr(run, first.name) for run in sorted(each.runs, key=lambda run: run.seed)]
+        rows.append([
+            Line(each.name, is_strong=True) if leads else each.name,
+            "chosen" if each.chosen else each.role,
+            count(each.params),
+            mean(first.name, getattr(each, first.name)),
+            interval(first.name, getattr(each, first.name)),
+            Line(", ".join(first.shown(figure) for figure in seeds)),
+            *(mean(one.name, getattr(each, one.name)) for one in others),
+            count(each.macs),
+            *(value_text(each.changed.get(name)) for name in changed),
+        ])  # fmt: skip
+    return Table("models of the final", header, rows)
+
+
+def mean(name: str, summary: Summary | None) -> str | Number:
+    """A mean over seeds with its standard deviation, where there is one."""
+    if summary is None:
+        return "–"
+    text = ALL_METRICS[name].shown(summary.mean)
+    if summary.sd is not None:
+        is_share = ALL_METRICS[name].format == PER_CENT
+        text += f" ± {100 * summary.sd:.2f}" if is_share else f" ± {summary.sd:.4f}"
+    return Number(text, summary.mean)
+
+
+def interval(name: str, summary: Summary | None) -> str:
+    """The ends of a mean's interval; one seed has none."""
+    if summary is None or summary.low is None or summary.high is None:
+        return "–"
+    shown = ALL_METRICS[name].shown
+    return f"{shown(summary.low).removesuffix('%')} – {shown(summary.high)}"
+
+
+def comparisons(final: Final) -> Table:
+    """How sure it is that the winner is better than the others."""
+
+    def points(share: float | None) -> str:
+        return "–" if share is None else f"{100 * share:+.2f}".replace("-", "−")
+
+    def chance(p_value: float | None) -> Number:
+        return Number("–" if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}", p_value)
+
+    def row(each: Comparison) -> Row:
+        return [
+            Line(f"{each.winner} against {each.against} ({each.role})"),
+            Number(points(each.difference), each.difference),
+            f"{points(each.low)} to {points(each.high)}" if each.low is not None else "–",
+            chance(each.p_value),
+            chance(each.p_value_seeds),
+            each.verdict,
+        ]
+
+    header = ["models", "difference, percentage points", f"{100 * final.confidence:g}% interval"]
+    header += ["p-value over images", "p-value over seeds", "verdict"]
+    return Table("comparisons", header, [row(each) for each in final.comparisons])
+
+
+def dropped(final: Final) -> Table:
+    """Those of whom no verdict is given."""
+    rows: list[Row] = [[each.name, each.stage, str(each.seed), each.reason] for each in final.dropped]
+    return Table("models that dropped out", ["model", "failed in", "with seed", "reason"], rows)
+
+
+# ---- the trials
+
+
+def reasons(view: StudyView) -> Table:
+    """Why trials did not complete. Reasons that differ in their numbers alone share a row; the commonest first."""
     groups: dict[tuple[Status, str], list[FrozenTrial]] = {}
     for trial in view.trials:
         if reason := trial.user_attrs.get("reason"):
             pattern = re.sub(r"[\d.,]+", "0", str(reason))
             groups.setdefault((status(trial), pattern), []).append(trial)
-    rows: list[Sequence[object]] = []
-    for (state, _), trials in sorted(groups.items(), key=lambda item: -len(item[1])):
+    rows: list[Row] = []
+    for (each, _), trials in sorted(groups.items(), key=lambda item: -len(item[1])):
         which = ", ".join(str(trial.number) for trial in trials[:6]) + (", …" if len(trials) > 6 else "")
         said = str(trials[-1].user_attrs["reason"])
         said = said if len(said) <= LONGEST_REASON else said[: LONGEST_REASON - 1] + "…"
-        rows.append((words(state), Number(f"{len(trials):,}", len(trials)), said, which))
-    return rows
+        rows.append([status_name(each), count(len(trials)), said, which])
+    header = ["state", "trials", "reason, that of the last", "which"]
+    label, more = "reasons of trials that did not complete", max(0, len(rows) - MOST_REASONS)
+    return Table(label, header, rows[:MOST_REASONS], left_out=more)
 
 
-def ranking(view: StudyView) -> Html:
-    """The completed trials, best first."""
-    if not view.completed:
-        return tag("p", "No trial has completed yet.", class_="note")
-    names = list(
-        dict.fromkeys([*view.objectives, "validation_accuracy", "validation_loss", "params", "macs", "seconds"])
-    )
-    rows = []
+def ranking(view: StudyView) -> Table:
+    """The best of the completed trials, best first."""
+    names = [*view.objectives, "validation_accuracy", "validation_loss", "params", "macs", "seconds"]
+    shown = [METRICS[name] for name in dict.fromkeys(names)]
+    rows: list[Row] = []
     for rank, trial in enumerate(view.completed[:MOST_RANKED], 1):
-        figures = [Number(shown(name, metric(trial, name)), metric(trial, name)) for name in names]
-        values = [_value(trial.params.get(name)) for name in view.searched]
-        rows.append([Number(str(rank), rank), Number(str(trial.number), trial.number), *figures, *values])
-    header = ["rank", "trial", *(words(name) for name in names), *map(breakable, view.searched)]
-    total = len(view.completed)
-    which = f"The best {len(rows)} of {total:,}" if len(rows) < total else f"All {total:,}"
-    best = f"best {words(view.objectives[0])} first"
-    note = f"{which} completed trials, {best}; a click on a column's head sorts by it."
-    return join([tag("p", note), table(header, rows, sortable=True, label="ranked trials")])
+        figures = [metric(trial, one.name) for one in shown]
+        rows.append([
+            count(rank),
+            Number(str(trial.number), trial.number),
+            *(Number(one.shown(figure), figure) for one, figure in zip(shown, figures, strict=True)),
+            *(_value(trial.params.get(name)) for name in view.searched),
+        ])  # fmt: skip
+    header = ["rank", "trial", *(one.label for one in shown), *view.searched]
+    return Table("ranked trials", header, rows, is_sortable=True)
 
 
-def _value(value: Any) -> object:
+def _value(value: object) -> str | Number:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return short(value)
-    return Number(short(value), float(value))
+        return value_text(value)
+    return Number(value_text(value), float(value))
 
 
-def layers(view: StudyView, number: int | None) -> Html:
-    """The model of a trial, layer by layer, and what each costs."""
-    if number is None:
-        return tag("p", "No trial has completed yet.", class_="note")
-    try:
-        config = view.config(number)
-        shape = describe(config.data)
-        cost = budget.measure(config.model, shape)
-    except TinysweepError as error:
-        return tag("p", f"The model can't be built again: {error}.", class_="note")
-    model = config.model
-    size = f"{shape.channels} × {shape.size} × {shape.size} images of {shape.classes} classes"
-    heading = (
-        f"Trial {number}: a {model.family} model of width {model.width} for {size}. It has {cost.params:,} "
-        f"trainable parameters, of fewer than {config.budget.params:,}. An image takes {cost.macs:,} "
-        f"multiply-accumulates and, in int8, {cost.activation_bytes:,} bytes of activations at the peak."
-    )
-    return join([tag("p", heading), layer_table(cost)])
-
-
-def layer_table(cost: Cost) -> Html:
-    rows: list[Sequence[object]] = [
-        (layer.name, layer.kind, "×".join(map(str, layer.output)), Number(f"{layer.params:,}", layer.params),
-         Number(f"{layer.macs:,}", layer.macs), Number(f"{layer.activation_bytes:,}", layer.activation_bytes))
+def layers(cost: Cost) -> Table:
+    """A model layer by layer, and what each costs."""
+    rows: list[Row] = [
+        [
+            layer.name, layer.kind, "×".join(map(str, layer.output)), count(layer.params), count(layer.macs),
+            count(layer.activation_bytes),
+        ]
         for layer in cost.layers
     ]  # fmt: skip
-    total = [Number(f"{value:,}", value) for value in (cost.params, cost.macs)]
     peak = Number(f"{cost.activation_bytes:,} peak", cost.activation_bytes)
-    rows.append((tag("strong", "total"), "", "", *total, peak))
-    return table(("layer", "kind", "output", "params", "MACs", "live bytes"), rows, label="layers")
+    rows.append([Line("total", is_strong=True), "", "", count(cost.params), count(cost.macs), peak])
+    return Table("layers", ["layer", "kind", "output", "params", "MACs", "live bytes"], rows)
