@@ -29,6 +29,8 @@ from tinysweep.search.study import Study
 from tinysweep.settings.compose import CONFIG_FOLDER, register_schema
 from tinysweep.settings.schema import DEFAULT_ROOT
 
+pytest_plugins = ["small_model"]
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:

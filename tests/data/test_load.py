@@ -55,30 +55,22 @@ def test_a_split_is_complete_disjoint_exact_and_stratified(held_out: float, seed
     assert (share[counts > 0] < counts[counts > 0]).all(), "each class must keep an image to train on"
 
 
-def test_the_seed_alone_decides_the_split() -> None:
+def test_the_seed_alone_decides_the_split_and_its_random_order() -> None:
     torch.manual_seed(1)
     first = split(UNEVEN, 100, seed=5)
     torch.manual_seed(2)
     again = split(UNEVEN, 100, seed=5)
-    other = split(UNEVEN, 100, seed=6)
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
-    assert set(first[0].tolist()) != set(other[0].tolist())
-
-
-def test_both_parts_are_in_random_order() -> None:
+    assert set(first[0].tolist()) != set(split(UNEVEN, 100, seed=6)[0].tolist())
     labels = torch.arange(2).repeat_interleave(500)
     for part in split(labels, 0.5, seed=0):
         assert 80 < labels[part[:200]].sum() < 120, "a limit must draw from all classes alike"
 
 
-def test_a_fraction_is_the_count_it_stands_for() -> None:
-    by_fraction, by_count = split(UNEVEN, 0.3, seed=0), split(UNEVEN, 150, seed=0)
-    assert torch.equal(by_fraction[0], by_count[0])
-    assert torch.equal(by_fraction[1], by_count[1])
-
-
-def test_a_fraction_holds_out_one_image_at_least() -> None:
+def test_a_fraction_is_the_count_it_stands_for_and_one_image_at_least() -> None:
+    for by_fraction, by_count in zip(split(UNEVEN, 0.3, seed=0), split(UNEVEN, 150, seed=0), strict=True):
+        assert torch.equal(by_fraction, by_count)
     assert len(split(labels_of(20, 20), 0.001, seed=0)[0]) == 1
 
 
@@ -150,26 +142,16 @@ def test_images_keep_their_labels(made_mnist: Images) -> None:
 
 
 def test_a_limit_shortens_training_and_leaves_validation_as_it_was(made_mnist: Images) -> None:
-    whole, limited = (load(DataConfig(validation=30, limit=limit)) for limit in (None, 12))
+    whole, limited, all_left = (load(DataConfig(validation=30, limit=limit)) for limit in (None, 12, 70))
     assert whole.validation is not None
     assert limited.validation is not None
-    assert (len(whole.train), len(limited.train)) == (len(made_mnist) - 30, 12)
+    assert (len(whole.train), len(limited.train), len(all_left.train)) == (len(made_mnist) - 30, 12, 70)
     assert torch.equal(limited.train.pixels, whole.train.pixels[:12])
     assert torch.equal(limited.validation.pixels, whole.validation.pixels)
-
-
-@pytest.mark.usefixtures("made_mnist")
-def test_a_limit_beyond_what_there_is_is_refused() -> None:
-    assert len(load(DataConfig(validation=30, limit=70)).train) == 70
     with pytest.raises(ConfigError, match=r"data\.limit=71 must not exceed the 70 images .* 30 being held out"):
         load(DataConfig(validation=30, limit=71))
-
-
-@pytest.mark.usefixtures("made_mnist")
-def test_without_validation_there_is_none() -> None:
-    loaded = load(DataConfig(validation=0))
-    assert loaded.validation is None
-    assert len(loaded.train) == 100
+    without = load(DataConfig(validation=0))
+    assert (len(without.train), without.validation) == (100, None)
 
 
 # ---- the real thing

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinysweep.deploy.onnx_session import require_packages
+from tinysweep.deploy.classifier import require_packages
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.settings.schema import DataConfig, DataName
 from tinysweep.terminal import outlasting_readers, program
@@ -52,80 +52,64 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("path", type=Path, metavar="PATH", help="the folder of a run, or its model.pt")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: beside the model)")
-    parser.add_argument(
-        "--calibration", type=int, default=CALIBRATION, metavar="N",
-        help="training images to calibrate on (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--no-int8", dest="int8", action="store_false", help="write model.onnx only")
-    parser.add_argument(
-        "--data", choices=[name.value for name in DataName],
-        help="the data set, where neither the model nor a record beside it tells",
-    )  # fmt: skip
-    parser.add_argument("--root", metavar="FOLDER", help="where the data lie now, if not where the run read them")
+    add = parser.add_argument
+    add("path", type=Path, metavar="PATH", help="the folder of a run, or its model.pt")
+    add("--out", type=Path, metavar="FOLDER", help="where to write (default: beside the model)")
+    calibration = "training images to calibrate on (default: %(default)s)"
+    add("--calibration", type=int, default=CALIBRATION, metavar="N", help=calibration)
+    add("--no-int8", dest="int8", action="store_false", help="write model.onnx only")
+    unknown = "the data set, where neither the model nor a record beside it tells"
+    add("--data", choices=[name.value for name in DataName], help=unknown)
+    add("--root", metavar="FOLDER", help="where the data lie now, if not where the run read them")
     return parser
 
 
 def export(options: argparse.Namespace) -> None:
-    """Convert, check, write, quantise, write, and print what came of it.
-
-    Raises:
-        ConfigError: a wrong option, a package is missing, or the data are not known.
-        DataError: no such model, the folder can't be written, the data can't be had, or the result differs.
-    """
+    """Convert, check, write, quantise, write, and print what came of it."""
     if options.calibration < 1:
         raise ConfigError(f"--calibration {options.calibration} must be 1 at least: images to calibrate on")
     require_packages("tinysweep-export", "onnx", "onnxruntime", "onnxscript")
     if not options.path.exists():
         raise DataError(f"{options.path}: no such file; give the folder of a finished run or its model.pt")
-    from tinysweep.deploy.export_files import export_files, report  # noqa: PLC0415 torch is imported only once it is needed
+    from tinysweep.deploy.export import export_files  # noqa: PLC0415 torch is imported only once it is needed
     from tinysweep.run.saved import read  # noqa: PLC0415
 
     saved = read(options.path)
-    data = data_of(saved, options.data, options.root)
-    folder = writable(options.out or saved.file.parent)
+    data = find_data(saved, options.data, options.root)
+    folder = options.out or saved.file.parent
+    require_writable(folder)
     with outlasting_readers():
         table = export_files(saved, data, folder, options.calibration if options.int8 else 0)
-    print(f"\n{report(table)}\n{NOTE}")
+    print(f"\n{table}\n{NOTE}")
 
 
-def data_of(saved: "Saved", name: str | None, root: str | None) -> DataConfig:
-    """The data that a model was trained on, at another root if one is given.
-
-    Raises:
-        ConfigError: neither the model nor `name` tells, or they contradict each other.
-    """
-    if saved.data and name not in (None, saved.data.name):
-        raise ConfigError(f"--data {name}: {saved.file} was trained on {saved.data.name}; leave --data out")
-    if saved.data:
-        return dataclasses.replace(saved.data, root=root) if root else saved.data
-    if name is None:
-        raise ConfigError(
-            f"{saved.file} doesn't say what it was trained on, and there is no record beside it; give --data NAME "
-            f"({', '.join(DataName)}) and, for images of your own, --root FOLDER"
-        )
-    data = DataConfig(DataName(name))
-    if data.name == DataName.image_folder:
-        if not root:
-            raise ConfigError("--data image_folder needs --root FOLDER, the folder of class subfolders")
-        data = DataConfig(data.name, image_size=saved.shape.size, colour=saved.shape.channels == 3)
+def find_data(saved: "Saved", name: str | None, root: str | None) -> DataConfig:
+    """The data that a model was trained on, at another root if one is given."""
+    data = saved.data
+    if data and name not in (None, data.name):
+        raise ConfigError(f"--data {name}: {saved.file} was trained on {data.name}; leave --data out")
+    if data is None:
+        if name is None:
+            raise ConfigError(
+                f"{saved.file} doesn't say what it was trained on, and there is no record beside it; give --data "
+                f"NAME ({', '.join(DataName)}) and, for images of your own, --root FOLDER"
+            )
+        data = DataConfig(DataName(name))
+        if name == DataName.image_folder:
+            if not root:
+                raise ConfigError("--data image_folder needs --root FOLDER, the folder of class subfolders")
+            data = DataConfig(data.name, image_size=saved.shape.size, colour=saved.shape.channels == 3)
     return dataclasses.replace(data, root=root) if root else data
 
 
-def writable(folder: Path) -> Path:
-    """A folder that files can be written to, made if it isn't there.
-
-    Raises:
-        DataError: it can't.
-    """
+def require_writable(folder: Path) -> None:
+    """Make a folder if it isn't there, and see to it that files can be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(None, "not writable")
     except OSError as error:
         raise DataError(f"can't write to {folder} ({error.strerror}); give another folder by --out") from error
-    return folder
 
 
 def main() -> None:

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from tinysweep.data.pictures import MOST_PIXELS, files_in, fit, is_own_plot, open_picture
-from tinysweep.deploy.classifier import Found, open_model, ranked
+from tinysweep.data.pictures import MOST_PIXELS, files_in, is_own_plot
+from tinysweep.deploy.classifier import Prediction, open_model, rank_classes
 from tinysweep.deploy.likeness import planes
-from tinysweep.deploy.strokes import FORMS, Invert, formed, grey
+from tinysweep.deploy.prepare import FORMS, Invert, prepare
 from tinysweep.errors import ConfigError, DataError, TinysweepError
-from tinysweep.run.labels import LabelNames
 from tinysweep.settings.schema import DataName
 from tinysweep.terminal import program
 
@@ -59,58 +57,53 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "model", type=Path, metavar="MODEL", help="folder of a run, its model.pt, or an .onnx file"
-    )
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a picture, or a folder of pictures")
-    parser.add_argument(
-        "--top", type=int, default=3, metavar="N", help="classes a picture, at least 1 (default: %(default)s)"
-    )
-    parser.add_argument("--json", action="store_true", help="an object a picture, each on a line of its own")
-    parser.add_argument(
-        "--invert", choices=[choice.value for choice in Invert], default=Invert.auto.value,
-        help="dark on light becomes light on dark; auto looks at the border (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--as-is", action="store_true", help="resize the picture, and invert it only if told to")
-    parser.add_argument(
-        "--data", choices=[name.value for name in DataName],
-        help="the data set that the model was trained on, where neither it nor a record beside it tells",
-    )  # fmt: skip
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help="folder of a run, its model.pt, or an .onnx file")
+    add("images", type=Path, nargs="+", metavar="IMAGE", help="a picture, or a folder of pictures")
+    add("--top", type=int, default=3, metavar="N", help="classes a picture, at least 1 (default: %(default)s)")
+    add("--json", action="store_true", help="an object a picture, each on a line of its own")
+    invert = "dark on light becomes light on dark; auto looks at the border (default: %(default)s)"
+    add("--invert", choices=[each.value for each in Invert], default=Invert.auto.value, help=invert)
+    add("--as-is", action="store_true", help="resize the picture, and invert it only if told to")
+    unknown = "the data set that the model was trained on, where neither it nor a record beside it tells"
+    add("--data", choices=[name.value for name in DataName], help=unknown)
     return parser
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Print the classes of every picture.
-
-    Raises:
-        ConfigError, DataError: a wrong option, or no such model.
-        SystemExit: a picture couldn't be read; its line is on standard error.
-    """
+    """Print the classes of every picture; exit with 1 if one couldn't be read, whose line is on standard error."""
     if options.top < 1:
         raise ConfigError(f"--top {options.top} must be 1 at least: how many classes to name")
     labels, model = open_model(options.model, options.data)
     if labels.data not in FORMS and options.invert != Invert.auto:
         raise ConfigError(f"--invert {options.invert} is for models of digits and the like, not of {labels.data}")
-    files, failed = list(_files(options.images)), False
+    files, failed = list(_find_pictures(options.images)), False
     width, longest = max((len(str(file)) for file in files), default=0), max(map(len, labels.classes))
     for file in files:
         try:
-            pixels = prepared(file, labels, Invert(options.invert), options.as_is)
-            found = ranked(model(pixels[None])[0], labels.classes)
+            pixels = prepare(file, labels, Invert(options.invert), options.as_is)
+            predictions = rank_classes(model(pixels[None])[0], labels.classes)
             if labels.data == DataName.mnist and not options.as_is:
-                require_digit(file, pixels[0], found[0])
+                require_digit(file, pixels[0], predictions[0])
         except TinysweepError as error:
             print(f"error: {error}", file=sys.stderr)
             failed = True
             continue
-        shown = found[: options.top]
-        line = _json(file, shown) if options.json else f"{file!s:<{width}}  {_words(shown, longest)}"
+        likeliest = predictions[: options.top]
+        if options.json:
+            named = [
+                {"label": each.label, "class": each.name, "probability": each.probability} for each in likeliest
+            ]
+            line = json.dumps({"image": str(file), "predictions": named}, ensure_ascii=False)
+        else:
+            words = [f"{each.name:<{longest}} {100 * each.probability:5.1f}%" for each in likeliest]
+            line = "  ".join([f"{file!s:<{width}}", *words])
         print(line, flush=True)
     if failed:
         raise SystemExit(1)
 
 
-def _files(given: list[Path]) -> Iterator[Path]:
+def _find_pictures(given: list[Path]) -> Iterator[Path]:
     """The pictures given, those of a folder in its place, but for plots of this program's own, which are passed
     over with a word; a folder without any is refused in its turn."""
     for path in given:
@@ -121,33 +114,8 @@ def _files(given: list[Path]) -> Iterator[Path]:
                 yield file
 
 
-def prepared(file: Path, labels: LabelNames, invert: Invert, as_is: bool) -> NDArray[np.uint8]:
-    """A picture as the model takes it: raw pixels (channels, size, size).
-
-    Raises:
-        DataError: it can't be read, or shows nothing.
-    """
-    if file.is_dir():
-        raise DataError(f"{file} is a folder without pictures; give a picture or a folder that holds some")
-    with open_picture(file) as image:
-        if labels.data not in FORMS:
-            return fit(image, labels.channels, labels.size)
-        picture = grey(image)
-        if as_is:
-            plain = fit(Image.fromarray(picture), 1, labels.size)
-            return 255 - plain if invert == Invert.yes else plain
-        try:
-            return formed(picture, FORMS[labels.data], labels.size, invert)[None]
-        except DataError as error:
-            raise DataError(f"{file} {error}; --as-is takes it all the same") from error
-
-
-def require_digit(file: Path, image: NDArray[np.uint8], best: Found) -> None:
-    """Refuse an image (28, 28) of which a model of digits is unsure, or that doesn't look like the digit it names.
-
-    Raises:
-        DataError: saying so.
-    """
+def require_digit(file: Path, image: NDArray[np.uint8], best: Prediction) -> None:
+    """Refuse an image (28, 28) of which a model of digits is unsure, or that doesn't look like what it names."""
     if best.probability < SURE:
         reason = f"the likeliest, {best.name}, gets {100 * best.probability:.0f}%, less than {100 * SURE:.0f}%"
     elif not planes().resembles(image, best.label):
@@ -155,15 +123,6 @@ def require_digit(file: Path, image: NDArray[np.uint8], best: Found) -> None:
     else:
         return
     raise DataError(f"{file} shows no single digit: {reason}; --as-is names it all the same")
-
-
-def _words(found: list[Found], width: int) -> str:
-    return "  ".join(f"{each.name:<{width}} {100 * each.probability:5.1f}%" for each in found)
-
-
-def _json(file: Path, found: list[Found]) -> str:
-    predictions = [{"label": each.label, "class": each.name, "probability": each.probability} for each in found]
-    return json.dumps({"image": str(file), "predictions": predictions}, ensure_ascii=False)
 
 
 def main() -> None:

@@ -10,12 +10,17 @@ import io
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from tinysweep.files import write_whole
+from tinysweep.settings.schema import DataConfig
+
+if TYPE_CHECKING:
+    from tinysweep.data.load import Data
 
 FILE = Path(__file__).with_name("likeness.npz")
 BLUR, STEP = 2, 3  # pixels: how far an edge may lie elsewhere, and from one place looked at to the next
@@ -63,19 +68,18 @@ def edges(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     return found
 
 
-def fitted_planes(
-    train: tuple[NDArray[np.uint8], NDArray[np.int64]], validation: tuple[NDArray[np.uint8], NDArray[np.int64]]
-) -> Planes:
-    """The planes of training images (N, 28, 28) and labels (N,), with limits from validation images."""
+def fit_planes(data: "Data") -> Planes:
+    """The planes of a data set's training images, with limits from its validation images."""
+    parts = [part for part in (data.train, data.validation) if part]
+    (train, labels), (others, other_labels) = ((part.pixels[:, 0].numpy(), part.labels.numpy()) for part in parts)
     means, axes = [], []
     for label in range(10):
-        vectors = edges(train[0][train[1] == label])
+        vectors = edges(train[labels == label])
         means.append(vectors.mean(0))
         axes.append(np.linalg.eigh(np.cov(vectors.T))[1][:, -DIMENSIONS:].T)
     planes = Planes(np.array(means, np.float16), np.array(axes, np.float16), np.zeros(10))
     for label in range(10):
-        own = planes.distances(validation[0][validation[1] == label], label)
-        planes.limits[label] = np.quantile(own, 1 - REFUSED)
+        planes.limits[label] = np.quantile(planes.distances(others[other_labels == label], label), 1 - REFUSED)
     return planes
 
 
@@ -88,13 +92,10 @@ def planes() -> Planes:
 
 def main() -> None:
     """Write the file of planes, from the data set's default split."""
-    from tinysweep.data.load import load  # noqa: PLC0415
-    from tinysweep.settings.schema import DataConfig  # noqa: PLC0415 the data need torch, which ONNX Runtime doesn't
+    from tinysweep.data.load import load  # noqa: PLC0415 it imports torch, which no other use of planes needs
 
-    data, stream = load(DataConfig()), io.BytesIO()
-    assert data.validation
-    parts = [(part.pixels[:, 0].numpy(), part.labels.numpy()) for part in (data.train, data.validation)]
-    np.savez_compressed(stream, **asdict(fitted_planes(*parts)))
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **asdict(fit_planes(load(DataConfig()))))
     write_whole(FILE, stream.getvalue())
 
 

@@ -7,6 +7,7 @@ recognition").
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from tinysweep.data.pictures import on_background
+from tinysweep.data.pictures import fit, on_background, open_picture
 from tinysweep.errors import DataError
+from tinysweep.run.labels import LabelNames
 from tinysweep.settings.schema import DataName
 
 Grey = NDArray[np.uint8]
 Levels = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 WORKING_SIZE = 320  # pixels a side that larger pictures are reduced to first, which also averages noise away
 BLACK = 8  # grey levels up to which a border counts as black
@@ -64,27 +67,41 @@ FORMS = {
 }
 
 
-def grey(image: Image.Image) -> Grey:
-    """A picture as grey levels (H, W), before black where it is transparent and what is drawn is light, otherwise
-    before white."""
+def prepare(file: Path, labels: LabelNames, invert: Invert, as_is: bool) -> Grey:
+    """The picture in a file as a model takes it: raw pixels (channels, size, size)."""
+    if file.is_dir():
+        raise DataError(f"{file} is a folder without pictures; give a picture or a folder that holds some")
+    with open_picture(file) as image:
+        if labels.data not in FORMS:
+            return fit(image, labels.channels, labels.size)
+        picture = _to_grey(image)
+        if as_is:
+            plain = fit(Image.fromarray(picture), 1, labels.size)
+            return 255 - plain if invert == Invert.yes else plain
+        try:
+            return to_form(picture, FORMS[labels.data], labels.size, invert)[None]
+        except DataError as error:
+            raise DataError(f"{file} {error}; --as-is takes it all the same") from error
+
+
+def _to_grey(image: Image.Image) -> Grey:
+    """Grey levels (H, W), before black where a picture is transparent and what is drawn is light, otherwise before
+    white."""
     if image.has_transparency_data:
-        luminance = np.asarray(image.convert("RGBA").convert("L"), dtype=np.float64)
-        opacity = np.asarray(image.convert("RGBA").getchannel("A"), dtype=np.float64)
+        rgba = image.convert("RGBA")
+        luminance, opacity = (np.asarray(band, np.float64) for band in (rgba.convert("L"), rgba.getchannel("A")))
         light = (luminance * opacity).sum() > 127.5 * opacity.sum()
         image = on_background(image, "black" if light else "white")
     return np.asarray(image.convert("L"))
 
 
-def formed(picture: Grey, form: Form, size: int, invert: Invert) -> Grey:
+def to_form(picture: Grey, form: Form, size: int, invert: Invert) -> Grey:
     """The form (size, size) of a picture (H, W). A picture that has the size and, if it shows a stroke, a black
-    border, as it is or inverted, is taken to have it already.
-
-    Raises:
-        DataError: nothing stands out from the background; or what does isn't a single digit, where one is wanted.
-    """
-    dark_on_light = _is_dark_on_light(picture.astype(np.float64), invert)
+    border, as it is or inverted, is taken to have it already. Refused: a picture in which nothing stands out from
+    the background or, where a digit is wanted, what does isn't one."""
+    dark = _is_dark_on_light(picture.astype(np.float64)) if invert == Invert.auto else invert == Invert.yes
     if picture.shape == (size, size):
-        upright = 255 - picture if dark_on_light else picture
+        upright = 255 - picture if dark else picture
         black = np.median(_border(upright.astype(np.float64))) <= BLACK
         if (black or not form.stroke) and np.ptp(upright) >= 255 * FAINTEST:
             return upright
@@ -92,38 +109,31 @@ def formed(picture: Grey, form: Form, size: int, invert: Invert) -> Grey:
     levels = np.asarray(Image.fromarray(picture).reduce(factor), dtype=np.float64)
     levels *= 255 / max(1, _highest(levels))
     # A sheet on a dark table has a border that tells nothing of its ink, so the other way is tried as well.
-    for dark in [dark_on_light] if invert != Invert.auto else [dark_on_light, not dark_on_light]:
-        turned = levels if dark else 255 - levels
+    for dark_on_light in [dark] if invert != Invert.auto else [dark, not dark]:
+        turned = levels if dark_on_light else 255 - levels
         if invert != Invert.auto:  # whoever says so may have cropped the picture to the stroke
             turned = np.pad(turned, max(levels.shape) // 4, constant_values=_highest(turned))
-        found = _formed_dark(turned, form, size)
-        if found is not None:
-            return found
+        contrast = _contrast(turned, form)
+        parts = _find_parts(contrast, form)
+        if parts is not None:
+            return _place(contrast, parts, form, size)
     raise DataError("is blank: nothing in it stands out from the background, or only what runs off its edge")
 
 
-def _formed_dark(levels: Levels, form: Form, size: int) -> Grey | None:
-    """The form of what is dark on light; None if nothing is.
+def _is_dark_on_light(levels: Levels) -> bool:
+    """Whether the border, most of which is background though three quarters may lie in shadow, is lighter than the
+    middle between the extremes."""
+    return bool(np.quantile(_border(levels), 0.75) > (_highest(levels) - _highest(-levels)) / 2)
 
-    Raises:
-        DataError: it isn't a single digit, where one is wanted.
-    """
-    contrast = _contrast(levels, form)
-    noise = 1.4826 * float(np.median(np.abs(contrast)))  # the median deviation of a normal distribution, scaled
-    peak = _highest(contrast)
-    if peak < max(FAINTEST, SHARPEST_NOISE * noise):
-        return None
-    parts = _large_parts(contrast > max(EDGE[form.stroke] * peak, 3 * noise), form)
-    if parts.sum() < LEAST_AREA * parts.size:
-        return None
-    if form.digit:
-        _require_digit(parts)
-    full = np.median(contrast[parts & (contrast > peak / 2)]) if form.stroke else 1
-    values = _cropped(np.where(parts, (contrast / full).clip(0, 1), 0))
-    shrunk = _scaled(values, form.box)
-    if form.stroke:
-        shrunk /= shrunk.max()  # a thin stroke pales as it is scaled down, but MNIST's don't
-    return _placed(shrunk, size, form.by_mass)
+
+def _border(levels: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate([levels[0], levels[-1], levels[:, 0], levels[:, -1]])
+
+
+def _highest(levels: Levels) -> float:
+    """The largest level but for a few, which may be faulty pixels."""
+    rank = max(1, min(20, levels.size // 100))
+    return float(np.partition(levels.ravel(), -rank)[-rank])
 
 
 def _contrast(levels: Levels, form: Form) -> Levels:
@@ -141,28 +151,15 @@ def _contrast(levels: Levels, form: Form) -> Levels:
     return contrast - np.median(contrast)
 
 
-def _is_dark_on_light(levels: Levels, invert: Invert) -> bool:
-    """Whether the border, most of which is background though three quarters may lie in shadow, is lighter than the
-    middle between the extremes."""
-    if invert != Invert.auto:
-        return invert == Invert.yes
-    return bool(np.quantile(_border(levels), 0.75) > (_highest(levels) - _highest(-levels)) / 2)
-
-
-def _border(levels: NDArray[Any]) -> NDArray[Any]:
-    return np.concatenate([levels[0], levels[-1], levels[:, 0], levels[:, -1]])
-
-
-def _highest(levels: Levels) -> float:
-    """The largest level but for a few, which may be faulty pixels."""
-    rank = max(1, min(20, levels.size // 100))
-    return float(np.partition(levels.ravel(), -rank)[-rank])
-
-
-def _large_parts(mask: NDArray[np.bool_], form: Form) -> NDArray[np.bool_]:
-    """The connected parts of a mask that are not small beside the largest; of a digit, those that don't run off
-    the picture's edge, as a table's do, unless it is cut out closely."""
-    labels, _ = ndimage.label(mask, EIGHT)
+def _find_parts(contrast: Levels, form: Form) -> Mask | None:
+    """The pixels of what stands out from the background, without what is small beside the largest of its connected
+    parts; None if nothing stands out, or only noise. Of a digit, parts that run off the picture's edge, as a
+    table's do, are left out as well, unless it is cut out closely."""
+    noise = 1.4826 * float(np.median(np.abs(contrast)))  # the median deviation of a normal distribution, scaled
+    peak = _highest(contrast)
+    if peak < max(FAINTEST, SHARPEST_NOISE * noise):
+        return None
+    labels, _ = ndimage.label(contrast > max(EDGE[form.stroke] * peak, 3 * noise), EIGHT)
     areas = np.bincount(labels.ravel())
     areas[0] = 0
     if form.digit:
@@ -170,20 +167,20 @@ def _large_parts(mask: NDArray[np.bool_], form: Form) -> NDArray[np.bool_]:
         inside[np.unique(_border(labels))] = 0
         main = labels == areas.argmax()
         cut_out_closely = all(side.any() for side in (main[0], main[-1], main[:, 0], main[:, -1]))
-        if inside.sum() >= LEAST_AREA * mask.size or not cut_out_closely:
+        if inside.sum() >= LEAST_AREA * labels.size or not cut_out_closely:
             areas = inside
-    large: NDArray[np.bool_] = (areas >= LEAST_PART * areas.max()) & (areas > 0)
-    return large[labels]
+    parts: Mask = ((areas >= LEAST_PART * areas.max()) & (areas > 0))[labels]
+    if parts.sum() < LEAST_AREA * parts.size:
+        return None
+    if form.digit:
+        _require_digit(parts)
+    return parts
 
 
-def _require_digit(parts: NDArray[np.bool_]) -> None:
+def _require_digit(parts: Mask) -> None:
     """Refuse what hasn't the shape of a digit: one stroke, which may have gaps, around two holes at most. A few
-    in a thousand of MNIST's own haven't.
-
-    Raises:
-        DataError: saying why.
-    """
-    height, width = _cropped(parts).shape
+    in a thousand of MNIST's own haven't."""
+    height, width = parts[_bounds(parts)].shape
     longest = max(height, width)
     joined = ndimage.binary_dilation(parts, EIGHT, max(1, round(GAP / 2 * longest)))
     count = ndimage.label(parts, EIGHT)[1]
@@ -199,26 +196,24 @@ def _require_digit(parts: NDArray[np.bool_]) -> None:
         )
 
 
-def _cropped(values: NDArray[Any]) -> NDArray[Any]:
-    rows, columns = np.flatnonzero(values.any(1)), np.flatnonzero(values.any(0))
-    return values[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+def _bounds(parts: Mask) -> tuple[slice, ...]:
+    """Rows and columns of the box around a mask."""
+    (bounds,) = ndimage.find_objects(parts.astype(int))
+    return tuple(bounds)
 
 
-def _scaled(values: Levels, box: int) -> Levels:
-    """Levels (H, W) in [0, 1] with their longer side as long as the box."""
-    height, width = (max(1, round(side * box / max(values.shape))) for side in values.shape)
+def _place(contrast: Levels, parts: Mask, form: Form, size: int) -> Grey:
+    """What stands out, scaled to the form's box, in the middle of black (size, size)."""
+    full = np.median(contrast[parts & (contrast > _highest(contrast) / 2)]) if form.stroke else 1
+    values = np.where(parts, (contrast / full).clip(0, 1), 0)[_bounds(parts)]
+    height, width = (max(1, round(side * form.box / max(values.shape))) for side in values.shape)
     image = Image.fromarray(values.astype(np.float32)).resize((width, height), Image.Resampling.BOX)
-    return np.asarray(image, dtype=np.float64).copy()
-
-
-def _placed(values: Levels, size: int, by_mass: bool) -> Grey:
-    """Levels in [0, 1] in the middle of black (size, size), as uint8."""
-    corner = []
-    for axis, side in enumerate(values.shape):
-        along = values.sum(1 - axis)
-        middle = float(along @ np.arange(side) / along.sum()) if by_mass else side / 2
-        corner.append(min(max(round(size / 2 - middle), 0), size - side))
-    top, left = corner
+    shrunk = np.asarray(image, dtype=np.float64)
+    if form.stroke:
+        shrunk = shrunk / shrunk.max()  # a thin stroke pales as it is scaled down, but MNIST's don't
+    middle = ndimage.center_of_mass(shrunk) if form.by_mass else (height / 2, width / 2)
+    ends = zip(middle, shrunk.shape, strict=True)
+    top, left = (min(max(round(size / 2 - at), 0), size - side) for at, side in ends)
     canvas = np.zeros((size, size), np.uint8)
-    canvas[top : top + values.shape[0], left : left + values.shape[1]] = np.rint(255 * values)
+    canvas[top : top + height, left : left + width] = np.rint(255 * shrunk)
     return canvas
