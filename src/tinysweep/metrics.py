@@ -29,6 +29,16 @@ class Metric:
             return f"{value:.4f}"
         return f"{value:,.1f} s" if self.format == SECONDS else f"{value:,.0f}"
 
+    def difference(self, value: float) -> str:
+        """A figure less another, with its sign."""
+        if value == 0:
+            return "same"
+        if self.format == PER_CENT:
+            return f"{100 * value:+.2f} points"
+        if self.format == LOSS:
+            return f"{value:+.2g}"
+        return f"{value:+,.1f} s" if self.format == SECONDS else f"{value:+,.0f}"
+
     def loss(self, value: float) -> float:
         """A figure of which less is better."""
         return -value if self.higher_is_better else value

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from tinysweep.console import clean
 from tinysweep.errors import ConfigError
-from tinysweep.results.merge import TABLE, find
 from tinysweep.terminal import program
 
 DEFAULT_CSV = Path("outputs/compare.csv")
@@ -78,21 +77,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Find, merge, write, show.
-
-    Raises:
-        TinysweepError: nothing is found, a table or an option is wrong, or the CSV can't be written.
-    """
     if options.top < 1:
         raise ConfigError(f"--top={options.top} must be at least 1 (trials to show)")
-    if options.csv.name == TABLE:
-        raise ConfigError(f"--csv={clean(options.csv)} must have another name than a study's own {TABLE}")
+    if options.csv.name == "trials.csv":
+        raise ConfigError(f"--csv={clean(options.csv)} must have another name than a study's own trials.csv")
     if options.csv.is_dir():
         raise ConfigError(f"--csv={clean(options.csv)} must name a file, and is a folder")
-    found = find(options.paths)
-    from tinysweep.results.compare import present  # noqa: PLC0415 pandas is imported only once there is something to read
+    from tinysweep.results.compare import present  # noqa: PLC0415 pandas is imported once the arguments are known to be good
 
-    present(found, options)
+    present(options.paths, options)
 
 
 def main() -> None:

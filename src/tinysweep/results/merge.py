@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import pandas as pd
 
 from tinysweep.console import clean, first_names
 from tinysweep.errors import DataError, first_line
-from tinysweep.results.where import written
 from tinysweep.search.compose_trial import identity
 from tinysweep.search.space import without_quotes
 from tinysweep.search.study import trial_path
@@ -21,15 +20,19 @@ from tinysweep.search.table import COLUMNS, separated_otherwise
 TABLE, RECORD = "trials.csv", "record.json"
 BEGUN = {"study.db", ".sweepers"}  # what a study's folder holds before its first table
 WANTED = "give the folder of a study, a trials.csv, the folder of a run, or any folder above them"
+RUNS = "runs"  # what stands for the study in the rows of single runs
+TESTED = "test_accuracy"
+FIGURES = COLUMNS | {TESTED: "Float64"}
+CHOSEN = {"data": "name", "model": "family", "optimizer": "name", "scheduler": "name"}  # what stands for a choice
 
 
 @dataclass
 class Found:
-    """Each is there once, however often and by whatever path it was given."""
+    """What lies where a command is pointed at, each once, however often and by whatever path it was given."""
 
     tables: list[Path] = field(default_factory=list)  # files laid out like a study's trials.csv
     begun: list[Path] = field(default_factory=list)  # folders of studies that have no table yet
-    runs: dict[Path, list[Path]] = field(default_factory=dict)  # folders of runs by the path that led to them
+    runs: dict[Path, Path] = field(default_factory=dict)  # folders of single runs, and the paths that led to them
 
 
 def find(paths: Sequence[Path]) -> Found:
@@ -40,76 +43,59 @@ def find(paths: Sequence[Path]) -> Found:
     """
     found, seen = Found(), set[Path]()
     for path in paths:
-        kinds = _at(path)
-        if not any(kinds):
+        try:
+            places = list(_places(path))
+        except OSError as error:  # such as a name that is too long
+            raise DataError(f"{clean(error.filename)} can't be read: {error.strerror}") from error
+        if not places:
             raise DataError(f"{clean(path)} holds neither {TABLE} nor {RECORD}; {WANTED}")
-        tables, begun, runs = ([each for each in kind if not _was_seen(each, seen)] for kind in kinds)
-        found.tables += tables
-        found.begun += begun
-        if runs:
-            found.runs.setdefault(path, []).extend(runs)
+        for kind, place in places:
+            if place.resolve() in seen:
+                continue
+            seen.add(place.resolve())
+            if kind == "run":
+                found.runs[place] = path
+            else:
+                (found.tables if kind == "table" else found.begun).append(place)
     return found
 
 
-def _at(path: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """Tables, studies without one, and runs at a path."""
-    try:
-        if path.is_dir():
-            return _below(path)
-        if path.exists():  # a file, or a pipe such as of <(ssh elsewhere cat trials.csv)
-            return ([], [], [path.parent]) if path.name == RECORD else ([path], [], [])
-    except OSError as error:  # such as a name that is too long
-        raise DataError(f"{clean(path)} can't be read: {error.strerror}") from error
-    raise DataError(f"{clean(path)} doesn't exist; {WANTED}")
-
-
-def _below(path: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """Those in a folder and below it, in the order of their names."""
-    tables: list[Path] = []
-    begun: list[Path] = []
-    runs: list[Path] = []
+def _places(path: Path) -> Iterator[tuple[str, Path]]:
+    """What lies at a path or below it, in the order of names: a "table", or the folder of a "run" or of a study
+    that has "begun" and has no table yet."""
+    if not path.exists():
+        raise DataError(f"{clean(path)} doesn't exist; {WANTED}")
+    if not path.is_dir():  # a file, or a pipe such as of <(ssh elsewhere cat trials.csv)
+        yield ("run", path.parent) if path.name == RECORD else ("table", path)
+        return
     for name, folders, files in os.walk(path, onerror=_raise):
         folder = Path(name)
         if TABLE in files:
-            tables.append(folder / TABLE)
+            yield "table", folder / TABLE
         elif RECORD in files:
-            runs.append(folder)
+            yield "run", folder
         elif BEGUN & {*files, *folders}:
-            begun.append(folder)
+            yield "begun", folder
         else:
             folders[:] = sorted(each for each in folders if not each.startswith("."))
             continue
         folders.clear()
-    return tables, begun, runs
-
-
-def _was_seen(path: Path, seen: set[Path]) -> bool:
-    resolved = path.resolve()
-    if resolved in seen:
-        return True
-    seen.add(resolved)
-    return False
 
 
 def _raise(error: OSError) -> None:
-    raise DataError(f"{clean(error.filename)} can't be read: {error.strerror}") from error
-
-
-RUNS = "runs"  # what stands for the study in the rows of single runs
-TESTED = "test_accuracy"
-CHOSEN = {"data": "name", "model": "family", "optimizer": "name", "scheduler": "name"}  # what stands for a choice
-FIGURES = COLUMNS | {TESTED: "Float64"}
+    raise error
 
 
 @dataclass(frozen=True)
 class Merged:
     """`frame` has the columns of every study, then test_accuracy if a single run has one, then the searched
-    parameters, as text, so that each stands as its study wrote it. `labels` holds the name by which people tell
-    the study of each row from the others, `places` where each comes from; `repeated` rows were there twice, and
-    `damaged` says why records can't be read."""
+    parameters, as text, so that each stands as its study wrote it. By row, `labels` holds the name by which people
+    tell its study from the others, `names` that of the trial or run; `places` says where each study lies;
+    `repeated` rows were there twice, and `damaged` says why records can't be read."""
 
     frame: pd.DataFrame
-    labels: list[str]
+    labels: "pd.Series[str]"
+    names: "pd.Series[str]"
     places: dict[str, str]
     repeated: int
     damaged: list[str]
@@ -118,13 +104,6 @@ class Merged:
     def parameters(self) -> list[str]:
         return [name for name in self.frame.columns if name not in FIGURES]
 
-    def states(self) -> dict[str, Counter[str]]:
-        """How many rows of each study are in each state, by label."""
-        counts: dict[str, Counter[str]] = defaultdict(Counter)
-        for label, state in zip(self.labels, self.frame.state, strict=True):
-            counts[label][str(state)] += 1
-        return counts
-
 
 def merge(found: Found) -> Merged:
     """Read all that was found; what is there twice, such as in a study and in a copy of its table, counts once.
@@ -132,22 +111,31 @@ def merge(found: Found) -> Merged:
     Raises:
         DataError: a table is none of trials, or of all runs no record can be read.
     """
-    places = [clean(table.parent if table.name == TABLE else table) for table in found.tables]
     parts = [read_table(table) for table in found.tables]
-    searched = list(dict.fromkeys(name for part in parts for name in part.columns if name not in FIGURES))
-    runs, damaged = _read_runs(found)
+    places = [clean(table.parent if table.name == TABLE else table) for table in found.tables]
+    runs, damaged = [], []
+    for folder in found.runs:
+        try:
+            runs.append(run_row(folder))
+        except DataError as error:
+            damaged.append(str(error))
     if damaged and not runs and not parts:
         raise DataError(f"{damaged[0]}; {WANTED}")
-    parts.append(_run_frame(list(runs.values()), searched))
-    places.append(first_names(list(map(clean, found.runs))))
+    searched = list(dict.fromkeys(name for part in parts for name in part.columns if name not in FIGURES))
+    parts.append(_run_frame(runs, searched))
+    places.append(first_names([clean(path) for path in dict.fromkeys(found.runs.values())]))
+
     whole = pd.concat(parts, keys=range(len(parts)))
     tested = [TESTED] if TESTED in whole and whole[TESTED].notna().any() else []
     whole = whole[[*COLUMNS, *tested, *(name for name in whole.columns if name not in FIGURES)]]
     repeated = _repeated(whole)
-    frame = whole[~repeated]
-    labels, named = _labels(frame, places)
+    frame = whole[~repeated].reset_index(level=0, names="part").reset_index(drop=True)
+    labels = _labels(frame.part, frame.study.fillna("").map(clean), places)
+    first = labels.drop_duplicates()
+    named = {label: places[part] for label, part in zip(first, frame.part[first.index], strict=True)}
     named |= {place: place for place, part in zip(places, parts[:-1], strict=False) if part.empty}
-    return Merged(frame.reset_index(drop=True), labels, named, int(repeated.sum()), damaged)
+    frame = frame.drop(columns="part")
+    return Merged(frame, labels, _names(frame, labels), named, int(repeated.sum()), damaged)
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -184,19 +172,8 @@ def _resolvable(folder: Any, number: Any, study: Path) -> Any:
     return own if folder == trial_path(number) or (Path(folder).is_absolute() and Path(own).is_dir()) else folder
 
 
-def _read_runs(found: Found) -> tuple[dict[Path, dict[str, Any]], list[str]]:
-    """The records of single runs by their folders, and why some can't be read."""
-    records, damaged = {}, []
-    for folder in (folder for folders in found.runs.values() for folder in folders):
-        try:
-            records[folder] = run_row(folder)
-        except DataError as error:
-            damaged.append(str(error))
-    return records, damaged
-
-
 def run_row(folder: Path) -> dict[str, Any]:
-    """The row of a single run, with all that its configuration says under "settings".
+    """The row of a single run, with all that its configuration says under "settings", as text.
 
     Raises:
         DataError: there is no record in the folder, or something else.
@@ -204,6 +181,8 @@ def run_row(folder: Path) -> dict[str, Any]:
     record = read_record(folder)
     try:
         metrics, cost = record["metrics"], record["cost"]
+        # Choices of groups, such as model=plain, of which a configuration holds at most the kind.
+        overrides = (override.partition("=") for override in record["overrides"])
         return {
             "study": RUNS,
             "state": str(record["state"]),
@@ -216,9 +195,9 @@ def run_row(folder: Path) -> dict[str, Any]:
             "finished": record["finished"],
             "folder": str(folder),
             "settings": {
-                **{group: record["config"][group][key] for group, key in CHOSEN.items()},
-                **_overridden(record["overrides"]),
-                **identity(record["config"]),
+                **{group: str(record["config"][group][key]) for group, key in CHOSEN.items()},
+                **{name: without_quotes(value) for name, _, value in overrides if "." not in name},
+                **{name: written(value) for name, value in identity(record["config"]).items()},
             },
         }
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -241,25 +220,20 @@ def _float(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _overridden(overrides: list[str]) -> dict[str, str]:
-    """Choices of groups, such as model=plain, of which a configuration holds at most the kind."""
-    pairs = (override.partition("=") for override in overrides)
-    return {name: without_quotes(value) for name, _, value in pairs if "." not in name}
-
-
 def _run_frame(rows: list[dict[str, Any]], searched: list[str]) -> pd.DataFrame:
     """Single runs as rows, with the parameters that studies searched and the settings in which they differ."""
-    values: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        for name, value in row["settings"].items():
-            values[name].add(written(value))
-    differing = [name for name, found in values.items() if len(found) > 1 and "." in name]
+    settings = pd.DataFrame([row.pop("settings") for row in rows])
+    differing = [name for name in map(str, settings) if "." in name and settings[name].nunique() > 1]
     parameters = list(dict.fromkeys([*searched, *differing]))
-    for row in rows:
-        settings = row.pop("settings")
-        row |= {name: written(settings[name]) for name in parameters if name in settings}
-    types = FIGURES | dict.fromkeys(parameters, "string")
-    return pd.DataFrame(rows, columns=list(types), dtype=object).astype(types)
+    figures = pd.DataFrame(rows, columns=list(FIGURES), dtype=object).astype(FIGURES)
+    return pd.concat([figures, settings.reindex(columns=parameters).astype("string")], axis=1)
+
+
+def written(value: Any) -> str:
+    """A setting as tables of trials hold it: lists without blanks, as the command line takes them."""
+    if isinstance(value, list):
+        return f"[{','.join(map(written, value))}]"
+    return "null" if value is None else str(value)
 
 
 def _repeated(frame: pd.DataFrame) -> "pd.Series[bool]":
@@ -270,14 +244,19 @@ def _repeated(frame: pd.DataFrame) -> "pd.Series[bool]":
     return (trials & ~runs) | (runs & folders.notna() & folders.duplicated())
 
 
-def _labels(frame: pd.DataFrame, places: list[str]) -> tuple[list[str], dict[str, str]]:
-    """What to call the study of each row, its place being added where two studies have one name, and the places
-    by these names."""
-    pairs = list(zip(frame.index.get_level_values(0), frame.study.fillna("").map(clean), strict=True))
-    kinds = list(dict.fromkeys(pairs))
-    times = Counter(study for _, study in kinds if study != RUNS)
-    names = {kind: f"{kind[1]} ({places[kind[0]]})" if times[kind[1]] > 1 else kind[1] for kind in kinds}
-    named: dict[str, str] = {}
-    for (part, _), name in names.items():
-        named.setdefault(name, places[part])
-    return [names[pair] for pair in pairs], named
+def _labels(parts: "pd.Series[int]", studies: "pd.Series[str]", places: list[str]) -> "pd.Series[str]":
+    """What to call the study of each row, its place being added where two studies have one name."""
+    pairs = list(zip(parts, studies, strict=True))
+    times = Counter(study for _, study in set(pairs) if study != RUNS)
+    names = [f"{study} ({places[part]})" if times[study] > 1 else study for part, study in pairs]
+    return pd.Series(names, dtype=object)
+
+
+def _names(frame: pd.DataFrame, labels: "pd.Series[str]") -> "pd.Series[str]":
+    """Trials by study and number, single runs by as much of the end of their folders as tells them apart."""
+    runs = frame.folder[frame.number.isna()].fillna("-").map(lambda folder: Path(folder).parts)
+    length = 1
+    while runs.map(lambda parts: parts[-length:]).nunique() < runs.nunique():  # noqa: B023 called at once
+        length += 1
+    names = runs.map(lambda parts: clean("/".join(parts[-length:])))
+    return (labels + " " + frame.number.astype("string")).astype(object).where(frame.number.notna(), names)

@@ -1,184 +1,145 @@
 """Conditions on the rows of a table, such as `params < 10000 and model in ["plain", "residual"]`.
 
-They are Python's expressions, read by its own parser and then interpreted here, node by node: comparisons of
-columns and constants, joined by and, or, not. Nothing else has a meaning, so no condition can run code.
+pandas evaluates them, as DataFrame.query does. Since that would also call functions and read attributes, Python's
+parser reads a condition first, and nothing but comparisons of columns and constants, joined by and, or, not, is
+passed on: no condition can run code.
 """
 
 import ast
 import difflib
-import operator
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import pandas as pd
 
 from tinysweep.console import clean
 from tinysweep.errors import ConfigError
+from tinysweep.search.table import COLUMNS
 
+ALIASES = {"accuracy": "validation_accuracy", "loss": "validation_loss", "MACs": "macs", "trial": "number"}
 GRAMMAR = (
     "compare columns by <, <=, ==, !=, >=, > or in [a, b]; join by and, or, not; text needs quotes, and odd names "
     "`backticks`"
 )
-ALIASES = {
-    "accuracy": "validation_accuracy",
-    "loss": "validation_loss",
-    "MACs": "macs",
-    "trial": "number",
-}
-WORDS = {"true": True, "false": False, "null": None}  # as YAML writes them
-ORDERS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-}
-EQUALITIES = (ast.Eq, ast.NotEq, ast.Is, ast.IsNot)
-QUOTED = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|`([^`]*)`""")
+KEYWORDS = {"and", "or", "not", "in", "True", "False"}
+# Quoted text; a name in backticks; a name, dotted or not.
+TOKEN = re.compile(
+    r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|`(?P<odd>[^`]*)`|(?<![\w.])(?P<name>[^\W\d]\w*(?:\.\w+)*)"""
+)
+CONSTANTS = (str, int, float, bool)
+NODES = (
+    ast.Expression, ast.BoolOp, ast.boolop, ast.UnaryOp, ast.Not, ast.USub, ast.Compare, ast.cmpop, ast.Name,
+    ast.Load, ast.Constant, ast.List, ast.Tuple,
+)  # fmt: skip
 
 
-def named(column: str, columns: Sequence[str]) -> str | None:
-    """The column that is meant by its name or by the header that the tables show, if there is one."""
-    return next((each for each in (column, ALIASES.get(column)) if each in columns), None)
+def column_named(name: str, columns: Sequence[str], option: str, hint: str = "") -> str:
+    """The column that is meant by its name or by the header that the tables show.
 
-
-def unknown(column: str, columns: Sequence[str]) -> str:
-    """That a name is no column, and what may be meant."""
+    Raises:
+        ConfigError: there is none; the nearest is named.
+    """
+    if found := next((each for each in (name, ALIASES.get(name)) if each in columns), None):
+        return found
     leaves = {each.rpartition(".")[2]: each for each in reversed(columns)}
-    close = difflib.get_close_matches(column, [*columns, *ALIASES, *leaves], n=1)
-    nearest = leaves.get(close[0], ALIASES.get(close[0], close[0])) if close else None
-    return f"{clean(column)!r} is not a column{f'; did you mean {clean(nearest)}?' if nearest else ''}"
+    close = difflib.get_close_matches(name, [*columns, *ALIASES, *leaves], n=1)
+    meant = f"; did you mean {clean((leaves | ALIASES).get(close[0], close[0]))}?" if close else ""
+    raise ConfigError(f"{option}: {clean(name)!r} is not a column{meant}{hint}; {_listed(columns)}")
 
 
-def every(columns: Sequence[str]) -> str:
+def _listed(columns: Sequence[str]) -> str:
     return f"the columns are {', '.join(map(clean, columns))}"
 
 
-class Condition:
-    """A condition that a row meets or doesn't. What is missing in a row meets no comparison, nor its opposite, but
-    `== None`."""
+def rows_where(condition: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that meet a condition. A missing number differs from all and is in no order; missing text is empty.
 
-    def __init__(self, text: str, columns: Sequence[str]) -> None:
-        """
-        Raises:
-            ConfigError: the text is no condition, or names a column that isn't there.
-        """
-        self.text, self.columns = text, columns
-        self.quoted: dict[str, str] = {}  # names in backticks, which Python's grammar doesn't know, by stand-ins
+    Raises:
+        ConfigError: it is no condition, or names a column that isn't there.
+    """
+    names = list(frame.columns)
+    columns: dict[str, str] = {}  # by stand-ins that Python's grammar takes
+
+    def stand_in(token: re.Match[str]) -> str:
+        name = token["odd"] or token["name"]
+        if name is None:
+            return token[0]
+        if token["name"] in ("true", "false"):  # as YAML writes them
+            return name.title()
+        if token["name"] in KEYWORDS:
+            return name
+        columns[f"column_{len(columns)}"] = column_named(name, names, "--where", "; text needs quotes")
+        return list(columns)[-1]
+
+    def refusal(why: str) -> ConfigError:
+        return ConfigError(f"--where {clean(condition)!r}: {why}; {GRAMMAR}; {_listed(names)}")
+
+    try:
+        tree = ast.parse(TOKEN.sub(stand_in, condition).strip(), mode="eval")
+        if why := _unfit(tree):
+            raise refusal(why)
+        if wrong := _percentage(tree, columns):
+            raise ConfigError(f"--where {clean(condition)!r}: {wrong}")
+        values = pd.DataFrame({plain: _values(frame[column]) for plain, column in columns.items()})
+        met = values.eval(ast.unparse(tree), engine="python")
+    except TypeError as error:
+        raise refusal("numbers, text and comparisons can't be compared with each other") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError, NotImplementedError) as error:
+        raise refusal("it can't be read") from error
+    if not isinstance(met, pd.Series) or met.dtype != bool:
+        raise refusal("it is no comparison")
+    return frame[met]
+
+
+def _unfit(tree: ast.Expression) -> str:
+    """Why an expression isn't one that can do nothing but compare; empty if it is."""
+    comparisons = [node for node in ast.walk(tree) if isinstance(node, ast.Compare)]
+    pairs = [pair for each in comparisons for pair in zip(each.ops, each.comparators, strict=True)]
+    after_in = [right for word, right in pairs if isinstance(word, ast.In | ast.NotIn)]
+    for node in ast.walk(tree):
+        if not isinstance(node, NODES) or (isinstance(node, ast.Constant) and type(node.value) not in CONSTANTS):
+            return "it holds more than columns, numbers and text"
+        is_list = isinstance(node, ast.List | ast.Tuple)
+        if is_list and node not in after_in:
+            return "a list may only follow in; a value that is a list is text, such as '[1,2]'"
+        if node in after_in and not is_list:
+            return "what follows in must be a list"
+    return ""
+
+
+def _percentage(tree: ast.Expression, columns: Mapping[str, str]) -> str:
+    """What to write for a percentage, where a column holds parts of one: no row would meet it, or every row."""
+    for node in (each for each in ast.walk(tree) if isinstance(each, ast.Compare)):
+        names = [columns[each.id] for each in ast.walk(node) if isinstance(each, ast.Name)]
+        numbers = [each.value for each in ast.walk(node) if isinstance(each, ast.Constant)]
+        column = next((name for name in names if name.endswith("_accuracy")), None)
+        percent = next((each for each in numbers if isinstance(each, int | float) and each > 1), None)
+        if column and percent:
+            return f"{column} is a part of one, from 0 to 1; write {percent / 100:g} for {percent:g}%"
+    return ""
+
+
+def _values(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """A column as numbers if all its values are; or else as what each is."""
+    if COLUMNS.get(str(column.name)) != "string":
+        numbers = pd.to_numeric(column, errors="coerce")
+        if (numbers.notna() == column.notna()).all():
+            return numbers.astype("float64")
+        column = column.map(read_value, na_action="ignore")
+    return column.astype(object).fillna("")
+
+
+def read_value(text: str) -> str | int | float | bool:
+    """What a parameter, which a table holds as text, is: a number, a truth value, or else text."""
+    if text in ("True", "true", "False", "false"):
+        return text in ("True", "true")
+    for kind in (int, float):
         try:
-            tree = ast.parse(QUOTED.sub(self._hold, text.strip()), mode="eval")
-            self.test = self._condition(tree.body)
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise self._refusal("it can't be read") from error
-
-    def __call__(self, row: Mapping[str, Any]) -> bool:
-        return self.test(row) is True
-
-    def _hold(self, match: re.Match[str]) -> str:
-        if match[2] is None:
-            return match[0]
-        stand_in = f"__quoted_{len(self.quoted)}"
-        self.quoted[stand_in] = match[2]
-        return stand_in
-
-    def _refusal(self, why: str) -> ConfigError:
-        return ConfigError(f"--where {clean(self.text)!r}: {why}; {GRAMMAR}; {every(self.columns)}")
-
-    def _condition(self, node: ast.expr) -> Callable[[Mapping[str, Any]], bool | None]:
-        """A function of a row that gives true, false, or None for what can't be known."""
-        if isinstance(node, ast.BoolOp):
-            parts, decides = [self._condition(part) for part in node.values], isinstance(node.op, ast.Or)
-            return lambda row: _joined([part(row) for part in parts], decides)
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            inner = self._condition(node.operand)
-            return lambda row: None if (met := inner(row)) is None else not met
-        if isinstance(node, ast.Compare):
-            terms = [self._term(term) for term in (node.left, *node.comparators)]
-            self._require_parts([node.left, *node.comparators])
-            for kind, right in zip(node.ops, node.comparators, strict=True):
-                if isinstance(kind, ast.In | ast.NotIn) and not isinstance(right, ast.List | ast.Tuple | ast.Set):
-                    raise self._refusal("what follows in must be a list")
-            return lambda row: _joined(
-                [
-                    _compared(kind, left(row), right(row))
-                    for kind, left, right in zip(node.ops, terms, terms[1:], strict=False)
-                ],
-                False,
-            )
-        raise self._refusal(f"{clean(ast.unparse(node))!r} is no comparison")
-
-    def _require_parts(self, terms: Sequence[ast.expr]) -> None:
-        """Refuse a percentage where a column holds parts of one: no row would meet it, or every row."""
-        names = [self._name(term) for term in terms if isinstance(term, ast.Name | ast.Attribute)]
-        column = next((name for name in names if (named(name, self.columns) or "").endswith("_accuracy")), None)
-        found = (each.value for term in terms for each in ast.walk(term) if isinstance(each, ast.Constant))
-        percent = next((number for number in found if isinstance(number, int | float) and number > 1), None)
-        if column and percent is not None:
-            raise ConfigError(
-                f"--where {clean(self.text)!r}: {column} is a part of one, from 0 to 1; write {percent / 100:g} "
-                f"for {percent:g}%"
-            )
-
-    def _term(self, node: ast.expr) -> Callable[[Mapping[str, Any]], Any]:
-        """A function of a row that gives one side of a comparison."""
-        if isinstance(node, ast.Name | ast.Attribute):
-            name = self._name(node)
-            column = named(name, self.columns)
-            if column is None and name not in WORDS:
-                raise ConfigError(
-                    f"--where: {unknown(name, self.columns)}; text needs quotes; {every(self.columns)}"
-                )
-            return lambda row: WORDS[name] if column is None else row[column]
-        try:
-            value = ast.literal_eval(node)
-        except (ValueError, TypeError):
-            value = ...
-        if not _is_plain(value):
-            raise self._refusal(f"{clean(ast.unparse(node))!r} is neither a column nor a constant")
-        return lambda _row: value
-
-    def _name(self, node: ast.expr) -> str:
-        """The dotted name that Python reads as attributes of attributes."""
-        if isinstance(node, ast.Attribute):
-            return f"{self._name(node.value)}.{node.attr}"
-        if isinstance(node, ast.Name):
-            return self.quoted.get(node.id, node.id)
-        raise self._refusal(f"{clean(ast.unparse(node))!r} is neither a column nor a constant")
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple | set):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, str | int | float)
-
-
-def _joined(parts: list[bool | None], decides: bool) -> bool | None:
-    """Kleene's and (`decides` false) or or (true): one part that decides is enough, else all must be known."""
-    return decides if decides in parts else None if None in parts else not decides
-
-
-def _compared(kind: ast.cmpop, left: Any, right: Any) -> bool | None:
-    if isinstance(kind, EQUALITIES) and right is None:
-        return (left is None) == isinstance(kind, ast.Eq | ast.Is)
-    if left is None or right is None:
-        return None
-    if isinstance(kind, EQUALITIES):
-        return _equal(left, right) == isinstance(kind, ast.Eq | ast.Is)
-    if isinstance(kind, ast.In | ast.NotIn):
-        return any(_equal(left, each) for each in right) == isinstance(kind, ast.In)
-    comparable = _kind(left) == _kind(right) and not isinstance(left, list | tuple | set)
-    return ORDERS[type(kind)](left, right) if comparable else None
-
-
-def _equal(left: Any, right: Any) -> bool:
-    left, right = (written(list(each)) if isinstance(each, list | tuple) else each for each in (left, right))
-    return _kind(left) == _kind(right) and bool(left == right)
-
-
-def _kind(value: Any) -> type:
-    return float if type(value) is int else type(value)
-
-
-def written(value: Any) -> str:
-    """A setting as tables of trials hold it: lists without blanks, as the command line takes them."""
-    if isinstance(value, list):
-        return f"[{','.join(map(written, value))}]"
-    return "null" if value is None else str(value)
+            value = kind(text)
+        except ValueError:
+            continue
+        if "_" not in text and math.isfinite(value):
+            return value
+    return text
