@@ -23,9 +23,9 @@ from tinysweep.search.compose_trial import Composer, digest, identity
 from tinysweep.search.plan import (
     NEEDS,
     build_sampler,
+    default_name,
     define,
     is_grid,
-    made_name,
     require_comparable,
     require_same,
 )
@@ -59,7 +59,7 @@ def test_what_the_environment_decides_is_a_part_of_the_study(monkeypatch: pytest
 
 
 def name_of(*arguments: str) -> str:
-    return made_name(read_space(None, list(arguments)), defined(*arguments))
+    return default_name(read_space(None, list(arguments)), defined(*arguments))
 
 
 @pytest.fixture

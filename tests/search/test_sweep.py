@@ -628,6 +628,7 @@ def test_a_study_without_m_is_refused(command: Command, place: Path) -> None:
     (["model.width=2,3", "hydra.sweeper.retrain=['trainer.epoch=3']"], "did you mean trainer.epochs?"),
     (["model.width=2,3", "hydra.sweeper.storage=nonesuch://x/y"], "nonesuch"),
     (["sweeps=nope"], "sweeps=nope must be one of"),
+    (["model.width=2,3", "trainer.epochs=0"], "trainer.epochs=0 must lie in [1, 100000]"),
     (["model.width=2,3", "hydra.sweep.subdir=mine/${trial}"], "hydra.sweep.subdir=mine/${trial} can't be set"),
 ])  # fmt: skip
 def test_what_is_wrong_is_said_in_one_line_before_anything_is_made(

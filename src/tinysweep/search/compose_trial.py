@@ -22,7 +22,7 @@ from tinysweep.search.space import Value, is_setting, override, parse
 from tinysweep.settings.command_line import as_value
 from tinysweep.settings.compose import COMPOSITION_ERRORS, compose, typed
 from tinysweep.settings.explain import explain, nearest, require_groups, settings
-from tinysweep.settings.schema import Config
+from tinysweep.settings.schema import Config, DataConfig
 
 # What doesn't decide what a run finds: where data lies, what it runs on, and what it is called.
 INCIDENTAL = (
@@ -111,16 +111,14 @@ class Composer:
         words = [override(name, value) for name, value in values.items()]
         return self.compose(*words, *self.closing, *([] if number is None else [f"trial={number}"]))
 
-    def config(self, values: Mapping[str, Value], number: int | None = None) -> Config:
-        """The checked configuration of trial `number`.
-
-        Raises:
-            ConfigError: the values break a rule, alone or together.
-        """
+    @contextmanager
+    def _settings(self, values: Mapping[str, Value], number: int | None = None) -> Iterator[DictConfig]:
+        """What the job of trial `number` composes of these values, where resolvers find what they find there."""
         base = self.base(values)
         if base.interpolated or any(map(interpolates, values.values())):
             with self._compose_all(values, number).as_job(number) as composed:
-                return typed(composed)
+                yield composed
+            return
         changed = copy.deepcopy(base.settings)
         changed.trial = number
         try:
@@ -129,7 +127,28 @@ class Composer:
                     OmegaConf.update(changed, name, parse(name, value))
         except OmegaConfBaseException as error:
             raise ConfigError(explain(error)) from error
-        return typed(changed)
+        yield changed
+
+    def config(self, values: Mapping[str, Value], number: int | None = None) -> Config:
+        """The checked configuration of trial `number`.
+
+        Raises:
+            ConfigError: the values break a rule, alone or together.
+        """
+        with self._settings(values, number) as composed:
+            return typed(composed)
+
+    def data(self, values: Mapping[str, Value]) -> DataConfig:
+        """The data of a trial, whose other settings may break a rule.
+
+        Raises:
+            ConfigError: those of the data do.
+        """
+        try:
+            with self._settings(values) as composed:
+                return cast(DataConfig, OmegaConf.to_object(composed.data))
+        except OmegaConfBaseException as error:
+            raise ConfigError(explain(error)) from error
 
     def overrides(self, values: Mapping[str, Value], config: Config) -> list[str]:
         """The overrides that make a trial: its values, then what each interpolation came to in `config`, so that
@@ -151,6 +170,14 @@ class Composer:
         """
         only = settings()[name].metadata.get("only") if is_setting(name) else None
         return not only or str(self._choice(name.partition(".")[0], values)) in only
+
+    def relevant(self, point: Mapping[str, Value]) -> dict[str, Value]:
+        """The values of a point that play a role beside those before them."""
+        values: dict[str, Value] = {}
+        for name, value in point.items():
+            if self.reads(name, values):
+                values[name] = value
+        return values
 
     def _choice(self, section: str, values: Mapping[str, Value]) -> Any:
         """The name that is chosen in a section."""

@@ -1,6 +1,5 @@
 """Everything that a sweep needs, read and checked before its study is touched."""
 
-import contextlib
 import importlib.util
 import itertools
 import re
@@ -10,17 +9,26 @@ from typing import Any, cast
 
 import numpy as np
 import optuna
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from optuna.pruners import NopPruner
+from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 
 from tinysweep.data.load import check, pin
 from tinysweep.errors import ConfigError, StudyError, first_line
 from tinysweep.metrics import METRICS
-from tinysweep.search.compose_trial import DIGEST, NOTHING_HELD_OUT, Composer, digest, identity
+from tinysweep.search.compose_trial import (
+    DIGEST,
+    NOTHING_HELD_OUT,
+    Composer,
+    digest,
+    flatten,
+    identity,
+    interpolates,
+)
 from tinysweep.search.launch import Launch
 from tinysweep.search.propose import Proposal
 from tinysweep.search.space import (
@@ -33,6 +41,7 @@ from tinysweep.search.space import (
     is_setting,
     read_space,
     read_start_points,
+    require_rule,
     typed_value,
 )
 from tinysweep.search.storage_location import locate
@@ -47,6 +56,9 @@ BATCH_A_WORKER = 4  # keeps all but the last seconds of a batch busy, while the 
 TRIAL_SUBDIR = "trials/${trial}"  # as study.trial_path has it
 MOST_CORNERS = 1000  # combinations of data settings that are checked before a sweep
 SMALL_SPACE = 10_000  # points; in a finite space this small it is noticed at once when no point is left
+NEEDS = {"CmaEsSampler": "cmaes"}  # what samplers import when first asked
+WHITELIST = ("optuna.samplers.*", "optuna.pruners.*", "hydra_plugins.hydra_optuna_sweeper.*")
+RESOLVER = re.compile(r"\$\{[\w.]+:[^${}]*\}")  # with arguments that are plain text
 
 
 class Plan:
@@ -69,6 +81,8 @@ class Plan:
         if config.storage is not None:
             locate(config.storage, Path())  # refused before data is fetched for it
         self.sampler = master.hydra.sweeper.sampler
+        self.is_grid = is_grid(self.sampler)
+        self.n_trials = config.n_trials or (None if self.is_grid else DEFAULT_TRIALS)
         self.space = read_space(config.params, arguments, _written_params(master))
         if not self.space.searched:
             raise ConfigError(
@@ -77,80 +91,99 @@ class Plan:
             )
         self.pruner = build_pruner(master.hydra.sweeper.pruner)
         self.workers = _workers(master.hydra.launcher)
-        with Composer(context.config_loader, master, self.space.fixed).base({}).as_job() as shared:
-            require_schema(shared)
-            require_comparable(self.objectives, shared, self.space, not isinstance(self.pruner, NopPruner))
-            self.definition = define(self.space, self.objectives, shared)
-            drawn = any(name.partition(".")[0] == "data" for name in self.space.searched)
-            shared_data = None if drawn else cast(DataConfig, OmegaConf.to_object(shared.data))
-            decided = "trainer.threads" in self.space.searched or shared.trainer.threads
-        self.threads = None if decided or not self.workers else max(1, usable_cores() // self.workers)
-        self.composer = Composer(context.config_loader, master, self.space.fixed, self._closing())
-        self.composer.compose(*config.retrain)
-        self._require_choices()
-        self.is_grid = is_grid(self.sampler)
+        self.batch_size = config.batch_size or BATCH_A_WORKER * (self.workers or 1)
+        self._compose(context.config_loader, master)
         self.points = self._points()
         self.start = read_start_points(config.start_with or [], self.space)
         if self.is_grid and self.start:
             raise ConfigError(
                 "hydra.sweeper.start_with has no meaning for a grid, which tries every point; leave it out"
             )
-        self.n_trials = config.n_trials or (None if self.is_grid else DEFAULT_TRIALS)
-        data = self._data(shared_data)
+        data = self._data()
         digests = [pin(each, self.composer.digests).digest for each in data]
         if known := dict.fromkeys(digest for digest in digests if digest is not None):
             self.definition[DIGEST] = ", ".join(known)
-        self.name = config.study_name or made_name(self.space, self.definition)
+        self.name = config.study_name or default_name(self.space, self.definition)
         self.folder = self._pin(master)
         # Once, or every trial would fail for what can be known now. What one has trained on can be read.
         trained = any((self.folder / "trials").glob("*/model.pt"))
         check(data, images=not trained or len(data) > 1)
-        self.batch_size = config.batch_size or BATCH_A_WORKER * (self.workers or 1)
-        self.launch: Launch = (
-            Plugins.instance()
-            .instantiate_launcher(hydra_context=context, task_function=task, config=master)
-            .launch
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=task, config=master
         )
+        self.launch: Launch = launcher.launch
 
-    def _closing(self) -> list[str]:
-        """The overrides that end every job's. The test set stays unread whatever the configuration says."""
-        threads = [] if self.threads is None else [f"trainer.threads={self.threads}"]
-        return [*threads, "trainer.test=false"]
+    def _compose(self, loader: ConfigLoader, master: DictConfig) -> None:
+        """Compose what all trials share, and each choice of a searched group, before anything is drawn from them;
+        see to the study's definition and to what ends the overrides of every job."""
+        with Composer(loader, master, self.space.fixed).base({}).as_job() as shared:
+            require_schema(shared)
+            require_comparable(self.objectives, shared, self.space, not isinstance(self.pruner, NopPruner))
+            self._require_shared_rules(shared)
+            self.definition = define(self.space, self.objectives, shared)
+            decided = "trainer.threads" in self.space.searched or shared.trainer.threads
+        closing = ["trainer.test=false"]  # the test set stays unread whatever the configuration says
+        if self.workers and not decided:
+            closing.insert(0, f"trainer.threads={max(1, usable_cores() // self.workers)}")
+        self.composer = Composer(loader, master, self.space.fixed, closing)
+        self.composer.compose(*self.config.retrain)
+        for name, choice in self._choices():
+            with self.composer.base({name: choice}).as_job() as composed:
+                require_schema(composed)
 
-    def _require_choices(self) -> None:
-        """Refuse a searched group or addition that doesn't compose, before anything is drawn from it."""
-        for name, distribution in self.space.searched.items():
-            if not is_setting(name):
-                for value in extremes(distribution):
-                    with self.composer.base({name: value}).as_job() as composed:
-                        require_schema(composed)
+    def _require_shared_rules(self, shared: DictConfig) -> None:
+        """Refuse a value that breaks its setting's rule and that all trials would have."""
+        values = cast(dict[str, Any], OmegaConf.to_container(shared, resolve=False, enum_to_str=True))
+        for name, value in flatten(values).items():
+            if is_setting(name) and name not in self.space.searched and not interpolates(value):
+                require_rule(name, value)
 
-    def _data(self, shared: DataConfig | None) -> list[DataConfig]:
-        """The data of all trials, each once: of every combination of choices and ends of ranges that decide it; or
-        what they share, where nothing of it is searched."""
-        values = {name: extremes(distribution) for name, distribution in self.space.ordered.items()}
-        deciding = [name for name in values if name.partition(".")[0] == "data" or self._changes_data(name)]
-        if shared and not deciding:
-            return [shared]
-        found: dict[str, DataConfig] = {}
-        for corner in itertools.islice(itertools.product(*(values[name] for name in deciding)), MOST_CORNERS):
-            chosen: dict[str, Value] = {}
-            for name, value in zip(deciding, corner, strict=True):
-                if self.composer.reads(name, chosen):
-                    chosen[name] = value
-            with contextlib.suppress(ConfigError):  # for which the gate refuses a trial, and the study goes on
-                data = self.composer.config(chosen).data
-                found[repr(data)] = data
-        return list(found.values())
+    def _choices(self) -> list[tuple[str, Value]]:
+        """What is searched that changes the composition: each choice of a group, or of an addition."""
+        searched = self.space.searched.items()
+        return [(name, choice) for name, kind in searched if not is_setting(name) for choice in extremes(kind)]
 
-    def _changes_data(self, name: str) -> bool:
-        """Whether a searched group or addition has choices that come with other data."""
+    def _points(self) -> Points | None:
+        """Every point of the grid, or of a small finite space, without the parameters that play no role at it;
+        None where there is no end of points.
+
+        Raises:
+            ConfigError: a grid over a continuous parameter, or one that is too large.
+        """
+        try:
+            points = list(grid(self.space) if self.is_grid else grid(self.space, SMALL_SPACE))
+        except ConfigError:
+            if self.is_grid:
+                raise
+            return None
+        ordered = ({name: point[name] for name in self.space.ordered} for point in points)
+        return Points([self.composer.relevant(point) for point in ordered])
+
+    @property
+    def total(self) -> int | None:
+        """How many trials the study will have, if nothing is refused."""
+        return self.n_trials or (self.points.total if self.points else None)
+
+    def _data(self) -> list[DataConfig]:
+        """The data of all trials, each once: of every combination of the choices and ends of ranges that decide
+        it."""
 
         def data(values: dict[str, Value]) -> Any:
             return OmegaConf.to_container(self.composer.base(values).settings.data)
 
-        choices = [] if is_setting(name) else extremes(self.space.searched[name])
-        return any(data({name: choice}) != data({}) for choice in choices)
+        changing = {name for name, choice in self._choices() if data({name: choice}) != data({})}
+        deciding = {name: extremes(distribution) for name, distribution in self.space.ordered.items()
+                    if name.partition(".")[0] == "data" or name in changing}  # fmt: skip
+        found: dict[str, DataConfig] = {}
+        for corner in itertools.islice(itertools.product(*deciding.values()), MOST_CORNERS):
+            try:
+                each = self.composer.data(self.composer.relevant(dict(zip(deciding, corner, strict=True))))
+            except ConfigError:
+                if not deciding:
+                    raise
+                continue  # for this the gate refuses a trial, and the study goes on
+            found[repr(each)] = each
+        return list(found.values())
 
     def _pin(self, master: DictConfig) -> Path:
         """Fix for the launcher and, as overrides, for every job what they would find otherwise by themselves: the
@@ -176,33 +209,6 @@ class Plan:
             master.hydra.overrides.hydra.extend([f"{name}={as_value(text)}" for name, text in pinned.items()])
         return folder
 
-    def _points(self) -> Points | None:
-        """Every point of the grid, or of a small finite space, without the parameters that play no role at it;
-        None where there is no end of points.
-
-        Raises:
-            ConfigError: a grid over a continuous parameter, or one that is too large.
-        """
-        try:
-            every = list(grid(self.space) if self.is_grid else grid(self.space, SMALL_SPACE))
-        except ConfigError:
-            if self.is_grid:
-                raise
-            return None
-        points = []
-        for point in every:
-            values: dict[str, Value] = {}
-            for name in self.space.ordered:
-                if self.composer.reads(name, values):
-                    values[name] = point[name]
-            points.append(values)
-        return Points(points)
-
-    @property
-    def total(self) -> int | None:
-        """How many trials the study will have, if nothing is refused."""
-        return self.n_trials or (self.points.total if self.points else None)
-
     def job(self, proposal: Proposal) -> list[str]:
         """The overrides of a trial's job, the same that were composed and costed, where its data lies, and which
         images of the user's own it is to find there."""
@@ -216,25 +222,74 @@ class Plan:
 
 def _written_params(master: DictConfig) -> dict[str, Any]:
     """hydra.sweeper.params as a person wrote it, with its interpolations."""
-    written = OmegaConf.to_container(master.hydra.sweeper, resolve=False)
-    assert isinstance(written, dict)
+    written = cast(dict[str, Any], OmegaConf.to_container(master.hydra.sweeper, resolve=False))
     params = written.get("params")
     return params if isinstance(params, dict) else {}
 
 
 def _workers(launcher: DictConfig) -> int | None:
     """How many jobs a local launcher runs at a time; None for one that runs them elsewhere."""
-    name = str(launcher._target_).rpartition(".")[2]
-    if name == "BasicLauncher":
-        return 1
+    name = _class_name(launcher)
     if name == "JoblibLauncher":
         from joblib import effective_n_jobs  # noqa: PLC0415 only there if that launcher is
 
         return int(effective_n_jobs(launcher.n_jobs))
-    return None
+    return 1 if name == "BasicLauncher" else None
 
 
-RESOLVER = re.compile(r"\$\{[\w.]+:[^${}]*\}")  # with arguments that are plain text
+# ---- what Optuna draws and prunes by
+
+
+def is_grid(node: DictConfig) -> bool:
+    """Whether hydra/sweeper/sampler is the grid, whose points are given, not drawn."""
+    return _class_name(node) == "GridSampler"
+
+
+def build_sampler(node: DictConfig, joined: int) -> BaseSampler:
+    """The Optuna sampler of hydra/sweeper/sampler.
+
+    `joined` is how many sweepers were at the study before: each draws from a seed of its own, or a study that
+    goes on would draw once more what it began with. A quasi-random sequence alone goes on by itself, and needs
+    its seed.
+
+    Raises:
+        ConfigError: the sampler refuses its settings, or a package is missing.
+    """
+    name = _class_name(node)
+    if (package := NEEDS.get(name)) and not importlib.util.find_spec(package):
+        raise ConfigError(f"{name} needs the package {package}; pip install 'tinysweep[samplers]'")
+    seeded = node.copy()
+    if joined and node.get("seed") is not None and name != "QMCSampler":
+        seeded.seed = int(np.random.SeedSequence([node.seed, joined]).generate_state(1)[0])
+    sampler = _instantiate("sampler", seeded)
+    assert isinstance(sampler, BaseSampler)
+    return sampler
+
+
+def build_pruner(node: DictConfig) -> BasePruner:
+    """The Optuna pruner of hydra/sweeper/pruner.
+
+    Raises:
+        ConfigError: it refuses its settings.
+    """
+    pruner = _instantiate("pruner", node)
+    assert isinstance(pruner, BasePruner)
+    return pruner
+
+
+def _instantiate(what: str, node: DictConfig) -> object:
+    try:
+        with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
+            return instantiate(node, _execution_whitelist_=WHITELIST)
+    except Exception as error:  # whatever its own constructor raises
+        raise ConfigError(f"hydra.sweeper.{what} ({_class_name(node)}): {first_line(error)}") from error
+
+
+def _class_name(node: DictConfig) -> str:
+    return str(node.get("_target_")).rpartition(".")[2]
+
+
+# ---- what makes a study one study
 
 
 def define(space: Space, objectives: list[str], base: DictConfig) -> dict[str, str]:
@@ -258,7 +313,7 @@ def _words(base: DictConfig, name: str, value: Any) -> str:
     return text if without == text or "${" in without else f"{text} = {OmegaConf.select(base, name)}"
 
 
-def made_name(space: Space, definition: dict[str, str]) -> str:
+def default_name(space: Space, definition: dict[str, str]) -> str:
     """A name that the same command makes again, so that it goes on with its study, and another command doesn't."""
     parts = [name.lstrip("+") for name in list(space.searched)[:3]]
     return "-".join([*parts, digest(definition)[:8]])
@@ -320,53 +375,3 @@ def _asks_for_test(text: str) -> bool:
     name, _, value = text.partition("=")
     asked = name.lstrip("+") == "trainer.test" and "${" not in value
     return asked and typed_value("trainer.test", value) is True
-
-
-NEEDS = {"CmaEsSampler": "cmaes"}  # what they import when first asked
-
-
-def is_grid(node: DictConfig) -> bool:
-    """Whether hydra/sweeper/sampler is the grid."""
-    return str(node._target_).endswith(".GridSampler")
-
-
-def build_sampler(node: DictConfig, joined: int) -> BaseSampler:
-    """The Optuna sampler of hydra/sweeper/sampler.
-
-    `joined` is how many sweepers were at the study before: each draws from a seed of its own, or a study that
-    goes on would draw once more what it began with. A quasi-random sequence alone goes on by itself, and needs
-    its seed.
-
-    Raises:
-        ConfigError: the sampler refuses its settings, or a package is missing.
-    """
-    name = str(node._target_).rpartition(".")[2]
-    if (package := NEEDS.get(name)) and not importlib.util.find_spec(package):
-        raise ConfigError(f"{name} needs the package {package}; pip install 'tinysweep[samplers]'")
-    settings: Any = OmegaConf.to_container(node, resolve=True)
-    if joined and settings.get("seed") is not None and name != "QMCSampler":
-        settings["seed"] = int(np.random.SeedSequence([settings["seed"], joined]).generate_state(1)[0])
-    whitelist = ("optuna.samplers.*", "hydra_plugins.hydra_optuna_sweeper.*")
-    try:
-        with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
-            sampler = instantiate(settings, _execution_whitelist_=whitelist)
-    except Exception as error:  # what a sampler's own constructor raises
-        raise ConfigError(f"hydra.sweeper.sampler ({name}): {first_line(error)}") from error
-    assert isinstance(sampler, BaseSampler)
-    return sampler
-
-
-def build_pruner(node: DictConfig) -> optuna.pruners.BasePruner:
-    """The pruner that `hydra/sweeper/pruner` composed.
-
-    Raises:
-        ConfigError: it refuses its settings.
-    """
-    try:
-        with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
-            pruner = instantiate(node, _execution_whitelist_=("optuna.pruners.*",))
-    except Exception as error:  # what a pruner's own constructor raises
-        name = str(node.get("_target_")).rpartition(".")[2]
-        raise ConfigError(f"hydra.sweeper.pruner ({name}): {first_line(error)}") from error
-    assert isinstance(pruner, optuna.pruners.BasePruner)
-    return pruner

@@ -1,6 +1,8 @@
-"""The table of a study's trials, trials.csv, and how trials are ranked."""
+"""What a study leaves for others: the table of its trials, the best of them, and the winner as a recipe."""
 
 import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,9 @@ from tinysweep.settings.command_line import line, shown_folder
 from tinysweep.settings.compose import typed
 from tinysweep.settings.schema import Config, DataName
 
-# The columns that every study has, in this order, with their types; one for each searched parameter follows.
-COLUMNS = {
-    "study": "string",
-    "number": "Int64",
-    "state": "string",
-    "reason": "string",
-    "objective": "string",
+WINNER = "winner"
+# What a trial notes of its run, by the names and types of its columns.
+NOTES = {
     "validation_accuracy": "Float64",
     "validation_loss": "Float64",
     "params": "Int64",
@@ -34,44 +32,38 @@ COLUMNS = {
     "epochs": "Int64",
     "seconds": "Float64",
     "seed": "Int64",
+}
+# The columns that every study has, in this order, with their types; one for each searched parameter follows.
+COLUMNS = {
+    "study": "string",
+    "number": "Int64",
+    "state": "string",
+    "reason": "string",
+    "objective": "string",
+    **NOTES,
     "started": "string",
     "finished": "string",
     "folder": "string",
 }
-NOTES = (
-    "validation_accuracy",
-    "validation_loss",
-    "params",
-    "macs",
-    "activation_bytes",
-    "epochs",
-    "seconds",
-    "seed",
-)
 
 
+@dataclass(frozen=True)
 class Table:
-    """The table of a study. What is finished is put into text once, so that a table of thousands stays cheap."""
+    """The table of a study: its name, what it aims for, and the parameters that it searches."""
 
-    def __init__(self, study: str, objectives: list[str], searched: list[str]) -> None:
-        self.study, self.objectives, self.names = study, objectives, [*COLUMNS, *searched]
-        self.text = _csv(pd.DataFrame(columns=self.names), header=True)
-        self.read = 0  # the trials before this number are finished, and in the text
+    study: str
+    objectives: list[str]
+    searched: list[str]
 
     def frame(self, trials: list[FrozenTrial]) -> pd.DataFrame:
         """A row for each trial that has begun, in the order of their numbers."""
         rows = [self._row(trial) for trial in trials if trial.datetime_start is not None]
         # Parameters as objects: a whole number stays one where a trial without the parameter stands beside it.
-        return pd.DataFrame(rows, columns=self.names, dtype=object).astype(COLUMNS)
+        return pd.DataFrame(rows, columns=[*COLUMNS, *self.searched], dtype=object).astype(COLUMNS)
 
     def write(self, trials: list[FrozenTrial], path: Path) -> None:
-        """Write every trial; `trials` are all of the study, in order."""
-        finished = self.read
-        while finished < len(trials) and trials[finished].state.is_finished():
-            finished += 1
-        self.text += _csv(self.frame(trials[self.read : finished]))
-        self.read = finished
-        write_whole(path, self.text + _csv(self.frame(trials[finished:])))
+        """Write every trial of the study."""
+        write_whole(path, self.frame(trials).to_csv(index=False, lineterminator="\n"))
 
     def _row(self, trial: FrozenTrial) -> dict[str, Any]:
         notes = trial.user_attrs
@@ -87,10 +79,6 @@ class Table:
             "folder": notes.get("folder"),
             **plain_params(trial),
         }
-
-
-def _csv(frame: pd.DataFrame, header: bool = False) -> str:
-    return frame.to_csv(index=False, header=header, lineterminator="\n")
 
 
 def _iso(moment: datetime | None) -> str | None:
@@ -125,20 +113,7 @@ def read_trials(path: str | Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=[""])
 
 
-def ranked(trials: list[FrozenTrial], objectives: list[str]) -> list[FrozenTrial]:
-    """The completed trials, best first: by the first objective, ties by validation loss, then by parameters."""
-    first = objectives[0]
-
-    def rank(trial: FrozenTrial) -> tuple[float, float, float, int]:
-        value = metric(trial, first)
-        return (
-            METRICS[first].loss(value),
-            metric(trial, "validation_loss"),
-            metric(trial, "params"),
-            trial.number,
-        )
-
-    return sorted((trial for trial in trials if status(trial) == Status.complete), key=rank)
+# ---- the best
 
 
 def metric(trial: FrozenTrial, name: str) -> float:
@@ -146,33 +121,37 @@ def metric(trial: FrozenTrial, name: str) -> float:
     return float(trial.user_attrs[name])
 
 
+def _losses(trial: FrozenTrial, names: Sequence[str]) -> tuple[float, ...]:
+    """Figures of a completed trial, turned so that less is better."""
+    return tuple(METRICS[name].loss(metric(trial, name)) for name in names)
+
+
+def ranked(trials: list[FrozenTrial], objectives: list[str]) -> list[FrozenTrial]:
+    """The completed trials, best first: by the first objective, ties by validation loss, then by parameters."""
+    completed = [trial for trial in trials if status(trial) == Status.complete]
+    names = [objectives[0], "validation_loss", "params"]
+    return sorted(completed, key=lambda trial: (_losses(trial, names), trial.number))
+
+
 def pareto_front(trials: list[FrozenTrial], objectives: list[str]) -> list[FrozenTrial]:
     """The completed trials that no other equals or beats in every objective, best by the first one last; a single
     objective is set against the number of parameters."""
     names = objectives if len(objectives) > 1 else [*objectives, "params"]
-    front: list[tuple[float, ...]] = []
-    kept: list[FrozenTrial] = []
-    # In this order no trial is beaten by a later one.
-    order = {trial.number: position for position, trial in enumerate(ranked(trials, objectives))}
-    scores = {trial.number: _score(trial, names) for trial in ranked(trials, objectives)}
-    for trial in sorted(ranked(trials, objectives), key=lambda each: (scores[each.number], order[each.number])):
-        score = scores[trial.number]
-        if not any(all(a <= b for a, b in zip(better, score, strict=True)) for better in front):
-            front.append(score)
-            kept.append(trial)
-    return kept[::-1]
+    front: dict[tuple[float, ...], FrozenTrial] = {}
+    # In this order no trial is beaten by a later one; of equals the one that ranks first stays.
+    for trial in sorted(ranked(trials, objectives), key=lambda trial: _losses(trial, names)):
+        losses = _losses(trial, names)
+        if not any(all(a <= b for a, b in zip(better, losses, strict=True)) for better in front):
+            front[losses] = trial
+    return list(front.values())[::-1]
 
 
-def _score(trial: FrozenTrial, names: list[str]) -> tuple[float, ...]:
-    """Figures of which less is better."""
-    return tuple(METRICS[name].loss(metric(trial, name)) for name in names)
-
-
-WINNER = "winner"
+# ---- the best and the winner as files
 
 
 def write_results(study: Study, objectives: list[str]) -> FrozenTrial | None:
-    """Write optimization_results.yaml and return the best trial, if any has completed."""
+    """Write optimization_results.yaml, as Hydra's own sweeper does, and return the best trial, if any has
+    completed."""
     trials = study.trials()
     best = next(iter(ranked(trials, objectives)), None)
     if best is None:
@@ -181,24 +160,20 @@ def write_results(study: Study, objectives: list[str]) -> FrozenTrial | None:
     if len(objectives) == 1:
         content |= {
             "best_trial": best.number,
-            "best_params": _params(best),
+            "best_params": plain_params(best),
             "best_value": metric(best, objectives[0]),
         }
     else:
         content["solutions"] = [
             {
                 "trial": trial.number,
-                "params": _params(trial),
+                "params": plain_params(trial),
                 "values": [metric(trial, name) for name in objectives],
             }
             for trial in pareto_front(trials, objectives)
         ]
     write_whole(study.folder / "optimization_results.yaml", OmegaConf.to_yaml(OmegaConf.create(content)))
     return best
-
-
-def _params(trial: FrozenTrial) -> dict[str, Any]:
-    return plain_params(trial)
 
 
 def write_winner(study: Study, best: FrozenTrial, composer: Composer, retrain: list[str]) -> str:
