@@ -184,15 +184,20 @@ def finish(
             for seed, (errors, accuracy) in enumerate(zip(wrong, accuracies, strict=True))]  # fmt: skip
     every = {"name": name, "trial": number, "params": 1234, "macs": 56789}
     found = {"test_accuracy": summary(accuracies), "test_loss": summary([0.02] * len(wrong))}
-    tested = {**every, "role": "winner", **found, "runs": runs}
-    judged = [{"seed": run["seed"], "validation_loss": 0.03, "validation_accuracy": 0.991} for run in runs]
+    errors = [set(indices) for indices in wrong]
+    tested = {**every, "role": "winner", **found, "runs": runs,
+              "errors_in_every_seed": sorted(set.intersection(*errors)),
+              "errors_in_any_seed": sorted(set.union(*errors))}  # fmt: skip
+    judged = [{"seed": run["seed"], "folder": f"final/runs/validation/w-{run['seed']}", "seconds": 9.0,
+               "validation_loss": 0.03, "validation_accuracy": 0.991} for run in runs]  # fmt: skip
     held_out = {"validation_loss": summary([0.03] * len(wrong)), "validation_accuracy": summary([0.991])}
     candidate = {**every, "changed": {"model.width": 4}, "chosen": True, **held_out, "runs": judged}
     comparison = {"winner": name, "against": "era_seed", "role": "baseline", "test": "a paired test",
                   "difference": 0.0016, "low": 0.0006, "high": 0.0026, "p_value": 0.0004,
-                  "verdict": "the winner is better"}  # fmt: skip
+                  "p_value_seeds": None, "verdict": "the winner is better"}  # fmt: skip
     baseline = {**tested, "name": "era_seed", "role": "baseline", "trial": None}
     content = {"study": "s", "choice": "Chosen on validation images.", "confidence": 0.95,
+               "started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:01:00+00:00", "versions": {},
                "candidates": [candidate], "tested": [tested, baseline], "comparisons": [comparison]}  # fmt: skip
     (home / "final.json").write_text(json.dumps(content))
     with (home / "predictions.csv").open("w", newline="") as stream:

@@ -95,6 +95,11 @@ class Progress:
         if self._bar:
             self._bar.update(self._task, advance=1, refresh=True)
 
+    def leave_out(self, count: int) -> None:
+        """So many need not be done, so they don't count for the pace."""
+        if self._bar and (total := self._bar.tasks[self._task].total) is not None:
+            self._bar.update(self._task, total=total - count)
+
     def describe(self, text: str) -> None:
         """What stands beside the bar, such as the best so far."""
         if self._bar:

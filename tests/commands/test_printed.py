@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from conftest import Command, Ended
 from tinysweep.commands import compare, final, report, train
-from tinysweep.final import stages as final_stages
+from tinysweep.final import hold as final_hold
 from tinysweep.report.again import instructions
 from tinysweep.results.view import open_view
 from tinysweep.search.space import as_sweep, read_space
@@ -78,7 +78,7 @@ def test_every_printed_command_runs_as_it_is_printed(
     (place / "sweeps").mkdir()
     (place / "sweeps/mine.yaml").write_text(FILE)
     (place / "my data").symlink_to(mnist_root)
-    monkeypatch.setattr(final_stages, "conduct", lambda plan: print(*plan.heading()))
+    monkeypatch.setattr(final_hold, "hold_final", lambda plan: print(*plan.heading()))
     words = ["sweeps=mine", "data.root='my data'", *TYPED]
     refused = command("sweeps=mine", "name='it\\'s'")
     assert commands_in(refused.err) == [["tinysweep", "-m", "sweeps=mine", "name='it\\'s'"]]

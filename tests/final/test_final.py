@@ -4,14 +4,11 @@ import contextlib
 import dataclasses
 import io
 import json
-import os
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -31,19 +28,14 @@ from tinysweep.commands import final, train
 from tinysweep.data.catalogue import DataShape
 from tinysweep.data.folder import content_digest
 from tinysweep.data.load import Images, load_test
-from tinysweep.errors import AbandonedError, ConfigError, DivergedError
-from tinysweep.final import candidates as final_entrants
+from tinysweep.errors import ConfigError, DivergedError
+from tinysweep.final import candidates as final_candidates
 from tinysweep.final import runs as final_runs
-from tinysweep.final import workers
-from tinysweep.final.candidates import Entrant
-from tinysweep.final.plan import Job, Stage
-from tinysweep.final.results import Candidate
+from tinysweep.final.candidates import Candidate, Job, Stage
+from tinysweep.final.results import Trained
 from tinysweep.final.runs import Run
 from tinysweep.final.settings import FinalConfig, read_words
-from tinysweep.final.workers import Pool, Task
 from tinysweep.network.budget import measure
-from tinysweep.report.final import read_final
-from tinysweep.report.sections import dropped
 from tinysweep.results.verdict import compare, summarise
 from tinysweep.run import run as run_module
 from tinysweep.run.record import RunFolder
@@ -136,7 +128,7 @@ def composed(made: Path) -> Callable[..., Config]:
 def study(made: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the made study, in a place where the baseline has a recipe for its images."""
     shutil.copytree(made / STUDY, place / STUDY)
-    monkeypatch.setattr(final_entrants, "compose", composed(made))
+    monkeypatch.setattr(final_candidates, "compose", composed(made))
     monkeypatch.setattr(final_runs, "usable_cores", lambda: 1)
     return Path(STUDY)
 
@@ -157,7 +149,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(f"{folder.parent.name}/{folder.name}")
         return real(config, folder, *others)
 
-    monkeypatch.setattr("tinysweep.final.workers.run", noted)
+    monkeypatch.setattr("tinysweep.final.runs.run", noted)
     return names
 
 
@@ -195,7 +187,7 @@ def held(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Held:
     folder, out = tmp_path_factory.mktemp("held"), io.StringIO()
     shutil.copytree(made / STUDY, folder / STUDY)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
-        patch.setattr(final_entrants, "compose", composed(made))
+        patch.setattr(final_candidates, "compose", composed(made))
         patch.setattr(final_runs, "usable_cores", lambda: 1)
         called(patch, folder, final.main, STUDY, "jobs=1", "top=2", "seeds=2")
     return Held(out.getvalue(), folder / STUDY, content(folder / STUDY))
@@ -570,19 +562,19 @@ def test_a_model_whose_predictions_are_gone_is_trained_again(hold: Final, study:
 def test_ctrl_c_loses_nothing_that_had_finished(
     hold: Final, study: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counted = vars(workers)["run"]
+    counted = vars(final_runs)["run"]
 
     def interrupted(*arguments: Any) -> Any:
         if len(trained) == 3:
             raise KeyboardInterrupt
         return counted(*arguments)
 
-    monkeypatch.setattr("tinysweep.final.workers.run", interrupted)
+    monkeypatch.setattr("tinysweep.final.runs.run", interrupted)
     ended = hold("top=2", "seeds=2", "baseline=null")
     assert (ended.status, ended.err) == (130, "interrupted\n")
     assert ended.out.splitlines()[-1] == "stopped; 3 of 8 runs are done; the same command goes on from here"
     assert not (study / "final/final.json").exists()
-    monkeypatch.setattr("tinysweep.final.workers.run", counted)
+    monkeypatch.setattr("tinysweep.final.runs.run", counted)
     assert hold("top=2", "seeds=2", "baseline=null").status == 0
     assert len(trained) == 8
     assert len(set(trained)) == 8
@@ -591,7 +583,7 @@ def test_ctrl_c_loses_nothing_that_had_finished(
 def test_a_run_that_fails_is_named_and_there_is_no_verdict(
     hold: Final, study: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counted = vars(workers)["run"]
+    counted = vars(final_runs)["run"]
     worst = read_trials(study / "trials.csv").sort_values("validation_loss").number.iloc[1]
 
     def diverges(config: Config, *others: Any) -> Any:
@@ -599,7 +591,7 @@ def test_a_run_that_fails_is_named_and_there_is_no_verdict(
             raise OSError(28, "No space left on device")
         return counted(config, *others)
 
-    monkeypatch.setattr("tinysweep.final.workers.run", diverges)
+    monkeypatch.setattr("tinysweep.final.runs.run", diverges)
     ended = hold("top=2", "seeds=2", "baseline=null")
     assert ended.status == 1
     assert ended.err.startswith(
@@ -637,9 +629,6 @@ def test_who_diverges_drops_out_and_the_verdict_is_given_without_it(
     assert [one["role"] for one in found["tested"]] == ["winner", "runner-up", "baseline"]
     assert f"dropped out  trial {first}" in ended.out
     assert f"what failed by its own configuration: trial {first} with seed 1: {reason}." in found["choice"]
-    final = read_final(study)
-    assert final
-    assert dropped(final).rows == [[f"trial {first}", "validation", "1", reason]]
 
     trained.clear()
     assert hold(*words).status == 0
@@ -679,7 +668,7 @@ def test_an_unforeseen_error_is_a_reason_too(hold: Final, monkeypatch: pytest.Mo
     def fails(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("tinysweep.final.workers.run", fails)
+    monkeypatch.setattr("tinysweep.final.runs.run", fails)
     ended = hold("top=1", "seeds=2", "baseline=null")
     assert ended.status == 1
     assert "2 of 2 runs failed: trial" in ended.err
@@ -832,9 +821,9 @@ def test_words_are_parted_by_their_dots() -> None:
 # ---- the choice
 
 
-def candidate(name: str, *losses: float, accuracy: float = 0.5) -> Candidate:
+def candidate(name: str, *losses: float, accuracy: float = 0.5) -> Trained:
     config = Config(model=ModelConfig(width=2, depth=[1]))
-    entrant = Entrant(name, config, measure(config.model, SHAPE))
+    model = Candidate(name, config, measure(config.model, SHAPE))
     runs = [
         Run(
             Job(Stage.validation, name, seed, config, Path(name)),
@@ -843,7 +832,7 @@ def candidate(name: str, *losses: float, accuracy: float = 0.5) -> Candidate:
         )
         for seed, loss in enumerate(losses)
     ]
-    return Candidate("candidate", entrant, runs)
+    return Trained("candidate", model, runs)
 
 
 def test_the_best_mean_wins_and_not_the_luckiest_run() -> None:
@@ -855,7 +844,7 @@ def test_more_accuracy_is_better_and_less_loss_breaks_ties() -> None:
     one, other = candidate("one", 0.2, accuracy=0.9), candidate("other", 0.1, accuracy=0.8)
     third = candidate("third", 0.1, accuracy=0.9)
     ordered = sorted([other, one, third], key=lambda each: each.rank("validation_accuracy"))
-    assert [each.entrant.name for each in ordered] == ["third", "one", "other"]
+    assert [each.candidate.name for each in ordered] == ["third", "one", "other"]
 
 
 # ---- retraining
@@ -902,59 +891,3 @@ def test_the_real_command_with_two_workers_on_mnist(command: Command, place: Pat
     again = command(STUDY, "top=1", "seeds=1", "jobs=1", "trainer.epochs=2", main=final.main)
     assert content(Path(STUDY)) == found
     assert "2 runs are there already" in again.out
-
-
-def task(made: Path, folder: Path, epochs: int) -> Task:
-    config = baseline_config(made / "images")
-    return Task(dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, epochs=epochs)), folder)
-
-
-def wait_for(path: Path, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < until, f"no {path}"
-        time.sleep(0.02)
-
-
-def test_a_killed_worker_fails_its_run_alone_and_an_interrupted_one_closes_its_record(
-    made: Path, tmp_path: Path
-) -> None:
-    ended: dict[int, str | None] = {}
-    lasting = [100_000, 100_000, 1]  # epochs
-
-    def interrupted() -> None:
-        with Pool(2) as pool:
-
-            def kill() -> None:
-                wait_for(tmp_path / "0/record.json")
-                worker = next(worker for worker, position in pool.busy.values() if position == 0)
-                os.kill(worker.process.pid or 0, signal.SIGKILL)
-
-            def finished(position: int, reason: str | None) -> None:
-                ended[position] = reason
-                if position == 2:
-                    wait_for(tmp_path / "1/record.json")
-                    raise KeyboardInterrupt
-
-            threading.Thread(target=kill).start()
-            pool.run([task(made, tmp_path / str(n), epochs) for n, epochs in enumerate(lasting)], finished)
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert ended == {0: "its worker died (killed by SIGKILL, perhaps for want of memory)", 2: None}
-    states = [record_in(tmp_path / str(number))["state"] for number in range(3)]
-    assert states == ["running", "interrupted", "complete"]
-
-
-def test_a_worker_stops_when_its_command_is_gone(
-    monkeypatch: pytest.MonkeyPatch, made: Path, tmp_path: Path
-) -> None:
-    class Gone:
-        pid = -1
-
-    monkeypatch.setattr("multiprocessing.parent_process", Gone)
-    assert workers.train(task(made, tmp_path / "0", 3)) is None
-    record = record_in(tmp_path / "0")
-    assert (record["state"], record["epochs"]) == ("interrupted", 1)
-    with pytest.raises(AbandonedError):
-        workers._require_parent(None)  # type: ignore[arg-type]

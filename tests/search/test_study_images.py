@@ -15,7 +15,7 @@ from test_final import swept
 from conftest import Command, Ended, made_images
 from tinysweep.data.folder import content_digest
 from tinysweep.errors import DataError
-from tinysweep.final.plan import Plan
+from tinysweep.final.candidates import Plan
 from tinysweep.final.settings import FinalConfig
 from tinysweep.search.table import read_trials
 from tinysweep.settings.schema import DataConfig, DataName

@@ -34,14 +34,14 @@ def hold(options: argparse.Namespace) -> None:
     settings, overrides = read_words(options.settings)
     from filelock import FileLock, Timeout  # noqa: PLC0415 torch and Optuna are imported for good arguments alone
 
-    from tinysweep.final.plan import Plan  # noqa: PLC0415
-    from tinysweep.final.stages import conduct  # noqa: PLC0415
+    from tinysweep.final.candidates import Plan  # noqa: PLC0415
+    from tinysweep.final.hold import hold_final  # noqa: PLC0415
 
     plan = Plan(options.study, settings, overrides)
     try:
         plan.folder.mkdir(exist_ok=True)
         with FileLock(plan.folder / ".lock").acquire(blocking=False), outlasting_readers():
-            conduct(plan)
+            hold_final(plan)
     except Timeout:
         raise StudyError(
             f"another tinysweep-final is at work in {plan.folder}; let it finish, or stop it, and try again"

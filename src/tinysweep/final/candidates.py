@@ -1,26 +1,36 @@
-"""Who takes part in a final: the best trials of a study, each with its whole recipe, and the baseline."""
+"""Who takes part in a final, the best trials of a study, each with its whole recipe, and the baseline; and the
+plan of their runs, checked before anything is trained."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from tinysweep.data.load import describe, with_absolute_root
+from tinysweep.data.load import check, describe, with_absolute_root
 from tinysweep.errors import ConfigError, DataError, StudyError, TinysweepError
+from tinysweep.final.settings import FinalConfig, seeds_in_words
+from tinysweep.metrics import METRICS
 from tinysweep.network import budget
 from tinysweep.network.budget import Cost
-from tinysweep.results.view import StudyView
+from tinysweep.results.view import StudyView, open_view
 from tinysweep.search.compose_trial import apply_overrides, digest, identity
 from tinysweep.search.space import plain_params
 from tinysweep.settings.compose import compose
-from tinysweep.settings.schema import Config, DataConfig
+from tinysweep.settings.schema import Config, DataConfig, DataName
+from tinysweep.training.device import hardware, usable_cores
+
+RUN_BYTES = 2**20  # what a run leaves, its model aside, rounded up
+WEIGHT_BYTES = 4
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """One who takes part: a trial or the baseline. `recipe` trains on all training images; `held_out` is its data
-    with the study's validation images held out; `changed` are the searched parameters."""
+class Candidate:
+    """A trial, or the baseline. `recipe` trains on all training images; `held_out` is its data with the study's
+    validation images held out; `changed` are the searched parameters."""
 
     name: str
     recipe: Config
@@ -30,34 +40,172 @@ class Entrant:
     changed: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def slug(self) -> str:
-        """The name as a part of a folder's name."""
-        return self.name.replace(" ", "-").replace("/", "-")
+    def images(self) -> tuple[object, ...]:
+        """What decides which images it is judged by."""
+        data, held_out = self.recipe.data, self.held_out or self.recipe.data
+        content = (data.digest or data.root) if data.name == DataName.image_folder else data.name
+        return content, data.test_fraction, held_out.validation, held_out.split_seed
 
 
-def best(view: StudyView, wanted: int, excluded: Sequence[int], retrain: Sequence[str]) -> list[Entrant]:
+class Stage(StrEnum):
+    """What a run is for: to judge a candidate by validation images, or to test a final model."""
+
+    validation = "validation"
+    test = "test"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that the final needs, and the folder where it is to lie."""
+
+    stage: Stage
+    name: str
+    seed: int
+    config: Config
+    folder: Path
+
+
+class Plan:
+    """One call of the command; `notes` say what of that which was asked for is done otherwise."""
+
+    def __init__(self, study_folder: Path, settings: FinalConfig, overrides: list[str]) -> None:
+        """
+        Raises:
+            TinysweepError: a wrong setting or override; no such study or baseline; no trial that can take part; a
+                recipe over budget; data or a record that is missing or damaged; no room for the runs.
+        """
+        self.settings = settings
+        self.view = open_view(study_folder, settings.storage, settings.study)
+        self.folder = study_folder / "final"
+        self.notes: list[str] = []
+        if self.view.retrain is None:
+            self.notes.append(
+                "the study doesn't say what its best are retrained with, which its sweep, run once more, notes; "
+                f"they are trained as they were searched{', with ' if overrides else ''}{' '.join(overrides)}"
+            )
+        words = [*(self.view.retrain or []), *overrides]
+        self.retrain = list({word.partition("=")[0]: word for word in words}.values())  # of two, the last counts
+        aim = self.view.objectives[0]
+        self.judge = aim if METRICS[aim].each_epoch else "validation_loss"
+        self.selection_seeds = settings.selection_seeds or settings.seeds
+        self.workers = settings.jobs or usable_cores()
+        self.candidates = best_trials(self.view, settings.top, settings.exclude, self.retrain)
+        self.baseline = find_baseline(settings.baseline, self.candidates[0]) if settings.baseline else None
+        self._note_what_differs()
+        self._require_same_images()
+        check(
+            [data for each in self.candidates for data in (each.held_out or each.recipe.data, each.recipe.data)],
+            images=False,
+        )
+        hardware(self.candidates[0].recipe.trainer)
+        self._require_room()
+
+    @property
+    def selects(self) -> bool:
+        """Whether there is a choice to make."""
+        return len(self.candidates) > 1
+
+    @property
+    def total(self) -> int:
+        """How many runs the final has."""
+        return len(self.selection_jobs()) + len(self.test_jobs(self.roles(self.candidates)))
+
+    def selection_jobs(self) -> list[Job]:
+        """Every candidate on every seed, with the validation images held out and the test set left alone."""
+        return self._jobs(Stage.validation, self.candidates, self.selection_seeds) if self.selects else []
+
+    def roles(self, ordered: Sequence[Candidate]) -> dict[str, Candidate]:
+        """Who is tested, by role, given the candidates in their order, best first."""
+        roles = {"winner": ordered[0]}
+        if self.settings.runner_up and len(ordered) > 1:
+            roles["runner-up"] = ordered[1]
+        if self.baseline:
+            roles["baseline"] = self.baseline
+        return roles
+
+    def test_jobs(self, roles: dict[str, Candidate]) -> list[Job]:
+        """Each of these on every seed and on all training images, tested once."""
+        return self._jobs(Stage.test, roles.values(), self.settings.seeds)
+
+    def _jobs(self, stage: Stage, candidates: Iterable[Candidate], seeds: int) -> list[Job]:
+        return [self._job(stage, candidate, seed) for candidate in candidates for seed in range(seeds)]
+
+    def _job(self, stage: Stage, candidate: Candidate, seed: int) -> Job:
+        recipe, tested = candidate.recipe, stage == Stage.test
+        slug = candidate.name.replace(" ", "-").replace("/", "-")
+        trainer = replace(recipe.trainer, seed=seed, test=tested)
+        data = recipe.data if tested or candidate.held_out is None else candidate.held_out
+        config = replace(recipe, name=slug, data=data, trainer=trainer)
+        return Job(stage, candidate.name, seed, config, self.folder / "runs" / stage / f"{slug}-seed-{seed}")
+
+    def heading(self) -> list[str]:
+        """What is about to be done."""
+        roles = self.roles(self.candidates)
+        names = [each.name if role == "baseline" else f"the {role}" for role, each in roles.items()]
+        tested = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+        trials = f"the best {len(self.candidates)} of {len(self.view.completed)} completed trials"
+        chosen = f"{trials} on {seeds_in_words(self.selection_seeds)}, then " if self.selects else ""
+        seeds = seeds_in_words(self.settings.seeds)
+        return [f"final of the study {self.view.name}: {chosen}{tested} on {seeds} and the test set", *self.notes]
+
+    def _note_what_differs(self) -> None:
+        found, top, first = len(self.candidates), self.settings.top, self.candidates[0]
+        data = first.recipe.data
+        if found < top:
+            self.notes.append(f"top={top}, but the study has {found} completed trials of different recipes")
+        if not self.selects:
+            self.notes.append(
+                f"nothing to choose from: {first.name} goes to the test as the best single run of the search"
+            )
+        if self.settings.baseline and not self.baseline:
+            self.notes.append(f"baseline={self.settings.baseline} is left out: it isn't a recipe for {data.name}")
+        if data.name == DataName.image_folder and data.digest is None:
+            self.notes.append(
+                f"the study is of an earlier version, which didn't note what {data.root} held; it is taken as "
+                "it is now"
+            )
+
+    def _require_same_images(self) -> None:
+        """Refuse candidates whose figures are of different images, as in a study that searches its data."""
+        first = self.candidates[0]
+        if others := [each for each in self.candidates if each.images != first.images]:
+            raise StudyError(
+                f"{first.name} and {others[0].name} have different data or validation images, so their figures "
+                "can't be compared; leave trials out by exclude=[NUMBER]"
+            )
+
+    def _require_room(self) -> None:
+        largest = max(each.cost.params for each in self.roles(self.candidates).values())
+        needed = self.total * (RUN_BYTES + WEIGHT_BYTES * largest)
+        free = shutil.disk_usage(self.view.folder).free
+        if free < needed:
+            raise StudyError(
+                f"{self.view.folder} has {free // 2**20:,} MiB free, but {self.total} runs may need "
+                f"{needed // 2**20:,} MiB; make room, or ask for fewer seeds"
+            )
+
+
+def best_trials(view: StudyView, wanted: int, excluded: Sequence[int], retrain: Sequence[str]) -> list[Candidate]:
     """The best completed trials whose recipes differ, at most as many as are wanted.
 
     Raises:
-        ConfigError: a trial to exclude isn't there, or `retrain` can't be applied.
-        StudyError: no completed trial is left.
-        BudgetError: a recipe costs more than its budget allows.
-        DataError: the record of a trial is missing or damaged.
+        TinysweepError: a trial to exclude isn't there; `retrain` can't be applied; no completed trial is left; a
+            recipe is over budget; a trial's record is missing or damaged.
     """
     known = {trial.number for trial in view.trials}
     if strangers := [number for number in excluded if number not in known]:
         raise ConfigError(f"exclude names trial {strangers[0]}, which the study {view.name} doesn't have")
-    found: dict[str, Entrant] = {}
+    found: dict[str, Candidate] = {}
     for trial in view.completed:
         if trial.number in excluded:
             continue
         try:
-            entrant = _entrant(view, trial, retrain)
+            candidate = _candidate(view, trial, retrain)
         except TinysweepError as error:
             numbers = ",".join(map(str, [*excluded, trial.number]))
             advice = "" if isinstance(error, ConfigError) else f"; exclude=[{numbers}] leaves it out"
             raise type(error)(f"trial {trial.number}: {error}{advice}") from error
-        found.setdefault(digest(identity(entrant.recipe)), entrant)
+        found.setdefault(digest(identity(candidate.recipe)), candidate)
         if len(found) == wanted:
             break
     if not found:
@@ -66,7 +214,7 @@ def best(view: StudyView, wanted: int, excluded: Sequence[int], retrain: Sequenc
     return list(found.values())
 
 
-def _entrant(view: StudyView, trial: FrozenTrial, retrain: Sequence[str]) -> Entrant:
+def _candidate(view: StudyView, trial: FrozenTrial, retrain: Sequence[str]) -> Candidate:
     own = view.config(trial.number)
     recipe = apply_overrides(own, retrain, view.record(trial.number)["overrides"])
     held_out = with_absolute_root(
@@ -75,10 +223,10 @@ def _entrant(view: StudyView, trial: FrozenTrial, retrain: Sequence[str]) -> Ent
     trainer = replace(recipe.trainer, seed=0, threads=0, test=True)
     changed = plain_params(trial)
     recipe = replace(recipe, data=replace(held_out, validation=0.0), trainer=trainer, trial=None)
-    return Entrant(f"trial {trial.number}", *_gated(recipe), trial.number, held_out, changed)
+    return Candidate(f"trial {trial.number}", *_within_budget(recipe), trial.number, held_out, changed)
 
 
-def baseline(name: str, rival: Entrant) -> Entrant | None:
+def find_baseline(name: str, rival: Candidate) -> Candidate | None:
     """The experiment of this name as it stands, but on the images that its rival has; None if it is a recipe for
     another data set.
 
@@ -93,10 +241,10 @@ def baseline(name: str, rival: Entrant) -> Entrant | None:
     if config.data.name != data.name:
         return None
     trainer = replace(config.trainer, seed=0, threads=0, test=True, device=rival.recipe.trainer.device)
-    return Entrant(name, *_gated(replace(config, data=data, trainer=trainer)))
+    return Candidate(name, *_within_budget(replace(config, data=data, trainer=trainer)))
 
 
-def _gated(config: Config) -> tuple[Config, Cost]:
+def _within_budget(config: Config) -> tuple[Config, Cost]:
     """A configuration with a number for its width, and its cost, which is within the budget."""
     try:
         shape = describe(config.data)

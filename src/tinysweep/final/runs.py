@@ -1,22 +1,34 @@
 """The runs of a final: those that are there are found, the others trained; nothing that has finished is lost."""
 
-import dataclasses
 import json
+import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any
 
-from tinysweep.errors import StudyError, is_from_outside
-from tinysweep.final.plan import Job, Stage
-from tinysweep.final.workers import Pool, Task
+from joblib import Parallel, delayed
+
+from tinysweep.console import Progress
+from tinysweep.errors import AbandonedError, StudyError, TinysweepError, is_from_outside
+from tinysweep.files import write_whole
+from tinysweep.final.candidates import Job, Stage
+from tinysweep.metrics import METRICS, TEST_METRICS
 from tinysweep.run.record import RunFolder, State
+from tinysweep.run.run import run
 from tinysweep.search.compose_trial import identity
 from tinysweep.search.launch import read_record
-from tinysweep.settings.schema import DataName
+from tinysweep.settings.schema import Config, DataName
 from tinysweep.training.device import usable_cores
+from tinysweep.training.loop import Epoch
+
+DIED = "its worker died, killed or out of memory"
 
 
 @dataclass(frozen=True)
@@ -33,145 +45,248 @@ class Run:
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that failed by its own configuration, such as one that diverged, and would fail again."""
+    """A run that failed."""
 
-    job: Job
+    name: str
+    stage: Stage
+    seed: int
     reason: str
 
+    @classmethod
+    def of(cls, job: Job, reason: str) -> "Failure":
+        return cls(job.name, job.stage, job.seed, reason)
+
     def __str__(self) -> str:
-        where = " on all training images" if self.job.stage == Stage.test else ""
-        return f"{self.job.name} with seed {self.job.seed}{where}: {self.reason}"
+        where = " on all training images" if self.stage == Stage.test else ""
+        return f"{self.name} with seed {self.seed}{where}: {self.reason}"
 
 
-class Screen(Protocol):
-    """Who is told of what happens to runs."""
+class RunProgress(Progress):
+    """A line for each run."""
 
-    def begin(self, there: int) -> None:
-        """Some runs need not be trained."""
+    def __init__(self, total: int) -> None:
+        super().__init__(total, "runs")
+        self.done, self.total = 0, total
 
-    def finished(self, run: Run) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if kind is KeyboardInterrupt:
+            self.print(f"stopped; {self.done} of {self.total} runs are done; the same command goes on from here")
 
-    def failed(self, job: Job, reason: str) -> None: ...
+    def found(self, count: int) -> None:
+        """So many runs need not be trained: they count as done, but not for the pace."""
+        if count:
+            self.done += count
+            self.leave_out(count)
+            self.print(f"{count} run{'s are' if count > 1 else ' is'} there already")
+
+    def finished(self, trained: Run) -> None:
+        self.done += 1
+        job, known = trained.job, METRICS | TEST_METRICS
+        loss, accuracy = (
+            known[name].shown(trained.metric(name)) for name in (f"{job.stage}_loss", f"{job.stage}_accuracy")
+        )
+        self._line(job, f"loss {loss}  {accuracy:>7}  {trained.record['train_seconds']:6.1f} s")
+
+    def failed(self, failure: Failure) -> None:
+        self._line(failure, f"failed: {failure.reason}")
+
+    def _line(self, of: Job | Failure, said: str) -> None:
+        self.print(f"{of.stage:<10}  {of.name:<10}  seed {of.seed:<2}  {said}")
+        self.advance()
 
 
-def complete(jobs: Sequence[Job], pool: Pool, screen: Screen) -> tuple[dict[str, list[Run]], dict[str, Failure]]:
+def complete(
+    jobs: Sequence[Job], workers: int, progress: RunProgress
+) -> tuple[dict[str, list[Run]], dict[str, Failure]]:
     """The runs of all jobs, by name, in the order of the jobs; those that aren't there are trained. A name of
-    which a run fails by its own configuration has none, but its first failure.
+    which a run fails by its own configuration, such as one that diverges, and would fail again, has none, but its
+    first failure.
 
     Raises:
         StudyError: some failed for another reason; all that finished are kept.
         KeyboardInterrupt: passed on, once what was being trained is stopped.
     """
-    found: list[Run | Failure | None] = [find(job) or find_failure(job) for job in jobs]
-    todo = [position for position, run in enumerate(found) if run is None]
-    screen.begin(sum(isinstance(run, Run) for run in found))
-    for failure in found:
-        if isinstance(failure, Failure):
-            screen.failed(failure.job, failure.reason)
-    for position in todo:
-        clear(jobs[position])
-    threads = max(1, usable_cores() // max(1, min(pool.size, len(todo))))
-    tasks = [_task(jobs[position], threads) for position in todo]
-    failures: list[str] = []
+    outcomes = {job.folder: look_up(job) for job in jobs}
+    todo = [job for job in jobs if outcomes[job.folder] is None]
+    progress.found(sum(isinstance(outcome, Run) for outcome in outcomes.values()))
+    for outcome in outcomes.values():
+        if isinstance(outcome, Failure):
+            progress.failed(outcome)
+    lost: list[Failure] = []
 
-    def finished(done: int, reason: str | None) -> None:
-        position = todo[done]
-        job = jobs[position]
-        found[position] = outcome = find(job) or find_failure(job)
+    def ended(job: Job, reason: str | None) -> None:
+        outcomes[job.folder] = outcome = look_up(job)
         if isinstance(outcome, Run):
-            screen.finished(outcome)
+            progress.finished(outcome)
             return
-        reason = reason or "it left no finished record"
+        failure = Failure.of(job, reason or "it left no finished record")
+        progress.failed(failure)
         if outcome is None:
-            failures.append(f"{job.name} with seed {job.seed}: {reason}")
-        screen.failed(job, reason)
+            lost.append(failure)
 
-    pool.run(tasks, finished)
-    if failures:
-        raise StudyError(_no_verdict(failures, len(jobs)))
+    train_all(todo, workers, ended, progress.print)
+    if lost:
+        more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+        first = f"{lost[0].name} with seed {lost[0].seed}: {lost[0].reason}"
+        raise StudyError(
+            f"no verdict, because {len(lost)} of {len(jobs)} runs failed: {first}{more}; what has finished is "
+            "kept: run the same command again, or leave a trial out by exclude=[NUMBER]"
+        )
+    failures: dict[str, Failure] = {}
     runs: dict[str, list[Run]] = {}
-    dropped: dict[str, Failure] = {}
-    for run in found:
-        if isinstance(run, Failure):
-            dropped.setdefault(run.job.name, run)
-        elif run is not None:
-            runs.setdefault(run.job.name, []).append(run)
-    return {name: those for name, those in runs.items() if name not in dropped}, dropped
+    for outcome in outcomes.values():
+        if isinstance(outcome, Failure):
+            failures.setdefault(outcome.name, outcome)
+        elif outcome:
+            runs.setdefault(outcome.job.name, []).append(outcome)
+    return {name: those for name, those in runs.items() if name not in failures}, failures
 
 
-def find(job: Job) -> Run | None:
-    """The run of a job, if it has finished: with the very configuration, and if it was tested, with
-    predictions."""
-    for folder in _folders(job.folder):
-        record = _finished(folder)
+# ---- what lies in the folders
+
+
+def look_up(job: Job) -> Run | Failure | None:
+    """What became of a job: its finished run, with the very configuration, and if it was tested, with predictions;
+    or that such a run has failed by its configuration."""
+    failure = None
+    for folder in _folders(job):
+        record = read_record(folder.path)
         if record is None or not _is_of(record, job):
             continue
-        if job.stage == Stage.validation or folder.predictions.exists():
+        tested = job.stage == Stage.validation or folder.predictions.exists()
+        if record["state"] == State.complete and tested:
             return Run(job, folder, record)
-    return None
-
-
-def find_failure(job: Job) -> Failure | None:
-    """That a run with the very configuration of a job has failed by it."""
-    for folder in _folders(job.folder):
-        record = read_record(folder.path)
-        if record is None or record["state"] != State.failed or not _is_of(record, job):
-            continue
-        if not is_from_outside(record.get("error"), record["reason"] or ""):
-            return Failure(job, record["reason"])
-    return None
-
-
-def clear(job: Job) -> None:
-    """Remove what runs of a job have left that didn't finish; those that did, with other settings, stay."""
-    for folder in list(_folders(job.folder)):
-        if _finished(folder) is None:
-            shutil.rmtree(folder.path)
+        if record["state"] == State.failed and not is_from_outside(record.get("error"), record["reason"] or ""):
+            failure = Failure.of(job, record["reason"])
+    return failure
 
 
 def tested_otherwise(runs: Sequence[Run]) -> int:
     """How many models beside these, which lie in one folder, have been tested there: by finals with other
     settings."""
     used = {run.folder.path for run in runs}
-    return sum(
-        path not in used and _finished(RunFolder(path)) is not None for path in runs[0].job.folder.parent.iterdir()
-    )
+    return sum(path not in used and _is_complete(path) for path in runs[0].job.folder.parent.iterdir())
 
 
-def _folders(wanted: Path) -> Iterator[RunFolder]:
-    """The folders in which runs that wanted this one lie: it, and those that `RunFolder.claim` made when it was
+def _folders(job: Job) -> Iterator[RunFolder]:
+    """The folders in which runs of a job may lie: its own, and those that `RunFolder.claim` made when that was
     taken."""
+    wanted = job.folder
     for path in sorted(wanted.parent.glob(f"{wanted.name}*")):
         if re.fullmatch(r"(-\d+)?", path.name.removeprefix(wanted.name)):
             yield RunFolder(path)
 
 
-def _finished(folder: RunFolder) -> dict[str, Any] | None:
-    record = read_record(folder.path)
-    return record if record is not None and record["state"] == State.complete else None
+def _is_complete(folder: Path) -> bool:
+    record = read_record(folder)
+    return record is not None and record["state"] == State.complete
 
 
 def _is_of(record: dict[str, Any], job: Job) -> bool:
-    held = record["config"]
-    data = job.config.data
-    wanted = json.loads(json.dumps(dataclasses.asdict(job.config)))
-    if identity(held) != identity(wanted):
+    held, data = record["config"], job.config.data
+    if identity(held) != identity(json.loads(json.dumps(asdict(job.config)))):
         return False
     # Of images without a digest, as those of earlier versions are, their place is all that is known.
     known = data.name != DataName.image_folder or data.digest is not None
     return known or Path(held["data"]["root"]).absolute() == Path(data.root).absolute()
 
 
-def _task(job: Job, threads: int) -> Task:
-    return Task(
-        dataclasses.replace(job.config, trainer=dataclasses.replace(job.config.trainer, threads=threads)),
-        job.folder,
-    )
+def _clear(job: Job) -> None:
+    """Remove what runs of a job have left that didn't finish; those that did, with other settings, stay."""
+    for folder in list(_folders(job)):
+        if not _is_complete(folder.path):
+            shutil.rmtree(folder.path)
 
 
-def _no_verdict(failures: list[str], wanted: int) -> str:
-    more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-    return (
-        f"no verdict, because {len(failures)} of {wanted} runs failed: {failures[0]}{more}; what has finished is "
-        "kept: run the same command again, or leave a trial out by exclude=[NUMBER]"
+def _close(job: Job) -> None:
+    """Say in the record of a run whose worker was ended that it was interrupted."""
+    for folder in _folders(job):
+        record = read_record(folder.path)
+        if record and record["state"] == State.running:
+            reason = f"interrupted after epoch {record['epochs']} of {job.config.trainer.epochs}"
+            closed = {"state": State.interrupted, "reason": reason, "finished": datetime.now(UTC).isoformat()}
+            write_whole(folder.record, json.dumps(record | closed, indent=2) + "\n")
+
+
+# ---- training
+
+
+def train_all(
+    jobs: Sequence[Job], workers: int, ended: Callable[[Job, str | None], None], say: Callable[[str], None]
+) -> None:
+    """Train jobs side by side; `ended` is called with each as soon as it is done, and with the reason if it
+    failed. With one worker they are trained in this process.
+
+    A worker that is killed, as for want of memory, takes the others with it, because joblib ends them all. What
+    none had begun is then trained as before, and the rest one at a time; what brings down its worker when alone
+    has failed.
+    """
+    threads = max(1, usable_cores() // max(1, min(workers, len(jobs))))
+    groups = [list(jobs)]
+    while groups:
+        left = {job.folder: job for job in groups.pop(0)}
+        alone = len(left) == 1
+        try:
+            _train_group(left, workers, threads, ended)
+        except BrokenExecutor:
+            for job in [job for job in left.values() if alone or look_up(job)]:
+                ended(left.pop(job.folder), DIED)
+            if not left:
+                continue
+            say("a worker died, killed or out of memory; the runs that this ended begin anew, one at a time")
+            begun = [job for job in left.values() if any(_folders(job))]
+            fresh = [job for job in left.values() if job not in begun]
+            together = [fresh] if begun and fresh else [[job] for job in fresh]
+            groups = [*together, *([job] for job in begun), *groups]
+        except KeyboardInterrupt:
+            for job in left.values():
+                _close(job)
+            raise
+
+
+def _train_group(
+    left: dict[Path, Job], workers: int, threads: int, ended: Callable[[Job, str | None], None]
+) -> None:
+    """Train the jobs that are left, by their folders; those that have ended are left no more, however this ends,
+    and no worker is at work then."""
+    for job in left.values():
+        _clear(job)
+    parallel = Parallel(
+        n_jobs=min(
+            workers, max(2, len(left))
+        ),  # one alone isn't trained in this process, which it might bring down
+        backend="loky",
+        batch_size=1,
+        return_as="generator_unordered",
+        initializer=signal.signal,  # a terminal sends Ctrl-C to all, but it is this process that ends the workers
+        initargs=(signal.SIGINT, signal.SIG_IGN),
     )
+    done = parallel([delayed(train)(job.config, job.folder, threads, os.getpid()) for job in left.values()])
+    try:
+        for folder, reason in done:
+            ended(left.pop(folder), reason)
+    except BaseException as error:
+        done.throw(error)  # by which joblib ends the workers; the error goes on
+
+
+def train(config: Config, folder: Path, threads: int, parent: int) -> tuple[Path, str | None]:
+    """Train quietly; the folder, and the reason if it failed, which its record tells too. `parent` is the process
+    that asked for it."""
+
+    def require_parent(_epoch: Epoch | None = None) -> None:
+        # A run whose command was killed must not go on writing where another may begin.
+        if parent not in (os.getpid(), os.getppid()):
+            raise AbandonedError("the command that had started this run is gone")
+
+    try:
+        require_parent()
+        trainer = replace(config.trainer, threads=threads)
+        run(replace(config, trainer=trainer), folder, [], require_parent)
+    except TinysweepError as error:
+        return folder, str(error)
+    except Exception as error:  # whatever stops one run, the others go on
+        return folder, f"{type(error).__name__}: {error}"
+    return folder, None
