@@ -68,7 +68,7 @@ class Straightforward:
     def __init__(self, config: Config, shape: DataShape, pictures: Pictures, workers: int, images: int) -> None:
         self.threads = hardware(config.trainer)
         torch.manual_seed(config.trainer.seed)
-        self.network = build_model(config.model, shape).train()
+        self.network = build_model(config.model, shape, config.dropout).train()
         self.optimizer = torch.optim.SGD(self.network.parameters(), config.optimizer.lr, config.optimizer.momentum)
         step = config.scheduler
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, step.step_epochs, step.gamma)

@@ -45,7 +45,8 @@ def epoch_seconds(config: Config, epochs: int) -> float:
 def computing_seconds(config: Config, shape: DataShape) -> float:
     """Seconds that the GPU computes in a step: those of graphs launched one after the other."""
     machine, batch = hardware(config.trainer), config.trainer.batch_size
-    model = build_model(config.model, shape).to(machine.device).to(memory_format=torch.channels_last)
+    model = build_model(config.model, shape, config.dropout).to(machine.device)
+    model = model.to(memory_format=torch.channels_last)
     step = RecordedStep(Step(model.train(), Optimizer(config.optimizer, model), None, machine, 0.0))
     pixels = torch.randn(batch, shape.channels, shape.size, shape.size, device=machine.device)
     labels = torch.randint(shape.classes, (batch,), device=machine.device)

@@ -19,7 +19,7 @@ COMMANDS = [
     for line in block.splitlines()
     if re.match(r"(\$ )?(\.venv/bin/)?tinysweep(-inspect)?( |$)", line)
 ]
-REFUSED = [f"tinysweep {wrong}" for wrong in ("model.widht=12", "model.dropout=1.5")]
+REFUSED = [f"tinysweep {wrong}" for wrong in ("model.widht=12", "dropout.rate=1.5")]
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", README))

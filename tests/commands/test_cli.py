@@ -115,7 +115,7 @@ WRONG = [
     (["-m", *TWO, "hydra.launcher=basic"], ["hydra.launcher=basic", "hydra/launcher=basic"]),
     (["-m", *TWO, "hydra.sweeper=budget"], ["hydra.sweeper=budget", "hydra/sweeper=budget"]),
     # not of the type
-    (["model.dropout=x"], ["model.dropout=x must be a number", "probability of dropping"]),
+    (["dropout.rate=x"], ["dropout.rate=x must be a number", "probability of dropping"]),
     (["model.family=pain"], ["model.family=pain must be one of plain, residual, separable"]),
     (["model.depth=3"], ["model.depth=3 must be a list such as [1,2,1]"]),
     (
@@ -139,7 +139,7 @@ WRONG = [
     (["model.width"], ["'model.width'", "KEY=VALUE"]),
     (["model.width=1,2"], ["model.width=1,2", "-m for a multirun"]),
     # outside the range
-    (["model.dropout=1.5"], ["model.dropout=1.5 must lie in [0, 1)", "probability of dropping"]),
+    (["dropout.rate=1.5"], ["dropout.rate=1.5 must lie in [0, 1)", "probability of dropping"]),
     (["model.width=-3"], ["model.width=-3 must lie in [1, 100000]", "auto is the widest"]),
     (["optimizer.lr=nan"], ["optimizer.lr=nan must lie in (0, 1000]", "peak learning rate"]),
     (["data.limit=0"], ["data.limit=0 must lie in [1, 1e9]"]),
@@ -259,7 +259,7 @@ def test_a_budget_that_no_width_fits_is_refused_with_what_else_to_change(command
 
 
 @pytest.mark.parametrize(
-    "override", ["model.dropout=1.5", "model.widht=3", "trainer.epochs=${foo}", "model.width=100"]
+    "override", ["dropout.rate=1.5", "model.widht=3", "trainer.epochs=${foo}", "model.width=100"]
 )
 def test_a_traceback_is_shown_to_those_who_ask(
     place: Path, monkeypatch: pytest.MonkeyPatch, override: str
@@ -285,9 +285,9 @@ def test_an_error_in_the_program_is_not_taken_for_a_mistake_of_the_user(
 def test_folders_that_were_there_before_stay(command: Command, place: Path) -> None:
     kept = place / "outputs" / "runs" / "kept"
     kept.mkdir(parents=True)
-    assert command("model.dropout=1.5").status == 1
+    assert command("dropout.rate=1.5").status == 1
     assert list(place.rglob("*")) == [place / "outputs", place / "outputs" / "runs", kept]
-    assert command("model.dropout=1.5", "hydra.run.dir=.").status == 1
+    assert command("dropout.rate=1.5", "hydra.run.dir=.").status == 1
     assert place.is_dir()
 
 
@@ -361,7 +361,7 @@ finally:
 
 @pytest.mark.parametrize(
     ("module", "arguments", "status"),
-    [("train", ["--help"], 0), ("train", ["model.widht=3"], 1), ("layers", ["model.dropout=1.5"], 1)],
+    [("train", ["--help"], 0), ("train", ["model.widht=3"], 1), ("layers", ["dropout.rate=1.5"], 1)],
 )
 def test_neither_help_nor_a_refusal_waits_for_torch(
     place: Path, module: str, arguments: list[str], status: int

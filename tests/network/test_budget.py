@@ -40,7 +40,7 @@ def networks() -> list[tuple[ModelConfig, DataShape]]:
     """Every family and head, with and without what changes the cost."""
     variants: list[dict[str, Any]] = [
         {"depth": [1, 2]},
-        {"depth": [2, 1], "bias": True, "hidden": 6, "dropout": 0.5, "stem_padding": True},
+        {"depth": [2, 1], "bias": True, "hidden": 6, "stem_padding": True},
         {"depth": [1, 1], "growth": 0.5, "kernel": 1, "crop": 2},
         {"depth": [2, 1], "bottleneck": 0.5, "stem_fraction": 0.5},
         {"depth": [1, 2, 1], "growth": 2, "pool_before_norm": True},

@@ -21,7 +21,7 @@ from tinysweep.network.build import (
     channel_plan,
     with_width,
 )
-from tinysweep.settings.schema import Activation, DropoutAt, Family, GrowthBy, Head, ModelConfig
+from tinysweep.settings.schema import Activation, DropoutConfig, DropoutName, Family, GrowthBy, Head, ModelConfig
 
 MNIST = DataShape(channels=1, size=28, classes=10)
 PRESETS = Path(__file__).parents[2] / "conf" / "model"
@@ -241,8 +241,11 @@ def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
 @pytest.mark.parametrize("family", Family)
 @pytest.mark.parametrize("head", Head)
 def test_pooling_before_a_norm_that_keeps_the_order_is_pooling_after_it(family: Family, head: Head) -> None:
-    config = small(family=family, head=head, growth=2, depth=[1, 2, 1], dropout=0.5, dropout_at=DropoutAt.stage)
-    after, before = (build_model(replace(config, pool_before_norm=early), MNIST).eval() for early in (False, True))
+    config = small(family=family, head=head, growth=2, depth=[1, 2, 1])
+    dropout = DropoutConfig(DropoutName.stage)
+    after, before = (
+        build_model(replace(config, pool_before_norm=early), MNIST, dropout).eval() for early in (False, True)
+    )
     for model in (after, before):  # layers have other names in the two, but the same order
         torch.manual_seed(1)
         for parameter in model.parameters():
@@ -323,7 +326,7 @@ def test_an_unresolved_width_is_refused() -> None:
 
 
 def test_with_width_changes_the_width_alone() -> None:
-    config = small(family=Family.separable, dropout=0.2)
+    config = small(family=Family.separable, hidden=2)
     assert with_width(config, 9) == replace(config, width=9)
     assert config.width == 3
 
@@ -355,26 +358,26 @@ HEAD = ["SpatialPool", "Linear", "ReLU"]
 
 
 @pytest.mark.parametrize(
-    ("dropout_at", "layers"),
+    ("place", "layers"),
     [
-        (DropoutAt.block, [BLOCK, DROPOUT, POOL, BLOCK, DROPOUT, BLOCK, DROPOUT, *HEAD, "Linear"]),
-        (DropoutAt.stage, [BLOCK, DROPOUT, POOL, BLOCK, BLOCK, DROPOUT, *HEAD, "Linear"]),
-        (DropoutAt.head, [BLOCK, POOL, BLOCK, BLOCK, *HEAD, DROPOUT, "Linear"]),
+        (DropoutName.block, [BLOCK, DROPOUT, POOL, BLOCK, DROPOUT, BLOCK, DROPOUT, *HEAD, "Linear"]),
+        (DropoutName.stage, [BLOCK, DROPOUT, POOL, BLOCK, BLOCK, DROPOUT, *HEAD, "Linear"]),
+        (DropoutName.head, [BLOCK, POOL, BLOCK, BLOCK, *HEAD, DROPOUT, "Linear"]),
     ],
 )
-def test_dropout_sits_where_dropout_at_says(dropout_at: DropoutAt, layers: list[str]) -> None:
-    config = small(hidden=5, dropout=0.4, dropout_at=dropout_at)
-    model = build_model(config, MNIST)
+def test_dropout_sits_where_its_name_says(place: DropoutName, layers: list[str]) -> None:
+    config = small(hidden=5)
+    model = build_model(config, MNIST, DropoutConfig(place, 0.4))
     assert [type(layer).__name__ for layer in model] == layers
     assert {module.p for module in model.modules() if isinstance(module, nn.Dropout)} == {0.4}
-    without = build_model(replace(config, dropout=0.0), MNIST)
+    without = build_model(config, MNIST)
     assert [type(layer).__name__ for layer in without] == [name for name in layers if name != DROPOUT]
 
 
-@pytest.mark.parametrize("dropout_at", list(DropoutAt))
-def test_dropout_is_at_random_in_training_only(dropout_at: DropoutAt) -> None:
+@pytest.mark.parametrize("place", [place for place in DropoutName if place != DropoutName.none])
+def test_dropout_is_at_random_in_training_only(place: DropoutName) -> None:
     torch.manual_seed(0)
-    model = build_model(small(width=8, dropout=0.5, dropout_at=dropout_at), MNIST)
+    model = build_model(small(width=8), MNIST, DropoutConfig(place, 0.5))
     batch = images(MNIST)
     assert not torch.equal(model(batch), model(batch))
     model.eval()

@@ -27,6 +27,8 @@ from tinysweep.settings.schema import (
     Config,
     DataConfig,
     DataName,
+    DropoutConfig,
+    DropoutName,
     ModelConfig,
     Precision,
     TrainerConfig,
@@ -45,7 +47,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return Config(
         name="trial",
         data=DataConfig(DataName.image_folder, root=str(images), validation=12, image_size=12),
-        model=ModelConfig(width=4, depth=[1, 1], stem_kernel=3, dropout=0.3),
+        model=ModelConfig(width=4, depth=[1, 1], stem_kernel=3),
+        dropout=DropoutConfig(DropoutName.head, 0.3),
         augmentation=AugmentationConfig(shift_fraction=0.1, elastic_pixels=0.5, erase_probability=0.5),
         trainer=TrainerConfig(epochs=4, batch_size=12, threads=1, precision=Precision.fp32, ema_decay=0.5),
     )

@@ -21,6 +21,8 @@ from tinysweep.settings.schema import (
     Config,
     DataConfig,
     DataName,
+    DropoutConfig,
+    DropoutName,
     Family,
     Head,
     ModelConfig,
@@ -30,16 +32,16 @@ from tinysweep.settings.schema import (
 from tinysweep.training.loop import Normalise, Result, fit
 
 SHAPE = DataShape(1, 12, 4)
-MODEL = ModelConfig(width=4, depth=[1, 1], stem_kernel=3, dropout=0.5)
+CONFIG = Config(
+    model=ModelConfig(width=4, depth=[1, 1], stem_kernel=3),
+    dropout=DropoutConfig(DropoutName.block, 0.5),
+    trainer=TrainerConfig(epochs=2, batch_size=16, ema_decay=0.5, threads=1, precision=Precision.fp32),
+)
 
 
 @pytest.fixture
 def trained() -> Result:
-    config = Config(
-        model=MODEL,
-        trainer=TrainerConfig(epochs=2, batch_size=16, ema_decay=0.5, threads=1, precision=Precision.fp32),
-    )
-    return fit(config, Data(SHAPE, made_images(64, 4, 12), None, (0.2,), (0.3,)))
+    return fit(CONFIG, Data(SHAPE, made_images(64, 4, 12), None, (0.2,), (0.3,)))
 
 
 def logits(model: nn.Module, shape: DataShape = SHAPE) -> torch.Tensor:
@@ -54,7 +56,7 @@ def test_a_loaded_model_predicts_as_the_trained_one(
     tmp_path: Path, trained: Result, name: str, kind: type[Path] | type[str]
 ) -> None:
     path = tmp_path / name
-    save(path, trained, MODEL, SHAPE)
+    save(path, trained, CONFIG, SHAPE)
     model = load(kind(tmp_path if name == "model.pt" else path))
     assert not model.training
     torch.testing.assert_close(logits(model), logits(trained.model), rtol=1e-4, atol=1e-4)
@@ -65,7 +67,7 @@ def test_a_loaded_model_predicts_as_the_trained_one(
 
 
 def test_loading_leaves_the_random_state_alone(tmp_path: Path, trained: Result) -> None:
-    save(tmp_path / "model.pt", trained, MODEL, SHAPE)
+    save(tmp_path / "model.pt", trained, CONFIG, SHAPE)
     state = torch.get_rng_state()
     load(tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
@@ -76,8 +78,20 @@ def test_every_family_and_head_comes_back(tmp_path: Path, family: Family, head: 
     shape = DataShape(3, 16, 7)
     config = ModelConfig(family=family, head=head, width=5, depth=[2, 1], growth=1.3, stem_kernel=3, hidden=6)
     model = nn.Sequential(Normalise((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), build_model(config, shape)).eval()
-    save(tmp_path / "model.pt", Result(model, [], 0.0), config, shape)
+    save(tmp_path / "model.pt", Result(model, [], 0.0), Config(model=config), shape)
     torch.testing.assert_close(logits(load(tmp_path), shape), logits(model, shape))
+
+
+@pytest.mark.parametrize("place", ["block", "stage", "head"])
+def test_a_model_whose_dropout_was_two_settings_of_the_model_comes_back(tmp_path: Path, place: str) -> None:
+    dropout = DropoutConfig(DropoutName(place), 0.5)
+    model = nn.Sequential(Normalise((0.2,), (0.3,)), build_model(CONFIG.model, SHAPE, dropout)).eval()
+    save(tmp_path / "model.pt", Result(model, [], 0.0), dataclasses.replace(CONFIG, dropout=dropout), SHAPE)
+    content = torch.load(tmp_path / "model.pt")
+    del content["dropout"]
+    content["model"] += f"dropout: 0.5\ndropout_at: {place}\n"
+    torch.save(content, tmp_path / "model.pt")
+    torch.testing.assert_close(logits(load(tmp_path)), logits(model))
 
 
 def refused(path: Path, pattern: str) -> None:
@@ -104,12 +118,12 @@ def test_a_file_that_is_no_model_of_ours_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "model.pt"
-    save(path, trained, MODEL, SHAPE)
+    save(path, trained, CONFIG, SHAPE)
     content = torch.load(path)
     if kind in ("empty", "text", "truncated"):
         path.write_bytes({"empty": b"", "text": b"garbage\n" * 99, "truncated": path.read_bytes()[:2000]}[kind])
     elif kind == "other weights":
-        save(path, trained, dataclasses.replace(MODEL, width=5), SHAPE)
+        save(path, trained, dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, width=5)), SHAPE)
     else:
         others = {
             "state dict": content["weights"],
@@ -124,7 +138,7 @@ def test_a_file_that_is_no_model_of_ours_is_refused(
 @pytest.mark.parametrize("line", ["width: many", "height: 3", "dropout: 7", "width: auto"])
 def test_a_model_of_settings_that_break_their_rules_is_refused(tmp_path: Path, trained: Result, line: str) -> None:
     path = tmp_path / "model.pt"
-    save(path, trained, MODEL, SHAPE)
+    save(path, trained, CONFIG, SHAPE)
     content = torch.load(path)
     key = line.partition(":")[0]
     kept = [old for old in content["model"].splitlines() if not old.startswith(f"{key}:")]
@@ -133,6 +147,17 @@ def test_a_model_of_settings_that_break_their_rules_is_refused(tmp_path: Path, t
 
 
 # ---- what it was trained on
+
+
+def on(data: DataConfig) -> Config:
+    return dataclasses.replace(CONFIG, data=data)
+
+
+def save_bare(path: Path, trained: Result) -> None:
+    """As earlier versions did, which kept nothing of the data."""
+    save(path, trained, CONFIG, SHAPE)
+    content = torch.load(path)
+    torch.save({key: content[key] for key in ("model", "dropout", "shape", "weights")}, path)
 
 
 def write_folders(root: Path, *names: str) -> Path:
@@ -144,7 +169,7 @@ def write_folders(root: Path, *names: str) -> Path:
 def test_the_data_and_the_names_of_its_classes_come_back(tmp_path: Path, trained: Result) -> None:
     root = write_folders(tmp_path / "images", "ant", "bee", "cat", "dog")
     data = DataConfig(DataName.image_folder, root=str(root), image_size=12, limit=9)
-    save(tmp_path / "model.pt", trained, MODEL, SHAPE, data)
+    save(tmp_path / "model.pt", trained, on(data), SHAPE)
     write_folders(root, "emu")
     saved = read(tmp_path)
     assert (saved.file, saved.shape, saved.data) == (tmp_path / "model.pt", SHAPE, data)
@@ -159,7 +184,7 @@ def test_a_model_is_saved_even_if_its_images_are_gone(
     tmp_path: Path, trained: Result, left: tuple[str, ...]
 ) -> None:
     root = write_folders(tmp_path / "images", *left)
-    save(tmp_path / "model.pt", trained, MODEL, SHAPE, DataConfig(DataName.image_folder, root=str(root)))
+    save(tmp_path / "model.pt", trained, on(DataConfig(DataName.image_folder, root=str(root))), SHAPE)
     assert read(tmp_path).classes == ("0", "1", "2", "3")
 
 
@@ -173,7 +198,7 @@ RECORDS = {
 def test_a_file_that_holds_no_data_is_told_by_the_record_beside_it(
     tmp_path: Path, trained: Result, name: str
 ) -> None:
-    save(tmp_path / "model.pt", trained, MODEL, SHAPE)
+    save_bare(tmp_path / "model.pt", trained)
     assert (read(tmp_path).data, read(tmp_path).classes) == (None, None)
     (tmp_path / name).write_text(RECORDS[name])
     assert read(tmp_path).data == DataConfig(DataName.kmnist, limit=7)
@@ -188,7 +213,7 @@ def test_a_file_that_holds_no_data_is_told_by_the_record_beside_it(
 def test_a_damaged_record_doesnt_keep_the_model_from_loading(
     tmp_path: Path, trained: Result, content: str
 ) -> None:
-    save(tmp_path / "model.pt", trained, MODEL, SHAPE)
+    save_bare(tmp_path / "model.pt", trained)
     (tmp_path / "record.json").write_text(content)
     torch.testing.assert_close(logits(load(tmp_path)), logits(trained.model), rtol=1e-4, atol=1e-4)
     with pytest.raises(DataError, match=r"model\.pt: what it was trained on can't be read") as caught:

@@ -26,7 +26,15 @@ from tinysweep.search.compose_trial import INCIDENTAL, Composer, digest, identit
 from tinysweep.search.space import Value, override
 from tinysweep.settings.compose import COMPOSITION_ERRORS, CONFIG_FOLDER, register_schema, typed
 from tinysweep.settings.explain import settings
-from tinysweep.settings.schema import Config, DataConfig, DataName, ModelConfig, SchedulerName
+from tinysweep.settings.schema import (
+    Config,
+    DataConfig,
+    DataName,
+    DropoutConfig,
+    DropoutName,
+    ModelConfig,
+    SchedulerName,
+)
 
 
 class Spy:
@@ -66,7 +74,7 @@ CHOICES: dict[str, Sequence[Value]] = {
     "model.growth": [1, 1.25, 2.0],
     "model.bias": [True, False],
     "model.head": ["linear", "gap", "spatial"],
-    "model.dropout": [0.0, 1e-12, 0.5],
+    "dropout": ["none", "head", "block"],
     "optimizer.lr": [0.1, 1e-05, 1e-300, 0.30000000000000004, 1, 1e2],
     "optimizer.weight_decay": [0, 3.3e-07],
     "data.validation": [100, 0.25, 2500.0],
@@ -214,6 +222,8 @@ def test_what_no_job_could_resolve_is_refused_in_one_line() -> None:
         ("optimizer.momentum", "adamw", True),
         ("data.image_size", "mnist", False),
         ("data.colour", "image_folder", True),
+        ("dropout.rate", "none", False),
+        ("dropout.rate", "block", True),
     ],
 )
 def test_a_setting_plays_a_role_only_beside_the_choices_that_read_it(name: str, choice: str, reads: bool) -> None:
@@ -315,9 +325,10 @@ def test_the_identity_names_every_other_setting_once() -> None:
     added = Config(
         data=DataConfig(name=DataName.image_folder, digest="images-0"),
         model=ModelConfig(stem_fraction=0.5, bottleneck=0.5),
+        dropout=DropoutConfig(DropoutName.stage, 0.2),
     )
     assert sorted(identity(added)) == sorted(set(LEAVES) - set(INCIDENTAL))
-    newer = {"data.digest", "model.stem_fraction", "model.bottleneck"}
+    newer = {"data.digest", "model.stem_fraction", "model.bottleneck", "dropout.name", "dropout.rate"}
     assert set(identity(added)) - set(identity(Config())) == newer, "left out at their default, as they once were"
 
 
@@ -358,7 +369,7 @@ CLOSING = ["trainer.threads=3", "trainer.test=false"]
 GROUP_FILES = {  # of a user's own, in a folder given by --config-dir
     "model/mine": "defaults: [residual]\nwidth: ${trainer.batch_size}\nhidden: ${.width}\n",
     "model/data": "family: plain\nwidth: 4\nhidden: ${data.split_seed}\ndepth: [1, '${trainer.epochs}']\n",
-    "optimizer/mine": "name: sgd\nlr: 0.05\nmomentum: ${model.dropout}\n",
+    "optimizer/mine": "name: sgd\nlr: 0.05\nmomentum: ${model.bottleneck}\n",
     "experiment/crossing": "# @package _global_\n"
     "defaults:\n  - override /model: mine\n  - override /scheduler: step\n"
     "budget:\n  params: ${oc.env:TINYSWEEP_TRY_LIMIT}\nscheduler:\n  gamma: ${optimizer.momentum}\n",

@@ -165,6 +165,15 @@ def test_a_study_from_before_a_setting_is_one_with_its_default(study: optuna.Stu
     assert digest(identity(config)) == digest(identity(before))
 
 
+@pytest.mark.parametrize(("rate", "now"), [("0.0", []), ("0.3", ["dropout=head", "dropout.rate=0.3"])])
+def test_a_study_from_before_dropout_was_a_group_goes_on(study: optuna.Study, rate: str, now: list[str]) -> None:
+    earlier = {key: value for key, value in defined(*SEARCHED).items() if not key.startswith("dropout.")}
+    require_same(study, earlier | {"model.dropout": rate, "model.dropout_at": "head"})
+    require_same(study, defined(*SEARCHED, *now))
+    with pytest.raises(StudyError, match=r"dropout\.rate: .* -> 0\.2"):
+        require_same(study, defined(*SEARCHED, "dropout=head", "dropout.rate=0.2"))
+
+
 def test_a_study_that_others_made_is_refused(study: optuna.Study) -> None:
     study.tell(study.ask(), 1.0)
     with pytest.raises(StudyError, match=r"^study mine was not made by tinysweep; choose another study_name$"):

@@ -615,7 +615,7 @@ def test_a_study_without_m_is_refused(command: Command, place: Path) -> None:
 
 @pytest.mark.parametrize(("words", "said"), [
     (["model.widht=2,3"], "model.widht is not a setting; did you mean model.width?"),
-    (["model.dropout=0.1,1.5"], "model.dropout=1.5 must lie in [0, 1)"),
+    (["dropout.rate=0.1,1.5"], "dropout.rate=1.5 must lie in [0, 1)"),
     (["optimizer.lr=interval(0.1,0.2)"], "optimizer.lr is continuous, and a grid needs values"),
     (["trial=1,2"], "trial is set by the sweep itself"),
     (["model.width=2,3", "data.validation=0"], "data.validation=0 leaves a sweep nothing to judge by"),

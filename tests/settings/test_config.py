@@ -36,6 +36,7 @@ from tinysweep.settings.schema import (
     Config,
     DataConfig,
     DataName,
+    DropoutConfig,
     Family,
     ModelConfig,
     OptimizerConfig,
@@ -417,6 +418,7 @@ def test_the_baseline_recipe_reads_all_training_images_and_the_given_schedule(co
     settings = composed("experiment=era_seed")
     assert settings.name == "era_seed"
     assert settings.data.validation == 0
+    assert settings.dropout == DropoutConfig(config.DropoutName.head, 0.3)
     assert settings.augmentation == AugmentationConfig(
         rotation_degrees=10, shift_fraction=0.1, interpolation=config.Interpolation.nearest
     )
@@ -424,6 +426,13 @@ def test_the_baseline_recipe_reads_all_training_images_and_the_given_schedule(co
         name=config.SchedulerName.step, step_epochs=5, gamma=0.5, warmup_fraction=0.1
     )
     assert (settings.trainer.epochs, settings.trainer.batch_size, settings.trainer.seed) == (20, 128, 1)
+
+
+@pytest.mark.parametrize("word", ["model.dropout=0.2", "model.dropout_at=stage", "+model.dropout=0.2"])
+def test_dropout_as_it_was_once_written_is_refused_with_what_to_write_now(composed: Composed, word: str) -> None:
+    with pytest.raises(ConfigError, match=r"^model\.dropout(_at)? is not a setting; write dropout=head") as caught:
+        composed(word)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_the_command_line_refuses_is_refused_in_python_too(composed: Composed) -> None:

@@ -24,6 +24,8 @@ from tinysweep.settings.schema import (
     AugmentationConfig,
     Config,
     DataConfig,
+    DropoutConfig,
+    DropoutName,
     Family,
     Head,
     ModelConfig,
@@ -65,9 +67,8 @@ def small_config(model: ModelConfig | None = None, **trainer: Any) -> Config:
 def busy_config(**trainer: Any) -> Config:
     """Everything random at once: dropout and each kind of augmentation; and an average."""
     return dataclasses.replace(
-        small_config(
-            ModelConfig(width=4, depth=[1, 1], stem_kernel=3, dropout=0.3), **{"ema_decay": 0.9, **trainer}
-        ),
+        small_config(ModelConfig(width=4, depth=[1, 1], stem_kernel=3), **{"ema_decay": 0.9, **trainer}),
+        dropout=DropoutConfig(DropoutName.head, 0.3),
         augmentation=AugmentationConfig(
             rotation_degrees=10,
             shift_fraction=0.1,

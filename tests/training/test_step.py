@@ -13,7 +13,16 @@ from conftest import made_images
 from tinysweep.data.catalogue import DataShape
 from tinysweep.data.load import Data
 from tinysweep.network.build import build_model
-from tinysweep.settings.schema import Config, Device, ModelConfig, OptimizerConfig, OptimizerName, Precision
+from tinysweep.settings.schema import (
+    Config,
+    Device,
+    DropoutConfig,
+    DropoutName,
+    ModelConfig,
+    OptimizerConfig,
+    OptimizerName,
+    Precision,
+)
 from tinysweep.training.device import Hardware, hardware
 from tinysweep.training.loop import fit
 from tinysweep.training.optimizer import Optimizer
@@ -25,10 +34,10 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA de
 Batch = tuple[Tensor, Tensor]
 
 
-def made_step(optimizer: OptimizerName, machine: Hardware, dropout: float = 0.0) -> Step:
+def made_step(optimizer: OptimizerName, machine: Hardware, dropout: DropoutConfig | None = None) -> Step:
     torch.manual_seed(0)
-    config = ModelConfig(width=4, depth=[1, 1], stem_kernel=3, dropout=dropout)
-    model = build_model(config, SHAPE).to(machine.device).train()
+    config = ModelConfig(width=4, depth=[1, 1], stem_kernel=3)
+    model = build_model(config, SHAPE, dropout).to(machine.device).train()
     return Step(model, Optimizer(OptimizerConfig(optimizer), model), AveragedModel(model, 0.9), machine, 0.1)
 
 
@@ -106,7 +115,7 @@ def test_a_graph_trains_as_the_step_does(optimizer: OptimizerName, precision: Pr
 @needs_gpu
 def test_a_graph_draws_dropout_anew_at_every_step() -> None:
     machine = gpu()
-    plain = made_step(OptimizerName.sgd, machine, dropout=0.5)
+    plain = made_step(OptimizerName.sgd, machine, DropoutConfig(DropoutName.head, 0.5))
     step = fastest_step(plain)
     batch = made_batches(1, machine.device)[0]
     losses = []

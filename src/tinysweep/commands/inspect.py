@@ -51,7 +51,7 @@ def show(config: Config) -> None:
         raise ConfigError("resume=FOLDER goes on with a run: tinysweep resume=FOLDER; here it has no meaning")
     shape = describe(config.data)
     config = budget.resolve(config, shape)
-    cost = budget.measure(config.model, shape)
+    cost = budget.measure(config.model, shape, config.dropout)
     size = f"{shape.channels}x{shape.size}x{shape.size}"
     print(f"{config.model.family} model of width {config.model.width} for {size} images, {shape.classes} classes")
     print(layer_table(cost))

@@ -14,7 +14,7 @@ from torch import nn
 from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import BudgetError
 from tinysweep.network.build import Crop, SpatialPool, build_model, with_width
-from tinysweep.settings.schema import AUTO, BudgetConfig, Config, ModelConfig
+from tinysweep.settings.schema import AUTO, BudgetConfig, Config, DropoutConfig, ModelConfig
 
 LARGEST_WIDTH = 100_000  # where the range of model.width ends
 
@@ -50,8 +50,9 @@ class Cost:
         return max(layer.activation_bytes for layer in self.layers)
 
 
-def measure(config: ModelConfig, shape: DataShape) -> Cost:
+def measure(config: ModelConfig, shape: DataShape, dropout: DropoutConfig | None = None) -> Cost:
     """The cost of the model of `config`, from its layers alone: no weight is allocated, and no image computed.
+    The layers of `dropout`, which cost nothing, are listed if it is given.
 
     MACs are counted for convolutions, linear layers and learned pooling. Peak activation memory is the largest
     sum of a layer's input and output at a byte a value, as a microcontroller needs it that runs layer by layer
@@ -59,7 +60,7 @@ def measure(config: ModelConfig, shape: DataShape) -> Cost:
     of Lin et al., 2020, MCUNet, arXiv:2007.10319).
     """
     with torch.device("meta"):
-        model = build_model(config, shape)
+        model = build_model(config, shape, dropout)
     layers: list[LayerCost] = []
     inputs: tuple[int, ...] = (shape.channels, shape.size, shape.size)
     for name, layer in model.named_modules():  # in the order of execution, as every container is a sequence

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import ConfigError
 from tinysweep.network.norm import BatchNorm2d
-from tinysweep.settings.schema import Activation, DropoutAt, Family, GrowthBy, Head, ModelConfig
+from tinysweep.settings.schema import Activation, DropoutConfig, DropoutName, Family, GrowthBy, Head, ModelConfig
 
 MOST_CHANNELS = 10**7  # out of reach of every budget, and small enough that the size of no tensor overflows
 
@@ -145,14 +145,16 @@ def _require_pixels(size: int, where: str, shape: DataShape) -> None:
         )
 
 
-def build_model(config: ModelConfig, shape: DataShape) -> nn.Sequential:
-    """The network of `config`: normalised images (B, channels, size, size) -> logits (B, classes).
+def build_model(config: ModelConfig, shape: DataShape, dropout: DropoutConfig | None = None) -> nn.Sequential:
+    """The network of `config`: normalised images (B, channels, size, size) -> logits (B, classes). The layers of
+    `dropout` cost nothing, but are counted in the names of those behind them.
 
     Raises:
         ConfigError: `width` is still auto, the image shrinks to nothing, or the channels grow beyond all bounds.
     """
     if isinstance(config.width, str):
         raise ConfigError(f"model.width={config.width} must be resolved to a number first (see budget.resolve)")
+    dropout = dropout or DropoutConfig()
     layers: list[nn.Module] = []
     block = nn.Module()  # the last one
     channels, size = shape.channels, shape.size - 2 * config.crop
@@ -180,15 +182,14 @@ def build_model(config: ModelConfig, shape: DataShape) -> nn.Sequential:
             _require_pixels(size, f"in stage {stage + 1}", shape)
             layers.append(block)
             channels = width
-            if config.dropout_at == DropoutAt.block:
-                layers += _dropout(config)
-        if config.dropout_at == DropoutAt.stage:
-            layers += _dropout(config)
+            layers += _dropout(dropout, DropoutName.block)
+        layers += _dropout(dropout, DropoutName.stage)
     if config.head == Head.linear:
         _pool(config, block, layers)
         size //= 2
         _require_pixels(size, "after the last pooling", shape)
-    return nn.Sequential(*layers, *_head(config, channels, size, shape))
+    *head, classifier = _head(config, channels, size, shape)
+    return nn.Sequential(*layers, *head, *_dropout(dropout, DropoutName.head), classifier)
 
 
 def _pool(config: ModelConfig, block: nn.Module, layers: list[nn.Module]) -> None:
@@ -199,8 +200,8 @@ def _pool(config: ModelConfig, block: nn.Module, layers: list[nn.Module]) -> Non
         layers.append(nn.MaxPool2d(2))
 
 
-def _dropout(config: ModelConfig) -> list[nn.Module]:
-    return [nn.Dropout(config.dropout)] if config.dropout else []
+def _dropout(dropout: DropoutConfig, place: DropoutName) -> list[nn.Module]:
+    return [nn.Dropout(dropout.rate)] if dropout.name == place else []
 
 
 def _head(config: ModelConfig, channels: int, size: int, shape: DataShape) -> list[nn.Module]:
@@ -214,8 +215,6 @@ def _head(config: ModelConfig, channels: int, size: int, shape: DataShape) -> li
     if config.hidden:
         layers += [nn.Linear(features, config.hidden), activation(config)]
         features = config.hidden
-    if config.dropout_at == DropoutAt.head:
-        layers += _dropout(config)
     return [*layers, nn.Linear(features, shape.classes)]
 
 

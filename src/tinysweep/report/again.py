@@ -12,12 +12,13 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from tinysweep.errors import DataError, TinysweepError
 from tinysweep.report.sections import Table
 from tinysweep.results.view import StudyView
-from tinysweep.search.compose_trial import DIGEST, flatten
+from tinysweep.search.compose_trial import DIGEST
 from tinysweep.search.space import as_sweep, in_words, read_space
 from tinysweep.search.study import TRAINED
 from tinysweep.settings.command_line import as_value, line, shown_folder
 from tinysweep.settings.compose import COMPOSITION_ERRORS, SWEEPS_FOLDER, compose
 from tinysweep.settings.schema import Config
+from tinysweep.settings.stored import flatten
 
 OF_A_TRIAL = ("trial", "trainer.threads", "trainer.test", DIGEST)  # what a sweep adds to each trial's overrides
 PARAMS = "params."  # what a searched parameter begins with in a study's definition
@@ -99,13 +100,13 @@ def words_of_trial(overrides: Sequence[str], config: Config) -> list[str]:
     said setting by setting; and so is all, where the words no longer compose."""
     said = {_key(word): word for word in _without(overrides, "trial")}  # of two, the last counts
     words = _without(said.values(), "sweeps")
-    wanted = dict(flatten(asdict(config)))
+    wanted = flatten(asdict(config))
     try:
-        known = dict(flatten(asdict(compose(*words))))
+        known = flatten(asdict(compose(*words)))
         if "sweeps" not in said:
             return words
     except TinysweepError:
-        words, known = [], dict(flatten(asdict(compose())))
+        words, known = [], flatten(asdict(compose()))
     other = {key: held for key, held in wanted.items() if held != known[key] and key != "trial"}
     return [*_without(words, *other), *(f"{key}={as_value(held)}" for key, held in other.items())]
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -27,7 +26,8 @@ from tinysweep.search.storage_location import Kind, Location, locate
 from tinysweep.search.study import STATES, Status, status, trial_path
 from tinysweep.search.table import COLUMNS, NOTES, metric, pareto_front, ranked, read_trials
 from tinysweep.settings.compose import COMPOSITION_ERRORS
-from tinysweep.settings.schema import Config, from_dictconfig
+from tinysweep.settings.schema import Config
+from tinysweep.settings.stored import read_config
 
 WIDE = 10  # positive reals whose ends are further apart than this factor were most likely drawn by their logarithm
 
@@ -192,7 +192,7 @@ class StudyView:
         """
         held = self.record(number).get("config")
         try:
-            return from_dictconfig(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(held)))  # type: ignore[arg-type]
+            return read_config(held)
         except (*COMPOSITION_ERRORS, TinysweepError, TypeError) as error:
             raise DataError(f"{trial_path(number)}/record.json: {first_line(error)}") from error
 

@@ -5,6 +5,7 @@ import json
 import time
 from typing import Any
 
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from tinysweep.data.catalogue import DataShape
@@ -12,6 +13,7 @@ from tinysweep.errors import ConfigError, DataError, first_line
 from tinysweep.run import saved
 from tinysweep.run.record import RunFolder
 from tinysweep.settings.schema import Config
+from tinysweep.settings.stored import read_config
 from tinysweep.training.loop import Epoch, TrainingState
 
 LARGEST_SHARE = 0.01  # of the time of training that may be spent on writing
@@ -43,10 +45,9 @@ class Checkpoint:
         saved.write(
             self.folder.model,
             state["average"] or state["model"],
-            self.config.model,
+            self.config,
             self.shape,
-            self.config.data,
-            training={"config": json.dumps(_plain(self.config)), "state": state},
+            training={"config": json.dumps(dataclasses.asdict(self.config)), "state": state},
         )
         self.is_written, self.last_written = True, time.perf_counter()
         self.cost = self.last_written - began
@@ -69,17 +70,12 @@ def read(folder: RunFolder, config: Config) -> TrainingState:
     try:
         training = content["training"]
         state: TrainingState = {**training["state"]}
-        trained = json.loads(training["config"])
-    except (KeyError, TypeError, ValueError) as error:
+        trained = read_config(json.loads(training["config"]))
+    except (KeyError, TypeError, ValueError, ConfigError, OmegaConfBaseException) as error:
         raise DataError(f"{folder.model} is damaged ({type(error).__name__}: {first_line(error)})") from error
-    if trained != _plain(config):
+    if trained != config:
         raise ConfigError(f"{folder.record} doesn't hold the configuration that {folder.model} was trained with")
     return state
-
-
-def _plain(config: Config) -> Any:
-    """A configuration as JSON reads it."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def _portable(value: Any) -> Any:

@@ -6,15 +6,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from tinysweep.data.load import describe
 from tinysweep.errors import ConfigError, DataError, first_line
 from tinysweep.network import budget
 from tinysweep.run import checkpoint
 from tinysweep.run.record import Record, RunFolder, State
 from tinysweep.settings.command_line import as_value, line
-from tinysweep.settings.schema import Config, from_dictconfig
+from tinysweep.settings.schema import Config
+from tinysweep.settings.stored import read_config
 from tinysweep.training.device import Hardware, hardware
 from tinysweep.training.loop import TrainingState
 
@@ -51,7 +50,7 @@ def reopen(folder: RunFolder) -> Record:
     """
     try:
         held: dict[str, Any] = json.loads(folder.record.read_text())
-        config = from_dictconfig(OmegaConf.merge(OmegaConf.structured(Config), held["config"]))  # type: ignore[arg-type]
+        config = read_config(held["config"])
         state, overrides = State(held["state"]), [str(word) for word in held["overrides"]]
         commit, started = held["git_commit"], datetime.fromisoformat(held["started"])
         versions, machine = held["versions"], (held["device"], int(held["threads"]), held["precision"])

@@ -87,7 +87,7 @@ def _carry_out(
         if checkpoint:
             checkpoint.write()
         else:
-            saved.save(record.folder.model, result, config.model, data.shape, config.data)
+            saved.save(record.folder.model, result, config, data.shape)
         if config.trainer.test:
             images = load_test(config.data)
             score = evaluate(result.model, images, record.hardware)
@@ -112,7 +112,7 @@ def _carry_out(
     record.close(State.complete)
     if not report:
         # Only now, so that a run that is killed before it is complete can go on.
-        saved.save(record.folder.model, result, config.model, data.shape, config.data)
+        saved.save(record.folder.model, result, config, data.shape)
         print(_summary(record), flush=True)
     return record
 

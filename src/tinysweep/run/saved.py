@@ -16,7 +16,8 @@ from tinysweep.errors import DataError, first_line
 from tinysweep.files import write_whole
 from tinysweep.network.build import build_model
 from tinysweep.run.labels import class_names_if_there
-from tinysweep.settings.schema import DataConfig, ModelConfig, Section
+from tinysweep.settings.schema import Config, DataConfig, DropoutConfig, ModelConfig, Section
+from tinysweep.settings.stored import sections
 from tinysweep.training.loop import Normalise, Result
 
 Checked = TypeVar("Checked", bound=Section)
@@ -34,32 +35,22 @@ class Saved:
     classes: tuple[str, ...] | None
 
 
-def save(
-    path: Path, result: Result, config: ModelConfig, shape: DataShape, data: DataConfig | None = None
-) -> None:
-    """Write weights, model configuration and data shape as one file; with `data` also where its images came from
-    and the names of its classes."""
-    write(path, result.model.state_dict(), config, shape, data)
+def save(path: Path, result: Result, config: Config, shape: DataShape) -> None:
+    """Write as one file weights, the model's configuration, the shape of its data, where that came from and the
+    names of its classes."""
+    write(path, result.model.state_dict(), config, shape)
 
 
-def write(
-    path: Path,
-    weights: dict[str, Tensor],
-    config: ModelConfig,
-    shape: DataShape,
-    data: DataConfig | None = None,
-    **more: Any,
-) -> None:
+def write(path: Path, weights: dict[str, Tensor], config: Config, shape: DataShape, **more: Any) -> None:
     """As `save`, of the weights alone; `more` is kept beside them."""
+    parts = {"model": config.model, "dropout": config.dropout, "data": config.data}
     content = {
-        "model": OmegaConf.to_yaml(OmegaConf.structured(config)),
+        **{name: OmegaConf.to_yaml(OmegaConf.structured(part)) for name, part in parts.items()},
         "shape": dataclasses.asdict(shape),
+        "classes": list(class_names_if_there(config.data, shape.classes)),
         "weights": {name: tensor.cpu().contiguous() for name, tensor in weights.items()},
         **more,
     }
-    if data:
-        content["data"] = OmegaConf.to_yaml(OmegaConf.structured(data))
-        content["classes"] = list(class_names_if_there(data, shape.classes))
     stream = io.BytesIO()
     torch.save(content, stream)
     write_whole(path, stream.getvalue())
@@ -87,7 +78,7 @@ def read(path: str | Path) -> Saved:
     content = content_of(file)
     model, shape = _rebuilt(file, content)
     try:
-        data = _section(DataConfig, content["data"]) if "data" in content else _data_beside(file)
+        data = _section(DataConfig, OmegaConf.create(content["data"])) if "data" in content else _data_beside(file)
         classes = tuple(map(str, content["classes"])) if "classes" in content else None
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
@@ -120,10 +111,12 @@ def content_of(file: Path) -> dict[str, Any]:
 
 def _rebuilt(file: Path, content: dict[str, Any]) -> tuple[nn.Module, DataShape]:
     try:
-        config, shape = _section(ModelConfig, content["model"]), DataShape(**content["shape"])
+        held = sections({key: OmegaConf.create(content[key]) for key in ("model", "dropout") if key in content})
+        config, dropout = _section(ModelConfig, held["model"]), _section(DropoutConfig, held.get("dropout", {}))
+        shape = DataShape(**content["shape"])
         blank = (0.0,) * shape.channels
         with torch.random.fork_rng():  # the initial weights are drawn and overwritten
-            model = nn.Sequential(Normalise(blank, blank), build_model(config, shape))
+            model = nn.Sequential(Normalise(blank, blank), build_model(config, shape, dropout))
         model.load_state_dict(content["weights"])
     except Exception as error:
         raise _refusal(file, error) from error
@@ -136,9 +129,9 @@ def _refusal(file: Path, error: Exception) -> DataError:
     return DataError(f"{file} is not a model saved by tinysweep ({reason})")
 
 
-def _section(schema: type[Checked], text: str) -> Checked:
-    """A section of a configuration from its YAML, checked by its own rules."""
-    section = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(text)))
+def _section(schema: type[Checked], held: Any) -> Checked:
+    """A section of a configuration from its values, checked by its own rules."""
+    section = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), held))
     assert isinstance(section, schema)
     return section
 
@@ -148,5 +141,5 @@ def _data_beside(file: Path) -> DataConfig | None:
     for name, key in (("record.json", "config.data"), ("config.yaml", "data")):
         if (file.parent / name).is_file():
             found = OmegaConf.select(OmegaConf.load(file.parent / name), key)
-            return _section(DataConfig, OmegaConf.to_yaml(found)) if found else None
+            return _section(DataConfig, found) if found else None
     return None

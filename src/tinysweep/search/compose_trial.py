@@ -23,6 +23,7 @@ from tinysweep.settings.command_line import as_value
 from tinysweep.settings.compose import COMPOSITION_ERRORS, compose, typed
 from tinysweep.settings.explain import explain, nearest, require_groups, settings
 from tinysweep.settings.schema import Config, DataConfig
+from tinysweep.settings.stored import flatten, renamed
 
 # What doesn't decide what a run finds: where data lies, what it runs on, and what it is called.
 INCIDENTAL = (
@@ -204,7 +205,7 @@ def interpolates(value: Any) -> bool:
 def identity(config: Config | dict[str, Any]) -> dict[str, Any]:
     """All that decides what a run finds, by dotted key. Settings that not every study knew are left out at their
     default, so that theirs stay the same."""
-    found = flatten(config if isinstance(config, dict) else asdict(config))
+    found = renamed(flatten(config if isinstance(config, dict) else asdict(config)))
     return {key: value for key, value in found.items() if key not in INCIDENTAL and not _is_as_before(key, value)}
 
 
@@ -212,14 +213,6 @@ def _is_as_before(key: str, value: Any) -> bool:
     """Whether a value is that which a setting had before there was such a setting."""
     spec = settings().get(key)
     return spec is not None and spec.metadata.get("added", False) and value == spec.default
-
-
-def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 def digest(content: Any) -> str:

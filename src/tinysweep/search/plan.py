@@ -48,6 +48,7 @@ from tinysweep.search.storage_location import locate
 from tinysweep.settings.command_line import as_value
 from tinysweep.settings.explain import require_schema
 from tinysweep.settings.schema import DataConfig
+from tinysweep.settings.stored import renamed
 from tinysweep.settings.sweeper import SweeperConfig
 from tinysweep.training.device import usable_cores
 
@@ -325,12 +326,13 @@ def require_same(study: optuna.Study, definition: dict[str, str]) -> None:
     Raises:
         StudyError: it has another one; the message shows the differences.
     """
-    known: dict[str, Any] | None = study.user_attrs.get("definition")
-    if known is None:
+    noted: dict[str, Any] | None = study.user_attrs.get("definition")
+    if noted is None:
         if study.get_trials(deepcopy=False):
             raise StudyError(f"study {study.study_name} was not made by tinysweep; choose another study_name")
         study.set_user_attr("definition", definition)
         return
+    known = renamed(noted)
     keys = [key for key in {**known, **definition} if known.get(key) != definition.get(key)]
     if keys == [DIGEST] and DIGEST not in known:
         raise StudyError(

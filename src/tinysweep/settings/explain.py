@@ -61,6 +61,8 @@ def sweeper_settings() -> dict[str, Field[Any]]:
 # What isn't a setting by this name, and what to write for it: keys of a search without what goes before them, and
 # those of Hydra's own Optuna sweeper.
 _MEANT = {
+    "model.dropout": "write dropout=head dropout.rate=VALUE, or stage or block for head",
+    "model.dropout_at": "write dropout=head, stage or block",
     "sampler": "did you mean hydra/sweeper/sampler=tpe?",
     "pruner": "did you mean hydra/sweeper/pruner=median?",
     "launcher": "did you mean hydra/launcher=joblib, or hydra.launcher.n_jobs?",
@@ -79,7 +81,7 @@ def nearest(key: str) -> str:
     """The clause that says what to write for a wrong key: the valid one most like it, or where they all stand."""
     if key.startswith(f"{SweeperConfig.KEY}.params."):
         return f"what is searched is typed by its own name: {key.removeprefix(f'{SweeperConfig.KEY}.params.')}=A,B"
-    if meant := _MEANT.get(_leaf(key)):
+    if meant := _MEANT.get(key) or _MEANT.get(_leaf(key)):
         return meant
     known = sweeper_settings() if key.startswith(f"{SweeperConfig.KEY}.") else settings() | sweeper_settings()
 

@@ -51,10 +51,11 @@ class Activation(StrEnum):
     silu = "silu"
 
 
-class DropoutAt(StrEnum):
-    block = "block"
-    stage = "stage"
+class DropoutName(StrEnum):
+    none = "none"
     head = "head"
+    stage = "stage"
+    block = "block"
 
 
 class Interpolation(StrEnum):
@@ -289,8 +290,6 @@ class ModelConfig(Section):
     activation: Activation = setting(Activation.relu, "nonlinearity after each norm and in the head")
     head: Head = setting(Head.spatial, "how features become classes")
     hidden: int = setting(0, "units of a hidden linear layer in the head; 0 leaves it out", "[0, 100000]")
-    dropout: float = setting(0.0, "probability of dropping a feature", "[0, 1)")
-    dropout_at: DropoutAt = setting(DropoutAt.head, "after each block, each stage, or before the last layer")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -301,6 +300,21 @@ class ModelConfig(Section):
         for key, padded in (("stem_kernel", self.stem_padding), ("kernel", self.padding)):
             if padded and getattr(self, key) % 2 == 0:
                 self.refuse(key, "must be odd where padding keeps the image size")
+
+
+@dataclass
+class DropoutConfig(Section):
+    KEY = "dropout"
+    name: DropoutName = setting(
+        DropoutName.none, "before the last layer (head), after each stage, or after each block", added=True
+    )
+    rate: float = setting(
+        0.1,
+        "probability of dropping a feature",
+        "[0, 1)",
+        only=(DropoutName.head, DropoutName.stage, DropoutName.block),
+        added=True,
+    )
 
 
 @dataclass
@@ -389,6 +403,7 @@ class Config(Section):
     name: str = "default"
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    dropout: DropoutConfig = field(default_factory=DropoutConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)

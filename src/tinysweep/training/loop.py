@@ -150,7 +150,8 @@ class _Training:
         self.validation = data.validation and data.validation.to(machine.device)
         self.batch_size = min(config.trainer.batch_size, len(self.train))
         self.steps_per_epoch = len(self.train) // self.batch_size
-        network = nn.Sequential(Normalise(data.mean, data.std), build_model(config.model, data.shape))
+        model = build_model(config.model, data.shape, config.dropout)
+        network = nn.Sequential(Normalise(data.mean, data.std), model)
         self.model: nn.Module = network.to(machine.device).to(memory_format=torch.channels_last)
         self.average = AveragedModel(self.model, config.trainer.ema_decay) if config.trainer.ema_decay else None
         self.averaged: nn.Module = self.average.module if self.average else self.model
