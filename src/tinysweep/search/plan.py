@@ -25,7 +25,6 @@ from tinysweep.search.compose_trial import (
     NOTHING_HELD_OUT,
     Composer,
     digest,
-    flatten,
     identity,
     interpolates,
 )
@@ -48,7 +47,7 @@ from tinysweep.search.storage_location import locate
 from tinysweep.settings.command_line import as_value
 from tinysweep.settings.explain import require_schema
 from tinysweep.settings.schema import DataConfig
-from tinysweep.settings.stored import renamed
+from tinysweep.settings.stored import flatten, renamed
 from tinysweep.settings.sweeper import SweeperConfig
 from tinysweep.training.device import usable_cores
 
