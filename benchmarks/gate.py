@@ -27,7 +27,6 @@ from omegaconf import OmegaConf
 from epoch_time import cpu_model
 from tinysweep.errors import StudyError
 from tinysweep.files import write_whole
-from tinysweep.search.ledger import Ledger
 from tinysweep.search.plan import Plan
 from tinysweep.search.plugin import BudgetSweeper
 from tinysweep.search.propose import Proposal, Proposer
@@ -77,7 +76,7 @@ def proposals(sampler: str, seed: int, number: int) -> list[str]:
         words = [f"hydra/sweeper/sampler={sampler}", f"hydra.sweeper.sampler.seed={seed}"]
         plan = make_plan(Path(folder), *SPACE, *words)
         study = Sweep(plan)._open()
-        proposer = Proposer(study, plan.space, plan.composer, Ledger(), None)
+        proposer = Proposer(study, plan.space, plan.composer, None)
         found = []
         for _ in range(number):
             answer = proposer.propose()

@@ -123,8 +123,10 @@ def command(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 def entered(study: Study, **notes: Any) -> int:
     """The number of a new running trial that has drawn nothing."""
-    study.draft(study.trials())
-    return study.enter(**notes).number
+    trial = study.ask()
+    for name, value in notes.items():
+        trial.set_user_attr(name, value)
+    return trial.number
 
 
 @functools.cache

@@ -1,9 +1,11 @@
-"""Files are written whole or not at all."""
+"""Files that are written whole or not at all, and locks that say who is at work."""
 
 import contextlib
 import os
 import secrets
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -26,3 +28,14 @@ def write_whole(path: Path, content: bytes | str) -> None:
     finally:
         with contextlib.suppress(OSError):  # the folder may have become read-only, which has been said then
             temporary.unlink(missing_ok=True)
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds a lock; the operating system frees that of one that has ended, however it did."""
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock).acquire(blocking=False):
+            return False
+    except Timeout:
+        return True

@@ -31,8 +31,8 @@ from tinysweep.report.style import value_text
 from tinysweep.results.view import open_view
 from tinysweep.run.run import run
 from tinysweep.search import storage, trial
-from tinysweep.search.lease import Lease
 from tinysweep.search.propose import Proposer
+from tinysweep.search.study import Presence
 from tinysweep.search.table import read_trials
 from tinysweep.settings.schema import Config
 from tinysweep.training.device import usable_cores
@@ -705,8 +705,8 @@ def test_a_refusal_changes_nothing(sweep: Sweep, place: Path) -> None:
 
 def test_settings_that_came_to_nothing_do_not_bind_a_study(sweep: Sweep, place: Path) -> None:
     assert "no model fits" in sweep("model.width=30,40", "hydra.sweeper.study_name=s").err
-    at_work = Lease(place / "outputs/sweeps/s")
-    at_work.begin(load_study(place).set_user_attr)
+    at_work = Presence(load_study(place), place / "outputs/sweeps/s")
+    at_work.begin()
     ended = sweep("model.width=2,30", "hydra.sweeper.study_name=s", "hydra.sweeper.objective=params")
     at_work.end()
     assert "study s was begun with other settings" in ended.err

@@ -20,10 +20,9 @@ from tinysweep.errors import AbandonedError, StudyError, TinysweepError, is_from
 from tinysweep.files import write_whole
 from tinysweep.final.candidates import Job, Stage
 from tinysweep.metrics import METRICS, TEST_METRICS
-from tinysweep.run.record import RunFolder, State
+from tinysweep.run.record import RunFolder, State, read_record
 from tinysweep.run.run import run
 from tinysweep.search.compose_trial import identity
-from tinysweep.search.launch import read_record
 from tinysweep.settings.schema import Config, DataName
 from tinysweep.training.device import usable_cores
 from tinysweep.training.loop import Epoch

@@ -18,8 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tinysweep.errors import DataError, StudyError, TinysweepError, first_line
 from tinysweep.metrics import METRICS
-from tinysweep.run.record import RunFolder
-from tinysweep.search.launch import read_record
+from tinysweep.run.record import RunFolder, read_record
 from tinysweep.search.space import without_quotes
 from tinysweep.search.storage import look_into, storage_errors
 from tinysweep.search.storage_location import Kind, Location, locate

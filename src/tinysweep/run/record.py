@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from tinysweep.errors import ConfigError
-from tinysweep.files import write_whole
+from tinysweep.files import is_held, write_whole
 from tinysweep.network.budget import Cost
 from tinysweep.settings.schema import Config
 from tinysweep.training.device import Hardware
@@ -68,6 +68,15 @@ class RunFolder:
     def curves(self) -> Path:
         return self.path / "curves.png"
 
+    @property
+    def _lock(self) -> Path:
+        return self.path / ".running.lock"
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a process is at work on this run, as far as its lock can be seen from here."""
+        return is_held(self._lock)
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Let no other process go on with this run meanwhile. The operating system frees the lock of one that is
@@ -76,9 +85,9 @@ class RunFolder:
         Raises:
             ConfigError: another process holds it.
         """
-        lock = FileLock(self.path / ".running.lock")
+        lock = FileLock(self._lock)
         try:
-            lock.acquire(blocking=False)
+            lock.acquire(timeout=1)  # is_held looks for a moment
         except Timeout:
             raise ConfigError(f"{self.path}: this run is going on in another process") from None
         try:
@@ -208,3 +217,21 @@ class Record:
         writer.writerow(spec.name for spec in dataclasses.fields(Epoch))
         writer.writerows(dataclasses.astuple(epoch) for epoch in self.history)
         return text.getvalue()
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a run, or None where none was begun, or what is there isn't one."""
+    try:
+        record: dict[str, Any] = json.loads(RunFolder(folder).record.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return record
+
+
+def close_left_record(folder: Path, state: State, reason: str, error: str | None = None) -> None:
+    """Close the record of a run whose process is gone, or it would say for ever that it is running."""
+    record = read_record(folder)
+    if record and record["state"] == State.running and not RunFolder(folder).is_held:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        closed = {**record, "state": state, "reason": reason, "error": error, "finished": now}
+        write_whole(RunFolder(folder).record, json.dumps(closed, indent=2) + "\n")

@@ -43,10 +43,8 @@ def run(
     if not report:  # a sweep and a final have said which images they mean
         config = dataclasses.replace(config, data=pin(config.data))
     record = Record(RunFolder.claim(wanted), config, cost, machine, overrides)
-    if report:
-        return _carry_out(record, data, report, None)
     with record.folder.held():
-        return _carry_out(record, data, None, Checkpoint(record.folder, config, shape))
+        return _carry_out(record, data, report, None if report else Checkpoint(record.folder, config, shape))
 
 
 def go_on(path: Path) -> Record:

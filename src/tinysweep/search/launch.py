@@ -1,11 +1,10 @@
-"""A batch of trials: launched together, each settled as soon as its record says what became of it."""
+"""The jobs of trials that are launched together, each settled as soon as its record says what became of it."""
 
-import json
 import math
-import shutil
+import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -13,23 +12,14 @@ from optuna.trial import FrozenTrial
 
 from tinysweep.errors import ConfigError, TinysweepError, first_line
 from tinysweep.metrics import METRICS
-from tinysweep.run.record import RunFolder, State
-from tinysweep.search.propose import Proposal
+from tinysweep.run.record import RunFolder, State, close_left_record, read_record
+from tinysweep.search.propose import Proposal, Refusal
 from tinysweep.search.study import Status, Study, trial_path
 
 POLL_SECONDS = 0.3
 DIED = "its worker died, killed or out of memory"
 
 Launch = Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of a trial, or None where none was begun, or what is there isn't one."""
-    try:
-        record: dict[str, Any] = json.loads(RunFolder(folder).record.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return record
 
 
 def settle(study: Study, number: int, record: dict[str, Any], objectives: list[str]) -> bool:
@@ -61,19 +51,48 @@ def figures(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class Batch:
+def leave_interrupted(study: Study, number: int, objectives: list[str], reason: str) -> bool:
+    """Close a trial whose job is gone: as its record says if it had finished, else as interrupted. False if
+    another sweeper closed it."""
+    folder = study.trial_folder(number)
+    record = read_record(folder)
+    if record and record["state"] != State.running:
+        return settle(study, number, record, objectives)
+    close_left_record(folder, State.interrupted, reason)
+    notes = figures(record) | {"folder": trial_path(number)} if record else {}
+    return study.close(number, Status.interrupted, reason, **notes)
+
+
+def stop_workers() -> None:
+    """End the processes that the joblib launcher keeps warm; those of a sweep cut short are still at work."""
+    if "joblib.externals.loky.reusable_executor" in sys.modules:
+        from joblib.externals.loky import get_reusable_executor  # noqa: PLC0415 only there if that launcher is
+
+        get_reusable_executor().shutdown(wait=True, kill_workers=True)
+
+
+class Jobs:
     """Launches trials and settles them.
 
     Whatever launcher runs the jobs, a trial is judged by the record in its folder, which a thread looks at while
-    the launcher blocks; so results count, for pruning too, before the whole batch is done. A launcher that raises
-    has lost a worker and with it all of its jobs. Those that had not begun are launched again; those that had are
-    launched again one at a time, and one that brings down its worker when alone is the culprit."""
+    the launcher blocks; so results count, for pruning too, before the last job is done.
+
+    A launcher that raises has lost a job, but others may go on, as on a cluster; they are waited for. What has not
+    finished then is closed as interrupted, so that a job that is still queued stops by itself once it starts, and
+    is proposed again as a new trial: those that had not begun are launched together, those that had one at a time.
+    One that brings down its worker when alone is the culprit, and has failed."""
 
     def __init__(
-        self, study: Study, objectives: list[str], launch: Launch, finished: Callable[[FrozenTrial], None]
+        self,
+        study: Study,
+        objectives: list[str],
+        launch: Launch,
+        propose_again: Callable[[dict[str, Any]], Proposal | Refusal],
+        finished: Callable[[FrozenTrial], None],
     ) -> None:
-        self.study, self.objectives, self.launch, self.finished = study, objectives, launch, finished
-        self.pending: dict[int, Proposal] = {}
+        self.study, self.objectives, self.launch = study, objectives, launch
+        self.propose_again, self.finished = propose_again, finished
+        self.pending: set[int] = set()
         self.failure: Exception | None = None
 
     def run(self, proposals: list[Proposal], overrides: Callable[[Proposal], list[str]]) -> None:
@@ -87,31 +106,15 @@ class Batch:
         try:
             while waiting:
                 group = waiting.pop(0)
-                self.pending = {proposal.number: proposal for proposal in group}
-                broken = self._launch([overrides(proposal) for proposal in group], group)
-                if broken:
-                    waiting = self._again(group, broken) + waiting
+                self.pending = {proposal.number for proposal in group}
+                if broken := self._launch([overrides(proposal) for proposal in group], group):
+                    self._await_living()
+                    waiting = self._again(len(group) == 1, broken) + waiting
         except KeyboardInterrupt:
-            self.pending |= {proposal.number: proposal for group in waiting for proposal in group}
-            self._interrupt()
+            stop_workers()
+            self.pending |= {proposal.number for group in waiting for proposal in group}
+            self._interrupt("the sweep was interrupted")
             raise
-
-    def _again(self, group: list[Proposal], broken: Exception) -> list[list[Proposal]]:
-        """What to launch after a launcher broke down: all that can't be the cause together, the rest one by
-        one."""
-        left = list(self.pending.values())
-        if len(group) == 1:
-            for proposal in left:
-                kind = type(broken).__name__
-                self._fail(proposal.number, f"{DIED} ({kind}: {first_line(broken)})", kind)
-            return []
-        begun = [proposal for proposal in left if self.study.trial_folder(proposal.number).exists()]
-        for proposal in begun:
-            shutil.rmtree(self.study.trial_folder(proposal.number))
-        fresh = [proposal for proposal in left if proposal not in begun]
-        return (
-            [fresh, *([proposal] for proposal in begun)] if fresh and begun else [[proposal] for proposal in left]
-        )
 
     def _launch(self, jobs: list[list[str]], group: list[Proposal]) -> Exception | None:
         """Hand jobs to the launcher and settle them while it runs; what it raised if it broke down."""
@@ -145,26 +148,47 @@ class Batch:
                 return
 
     def _look(self) -> None:
-        for number in list(self.pending):
+        for number in sorted(self.pending):
             record = read_record(self.study.trial_folder(number))
             if record and record["state"] != State.running:
                 settle(self.study, number, record, self.objectives)
                 self._done(number)
 
+    def _await_living(self) -> None:
+        while any(RunFolder(self.study.trial_folder(number)).is_held for number in self.pending):
+            time.sleep(POLL_SECONDS)
+            self._look()
+        self._look()
+
+    def _again(self, alone: bool, broken: Exception) -> list[list[Proposal]]:
+        """What to launch after a launcher broke down."""
+        said = f"{DIED} ({type(broken).__name__}: {first_line(broken)})"
+        if alone:
+            for number in sorted(self.pending):
+                self._fail(number, said, type(broken).__name__)
+            return []
+        left = [self.study.trial(number) for number in sorted(self.pending)]
+        begun = {trial.number for trial in left if self.study.trial_folder(trial.number).exists()}
+        self._interrupt(said)
+        answers = [(trial.number in begun, self.propose_again(trial.params)) for trial in left]
+        anew = [(suspect, answer) for suspect, answer in answers if isinstance(answer, Proposal)]
+        fresh = [proposal for suspect, proposal in anew if not suspect]
+        # Where none had begun, or all, nothing tells which of them is the cause.
+        together = [fresh] if fresh and begun else [[proposal] for proposal in fresh]
+        return [*together, *([proposal] for suspect, proposal in anew if suspect)]
+
     def _fail(self, number: int, reason: str, error: str) -> None:
+        close_left_record(self.study.trial_folder(number), State.failed, reason, error)
         self.study.close(number, Status.failed, reason, folder=trial_path(number), error=error)
         self._done(number)
 
-    def _interrupt(self) -> None:
-        self._look()
-        for number in list(self.pending):
-            record = read_record(self.study.trial_folder(number))
-            notes = figures(record) | {"folder": trial_path(number)} if record else {}
-            self.study.close(number, Status.interrupted, "the sweep was interrupted", **notes)
+    def _interrupt(self, reason: str) -> None:
+        for number in sorted(self.pending):
+            leave_interrupted(self.study, number, self.objectives, reason)
             self._done(number)
 
     def _done(self, number: int) -> None:
-        del self.pending[number]
+        self.pending.remove(number)
         self.finished(self.study.trial(number))
 
 

@@ -1,21 +1,23 @@
 """What is tried next: draws from the sampler, each composed and held to the budget before it may be launched."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tinysweep.data.load import describe, pin
 from tinysweep.errors import BudgetError, ConfigError
 from tinysweep.network import budget
 from tinysweep.network.build import with_width
 from tinysweep.search.compose_trial import NOTHING_HELD_OUT, Composer, digest, identity
-from tinysweep.search.ledger import Ledger
 from tinysweep.search.space import Points, Space, Value, untried
-from tinysweep.search.study import TRAINED, Status, Study, status
-from tinysweep.settings.schema import Config
+from tinysweep.search.study import TRAINED, Status, Study, is_being_trained, status
+from tinysweep.settings.schema import BudgetConfig, Config
+
+WAIT_SECONDS = 0.02  # between looks at whether another sweeper has decided on its proposal
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,6 @@ class Proposer:
         study: Study,
         space: Space,
         composer: Composer,
-        ledger: Ledger,
         n_trials: int | None,
         *,
         start: Sequence[dict[str, Value]] = (),
@@ -53,55 +54,63 @@ class Proposer:
     ) -> None:
         """`start`: points that come before everything drawn; `grid`: those that are tried instead of drawing."""
         self.study, self.space, self.composer = study, space, composer
-        self.ledger, self.n_trials, self.grid = ledger, n_trials, grid
+        self.n_trials, self.start, self.grid = n_trials, list(start), grid
         self.repeated: set[int] = set()
-        self.start = list(start)
-        self.trials: list[FrozenTrial] = []  # all of the study, as far as this sweeper knows
 
-    def refresh(self) -> None:
-        """Learn what has become of all trials meanwhile; to be called before a batch is gathered."""
-        self.trials = self.study.trials()
-
-    def propose(self) -> Proposal | Refusal:
-        """The next trial: a signed, running one, or one that is closed already."""
-        trial = self.study.draft(self.trials, self._given())
+    def propose(self, given: dict[str, Any] | None = None) -> Proposal | Refusal:
+        """The next trial: one to be launched, or one that is closed already. Its parameters may be `given`."""
+        trial = self.study.ask(self._given() if given is None else given)
         try:
             values = self._draw(trial)
-            config = self.composer.config(values, len(self.trials))
+            config = self.composer.config(values, trial.number)
             if config.data.validation == 0:
                 raise ConfigError(NOTHING_HELD_OUT)
-            digest = pin(config.data, self.composer.digests).digest
-            config = replace(config, data=replace(config.data, digest=digest))
+            images = pin(config.data, self.composer.digests).digest
+            config = replace(config, data=replace(config.data, digest=images))
             shape = describe(config.data)
             config = budget.resolve(config, shape)
         except BudgetError as error:
             smallest = budget.measure(with_width(config.model, 1), shape).params
-            self._constrain(trial, config, {"params": smallest})
-            return self._refuse(Status.over_budget, str(error).splitlines()[0], params=smallest)
+            _constrain(trial, config.budget, {"params": smallest})
+            return self._refuse(trial, Status.over_budget, str(error).splitlines()[0], params=smallest)
         except ConfigError as error:
-            return self._refuse(Status.invalid, str(error))
+            return self._refuse(trial, Status.invalid, str(error))
         cost = budget.measure(config.model, shape)
-        costs: dict[str, Any] = {
-            "params": cost.params,
-            "macs": cost.macs,
-            "activation_bytes": cost.activation_bytes,
-        }
-        self._constrain(trial, config, costs)
+        costs: dict[str, Any] = {name: getattr(cost, name) for name in ("params", "macs", "activation_bytes")}
+        _constrain(trial, config.budget, costs)
         if excess := budget.excesses(cost, config.budget):
-            return self._refuse(Status.over_budget, "; ".join(excess), **costs)
-        return self._claim(config, values, costs)
+            return self._refuse(trial, Status.over_budget, "; ".join(excess), **costs)
+        if refusal := self._claim(trial, digest(identity(config))):
+            return refusal
+        for name, value in {**costs, "seed": config.trainer.seed}.items():
+            trial.set_user_attr(name, value)
+        return Proposal(trial.number, self.composer.overrides(values, config), config)
 
     def _given(self) -> dict[str, Any] | None:
         """The values of the next trial: those of one that was interrupted, or of a point to start with, each
         proposed once by this sweeper, or of the grid's next point; None for a draw."""
-        for trial in self.ledger.cut_short(self.trials):
+        trials = self.study.trials()
+        for trial in self._cut_short(trials):
             if trial.number not in self.repeated:
                 self.repeated.add(trial.number)
                 return trial.params
-        if start := untried(self.start, self.trials):
+        if start := untried(self.start, trials):
             self.start = start[1:]
             return start[0]
-        return self.grid.upcoming(self.trials) if self.grid else None
+        return self.grid.upcoming(trials) if self.grid else None
+
+    def _cut_short(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """The trials that were interrupted and whose configurations have not been taken up again."""
+        stopped: dict[str, FrozenTrial] = {}
+        taken: set[str] = set()
+        for trial in trials:
+            if key := trial.user_attrs.get("key"):
+                became = self.study.status(trial)
+                if became == Status.interrupted:
+                    stopped[key] = trial
+                elif became == Status.running or became in TRAINED:
+                    taken.add(key)
+        return [trial for key, trial in stopped.items() if key not in taken]
 
     def _draw(self, trial: Trial) -> dict[str, Value]:
         """A value for each parameter that plays a role beside those drawn before it."""
@@ -111,55 +120,49 @@ class Proposer:
                 values[name] = suggest(trial, name, distribution)
         return values
 
-    def _constrain(self, trial: Trial, config: Config, costs: dict[str, int]) -> None:
-        """Tell the sampler how far, as a part of the limit, a trial is over (positive) or within each bound."""
-        limits = {
-            "params": config.budget.params - 1,
-            "macs": config.budget.macs,
-            "activation_bytes": config.budget.activation_bytes,
-        }
-        for name, limit in limits.items():
-            if limit is not None and name in costs:
-                trial.set_constraint(name, (costs[name] - limit) / max(limit, 1))
+    def _claim(self, trial: Trial, key: str) -> Refusal | None:
+        """Make a configuration this trial's own, unless an earlier trial has it or the study is full.
 
-    def _refuse(self, became: Status, reason: str, values: list[float] | None = None, **notes: Any) -> Refusal:
-        entered = self.study.enter(became, reason, values, **notes)
-        if entered.number == len(self.trials):
-            self.trials.append(entered)
-        else:  # another sweeper has entered some
-            self.refresh()
-        return Refusal(entered.number, became, reason, notes.get("params"))
-
-    def _claim(self, config: Config, values: dict[str, Value], costs: dict[str, int]) -> Proposal | Refusal:
-        """Make a configuration this trial's own, unless another trial has it or the study is full.
-
-        Sweepers that come to one configuration at once all enter it, each before it looks for the others, so all
-        but the one with the lowest number find that there is an earlier one.
+        Of sweepers that come to one configuration, or the last free place, at once, the trial with the lower
+        number gets it. So each shows its key, and waits until all trials before its own show theirs or are closed.
         """
-        key = digest(identity(config))
-        self.refresh()
-        if twin := self.ledger.twin(self.trials, key):
-            reason, result, known = _repetition(twin)
-            return self._refuse(Status.duplicate, reason, result, **known)
-        notes: dict[str, Any] = {"key": key, **costs, "seed": config.trainer.seed}
-        number = self.study.enter(**notes).number
-        self.refresh()
-        if twin := self.ledger.twin(self.trials, key, number):
-            reason, result, known = _repetition(twin)
-            return self._withdraw(number, Status.duplicate, reason, result, **known)
-        if self.n_trials is not None:
-            taken = self.ledger.count(self.trials, *TRAINED) + self.ledger.going(self.trials, number)
-            if taken >= self.n_trials:
-                reason = f"other sweepers make up all {self.n_trials} trials"
-                return self._withdraw(number, Status.withdrawn, reason)
-        return Proposal(number, self.composer.overrides(values, config), config)
+        trial.set_user_attr("key", key)
+        trials = self.study.trials()
+        while any(map(self._is_undecided, trials[: trial.number])):
+            time.sleep(WAIT_SECONDS)
+            trials = self.study.trials()
+        for other in trials:
+            if other.user_attrs.get("key") == key and (
+                self.study.status(other) in TRAINED or (is_being_trained(other) and other.number < trial.number)
+            ):
+                reason, result, notes = _repetition(other)
+                return self._refuse(trial, Status.duplicate, reason, result, **notes)
+        taken = self.study.count(trials, *TRAINED) + sum(map(is_being_trained, trials[: trial.number]))
+        if self.n_trials is not None and taken >= self.n_trials:
+            return self._refuse(trial, Status.withdrawn, f"other sweepers make up all {self.n_trials} trials")
+        return None
 
-    def _withdraw(
-        self, number: int, became: Status, reason: str, values: list[float] | None = None, **notes: Any
+    def _is_undecided(self, trial: FrozenTrial) -> bool:
+        is_open = trial.state == TrialState.RUNNING and not is_being_trained(trial)
+        return is_open and self.study.is_attended(trial)
+
+    def _refuse(
+        self, trial: Trial, became: Status, reason: str, values: list[float] | None = None, **notes: Any
     ) -> Refusal:
-        self.study.close(number, became, reason, values, **notes)
-        self.refresh()
-        return Refusal(number, became, reason)
+        self.study.close(trial.number, became, reason, values, **notes)
+        return Refusal(trial.number, became, reason, notes.get("params"))
+
+
+def _constrain(trial: Trial, bounds: BudgetConfig, costs: dict[str, int]) -> None:
+    """Tell the sampler how far, as a part of the limit, a trial is over (positive) or within each bound."""
+    limits = {
+        "params": bounds.params - 1,
+        "macs": bounds.macs,
+        "activation_bytes": bounds.activation_bytes,
+    }
+    for name, limit in limits.items():
+        if limit is not None and name in costs:
+            trial.set_constraint(name, (costs[name] - limit) / max(limit, 1))
 
 
 def _repetition(twin: FrozenTrial) -> tuple[str, list[float] | None, dict[str, Any]]:

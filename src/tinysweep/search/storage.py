@@ -1,17 +1,13 @@
 """Where a study is kept: SQLite in its folder, a database, or Optuna's journal file."""
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
-from optuna.distributions import distribution_to_json
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages._rdb import models
-from optuna.trial import FrozenTrial
 from sqlalchemy import create_engine, inspect
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
@@ -20,48 +16,8 @@ from tinysweep.errors import StudyError, first_line
 from tinysweep.search.journal import Journal
 from tinysweep.search.storage_location import Kind, Location, locate
 
-if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
 OPTUNA_TABLES = {"studies", "trials", "version_info", "alembic_version"}
 BUSY_SECONDS = 60  # how long one process waits for another that is writing to an SQLite file
-
-
-class Database(RDBStorage):
-    """Optuna's storage in a database, where a trial that has everything from the start is written by a few
-    statements instead of several for each parameter and note, which cost 20 ms."""
-
-    def _get_prepared_new_trial(
-        self, study_id: int, template_trial: FrozenTrial | None, session: "Session"
-    ) -> models.TrialModel:
-        draft = template_trial
-        if draft is None or draft.values or draft.intermediate_values:
-            return super()._get_prepared_new_trial(study_id, draft, session)
-        trial = models.TrialModel(
-            study_id=study_id,
-            number=None,
-            state=draft.state,
-            datetime_start=draft.datetime_start,
-            datetime_complete=draft.datetime_complete,
-        )
-        session.add(trial)
-        session.flush()  # gives it its id
-        for name, value in draft.params.items():
-            kind = draft.distributions[name]
-            stored, text = kind.to_internal_repr(value), distribution_to_json(kind)
-            session.add(
-                models.TrialParamModel(
-                    trial_id=trial.trial_id, param_name=name, param_value=stored, distribution_json=text
-                )
-            )
-        for model, attributes in (
-            (models.TrialUserAttributeModel, draft.user_attrs),
-            (models.TrialSystemAttributeModel, draft.system_attrs),
-        ):
-            for key, content in attributes.items():
-                session.add(model(trial_id=trial.trial_id, key=key, value_json=json.dumps(content)))
-        trial.number = trial.count_past_trials(session)
-        return trial
 
 
 @contextmanager
@@ -130,7 +86,7 @@ def look_into(location: Location) -> Iterator[BaseStorage | None]:
 
 def _database(location: Location, write: bool = True) -> RDBStorage:
     try:
-        return Database(
+        return RDBStorage(
             _url(location), engine_kwargs=_engine(location, write=write), skip_table_creation=not write
         )
     except RuntimeError as error:  # tables of another version

@@ -1,16 +1,23 @@
-"""A study: Optuna's trials, what became of each, and which sweeper each belongs to."""
+"""A study: Optuna's trials, what became of each, and which of the sweepers that share it are alive."""
 
+import logging
+import platform
+import threading
+import time
+import uuid
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import optuna
+from filelock import FileLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from tinysweep.errors import is_from_outside
-from tinysweep.search.drafts import Drafter
-from tinysweep.search.lease import Lease
+from tinysweep.errors import first_line, is_from_outside
+from tinysweep.files import is_held
+
+log = logging.getLogger(__name__)
 
 
 class Status(StrEnum):
@@ -56,17 +63,114 @@ def failed_from_outside(trial: FrozenTrial) -> bool:
     return failed and is_from_outside(notes.get("error"), notes.get("reason") or "")
 
 
+def is_being_trained(trial: FrozenTrial) -> bool:
+    """Whether a trial has passed the gate and has no result yet; before that it has no key."""
+    return trial.state == TrialState.RUNNING and "key" in trial.user_attrs
+
+
 def trial_path(number: int) -> str:
     """Where a trial lies below its study's folder, the same on every machine."""
     return f"trials/{number}"
 
 
+# Optuna has no public way to a trial that another process has asked for, nor, without reading the whole study, to
+# its state.
+
+
+def reopened(study: optuna.Study, number: int) -> Trial:
+    """A trial that another process, or an earlier call, has asked for."""
+    return Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
+
+
+def is_closed(trial: Trial) -> bool:
+    """Whether a trial has been closed, by whoever it was."""
+    return trial.storage.get_trial(trial._trial_id).state.is_finished()
+
+
+HEARTBEAT_SECONDS = 20.0
+EXPIRED_SECONDS = 180.0
+HEARTBEATS = "sweepers"  # the study's note of when each sweeper was last seen
+
+
+def kernel() -> str:
+    """What all processes have in common that see each other's file locks: containers on one machine do."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return boot.read_text().strip() if boot.exists() else platform.node()
+
+
+class Presence:
+    """How a sweeper shows the others that it is alive: by a lock in the study's folder, which the operating system
+    frees however the process ends, and, as others may not see that lock, by the time, noted in the study every 20
+    seconds."""
+
+    def __init__(self, study: optuna.Study, folder: Path) -> None:
+        self.study, self.folder = study, folder / ".sweepers"
+        self.token = f"{kernel()}.{uuid.uuid4().hex}"
+        self.lock = FileLock(self._lock_file(self.token))
+        self.ended = threading.Event()
+        self.beating = threading.Thread(target=self._beat, daemon=True)
+
+    def begin(self) -> None:
+        self.lock.acquire(blocking=False)
+        self._note(time.time())
+        self.beating.start()
+
+    def end(self) -> None:
+        self.ended.set()
+        self.beating.join()
+        Path(self.lock.lock_file).unlink(missing_ok=True)
+        self.lock.release()
+        self._note(None)
+
+    def _beat(self) -> None:
+        said = False
+        while not self.ended.wait(HEARTBEAT_SECONDS):
+            try:
+                self._note(time.time())
+                said = False
+            except Exception as error:  # whatever a storage raises that is away for a while
+                if not said:
+                    log.warning(
+                        "the study's storage can't be told that this sweep is alive (%s); after %.0f minutes "
+                        "other sweeps take up its trials",
+                        first_line(error), EXPIRED_SECONDS / 60,
+                    )  # fmt: skip
+                said = True
+
+    def _note(self, moment: float | None) -> None:
+        """Note when this sweeper was last seen, or that it has ended; those that were killed long ago go."""
+        known = self.study.user_attrs.get(HEARTBEATS, {})
+        seen = {token: last for token, last in known.items() if _is_recent(last) and token != self.token}
+        self.study.set_user_attr(HEARTBEATS, seen | ({} if moment is None else {self.token: moment}))
+
+    def is_alive(self, token: str) -> bool:
+        """Whether the sweeper of a token lives."""
+        if token == self.token:
+            return True
+        file = self._lock_file(token)
+        if token.startswith(kernel()) and file.exists():
+            return is_held(file)
+        return _is_recent(self.study.user_attrs.get(HEARTBEATS, {}).get(token, 0.0))
+
+    def others(self) -> list[str]:
+        """The tokens of the other sweepers that live."""
+        tokens = self.study.user_attrs.get(HEARTBEATS, {})
+        return [token for token in tokens if token != self.token and self.is_alive(token)]
+
+    def _lock_file(self, token: str) -> Path:
+        return self.folder / f"{token}.lock"
+
+
+def _is_recent(moment: float) -> bool:
+    return time.time() - moment < EXPIRED_SECONDS
+
+
 class Study:
     """An Optuna study seen by one of the sweepers that may be at work on it."""
 
-    def __init__(self, optimized: optuna.Study, folder: Path, lease: Lease) -> None:
-        self.optuna, self.folder, self.lease = optimized, folder, lease
-        self.drafter = Drafter(optimized)
+    def __init__(self, optimized: optuna.Study, folder: Path) -> None:
+        self.optuna, self.folder = optimized, folder
+        self.presence = Presence(optimized, folder)
         # What failed from outside before this sweeper began may have been mended meanwhile.
         self.retried = frozenset(trial.number for trial in self.trials() if failed_from_outside(trial))
 
@@ -74,34 +178,32 @@ class Study:
         """Every trial, in the order of their numbers; not to be changed."""
         return self.optuna.get_trials(deepcopy=False)
 
+    def trial(self, number: int) -> FrozenTrial:
+        return self.trials()[number]
+
     def status(self, trial: FrozenTrial) -> Status:
         """What became of a trial in the eyes of this sweeper: what it is to try again counts as interrupted."""
         return Status.interrupted if trial.number in self.retried else status(trial)
 
-    def trial(self, number: int) -> FrozenTrial:
-        return self.optuna._storage.get_trial(self._trial_id(number))
+    def count(self, trials: Sequence[FrozenTrial], *statuses: Status) -> int:
+        """How many of these trials have one of these statuses in the eyes of this sweeper."""
+        return sum(self.status(trial) in statuses for trial in trials)
 
     def trial_folder(self, number: int) -> Path:
         return self.folder / trial_path(number)
 
-    def draft(self, trials: list[FrozenTrial], params: dict[str, Any] | None = None) -> Trial:
-        """A trial to draw parameters from that is not in the study yet; `trials` are all that are. Those in
-        `params` are given instead of drawn."""
-        return self.drafter.begin(trials, params)
-
-    def enter(
-        self,
-        became: Status = Status.running,
-        reason: str | None = None,
-        values: list[float] | None = None,
-        **notes: Any,
-    ) -> FrozenTrial:
-        """Put the drafted trial into the study, signed by this sweeper, with its notes, and closed unless it is
-        `running`; as it is there. No other sweeper ever sees a part of it."""
-        notes["sweeper"] = self.lease.token
-        if became == Status.running:
-            return self.drafter.enter(TrialState.RUNNING, None, notes)
-        return self.drafter.enter(_state(became, values), values, notes | _noted(became, reason))
+    def ask(self, given: dict[str, Any] | None = None) -> Trial:
+        """A new trial to draw parameters from; those that are `given` aren't drawn. It is signed by this sweeper
+        from the moment that others can see it, or they would take it for one that its sweeper has left."""
+        token = self.presence.token
+        # In SQLite two sweepers may both be given the trial that waits.
+        with FileLock(self.presence.folder / "asking.lock"):
+            if given is not None or not any(trial.state == TrialState.WAITING for trial in self.trials()):
+                self.optuna.enqueue_trial(given or {}, user_attrs={"sweeper": token})
+            trial = self.optuna.ask()
+        if trial.user_attrs.get("sweeper") != token:  # enqueued by one that was killed just then
+            trial.set_user_attr("sweeper", token)
+        return trial
 
     def close(
         self,
@@ -112,39 +214,29 @@ class Study:
         **notes: Any,
     ) -> bool:
         """Give a running trial its final status; False if another sweeper has closed it meanwhile."""
-        trial_id = self._trial_id(number)
+        state = STATES.get(became, TrialState.COMPLETE if values is not None else TrialState.FAIL)
+        notes |= {"standing": became.value} | ({"reason": reason} if reason else {})
         try:
-            for name, value in (notes | _noted(became, reason)).items():
-                self.optuna._storage.set_trial_user_attr(trial_id, name, value)
-            self.optuna.tell(number, values, state=_state(became, values), skip_if_finished=True)
+            trial = reopened(self.optuna, number)
+            for name, value in notes.items():
+                trial.set_user_attr(name, value)
+            self.optuna.tell(number, values, state, skip_if_finished=True)
         except optuna.exceptions.UpdateFinishedTrialError:
             return False
         return True
-
-    def _trial_id(self, number: int) -> int:
-        return self.optuna._storage.get_trial_id_from_study_id_trial_number(self.optuna._study_id, number)
 
     def abandoned(self) -> list[FrozenTrial]:
         """Running trials whose sweeper is no longer there."""
         running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
         return [trial for trial in running if not self.is_attended(trial)]
 
-    def release(self, reason: str) -> None:
-        """Close as interrupted what this sweeper has asked for and will not come to train."""
-        for trial in self.trials():
-            if trial.state == TrialState.RUNNING and trial.user_attrs.get("sweeper") == self.lease.token:
-                self.close(trial.number, Status.interrupted, reason)
-
     def is_attended(self, trial: FrozenTrial) -> bool:
         """Whether the sweeper of a running trial is alive."""
         token = trial.user_attrs.get("sweeper")
-        return token is not None and self.lease.is_alive(token, self.optuna.user_attrs)
+        return token is not None and self.presence.is_alive(token)
 
-
-def _noted(became: Status, reason: str | None) -> dict[str, str]:
-    return {"standing": became.value} | ({"reason": reason} if reason else {})
-
-
-def _state(became: Status, values: list[float] | None) -> TrialState:
-    """Optuna's state of a trial that is closed as `became`."""
-    return STATES.get(became, TrialState.COMPLETE if values is not None else TrialState.FAIL)
+    def release(self, reason: str) -> None:
+        """Close as interrupted what this sweeper has asked for and will not come to train."""
+        for trial in self.trials():
+            if trial.state == TrialState.RUNNING and trial.user_attrs.get("sweeper") == self.presence.token:
+                self.close(trial.number, Status.interrupted, reason)

@@ -1,30 +1,43 @@
 """The search: ask, compose, gate, launch, tell, until the study has its trials."""
 
-import sys
 import time
 import warnings
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from textwrap import indent
 
 import optuna
 from filelock import FileLock
 from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
 
-from tinysweep.errors import StudyError
+from tinysweep import console
+from tinysweep.errors import StudyError, first_line
 from tinysweep.metrics import METRICS
-from tinysweep.search.launch import Batch, figures, read_record, settle
-from tinysweep.search.lease import LEASE_PREFIX, Lease
-from tinysweep.search.ledger import Ledger
+from tinysweep.search.launch import Jobs, leave_interrupted, stop_workers
 from tinysweep.search.plan import Plan, build_sampler, require_same
-from tinysweep.search.progress import Screen, from_outside, nothing_fits, progress, refused, result
 from tinysweep.search.propose import Proposal, Proposer, Refusal
+from tinysweep.search.space import without_quotes
 from tinysweep.search.storage import look_into, open_storage, storage_errors
 from tinysweep.search.storage_location import Kind, Location, locate
-from tinysweep.search.study import TRAINED, Status, Study, count, failed_from_outside, status, trial_path
-from tinysweep.search.table import Table, write_results, write_winner
+from tinysweep.search.study import (
+    TRAINED,
+    Presence,
+    Status,
+    Study,
+    count,
+    failed_from_outside,
+    is_being_trained,
+    status,
+)
+from tinysweep.search.table import Table, metric, pareto_front, ranked, write_results, write_winner
 from tinysweep.settings.command_line import as_typed
 
 JUDGED_FROM = 10  # finished trials; a failure among fewer says little of a rate
+JOINED = "joined"  # the study's note of how many sweepers have been at work on it
+SHOWN = 10  # of the best trials
 
 
 class Sweep:
@@ -33,6 +46,7 @@ class Sweep:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.table = Table(plan.name, plan.objectives, list(plan.space.searched))
+        self.best: FrozenTrial | None = None
 
     def run(self) -> None:
         """Search until the study has its trials, the space is used up, or the time is over.
@@ -54,22 +68,19 @@ class Sweep:
         with storage_errors(location.shown):
             with lock:
                 study = self._open()
-            self.ledger = Ledger(study.status)
-            if self.plan.points:
-                self.plan.points.status = study.status
-            study.lease.begin(study.optuna.set_user_attr)
+            study.presence.begin()
             try:
                 self._search(study)
             except KeyboardInterrupt:
                 study.release("the sweep was interrupted")
                 print(
-                    f"stopped; {progress(study, self.plan.n_trials)}; the same command goes on from here",
+                    f"stopped; {how_far(study, self.plan.n_trials)}; the same command goes on from here",
                     flush=True,
                 )
                 raise
             finally:
-                self._stop_workers()
-                study.lease.end()
+                stop_workers()
+                study.presence.end()
                 self._write_table(study)
             self._conclude(study)
 
@@ -100,14 +111,12 @@ class Sweep:
     def _may_begin_anew(self, study: optuna.Study) -> bool:
         """Whether a study was begun with other settings that came to nothing: no trial was trained, such as where
         no model fits, and no other sweep is at work on it."""
-        notes, lease = study.user_attrs, Lease(self.plan.folder)
-        if notes.get("definition", self.plan.definition) == self.plan.definition:
+        if study.user_attrs.get("definition", self.plan.definition) == self.plan.definition:
             return False
         idle = (Status.over_budget, Status.invalid, Status.duplicate, Status.withdrawn)
         if any(status(trial) not in idle for trial in study.get_trials(deepcopy=False)):
             return False
-        tokens = [key.removeprefix(LEASE_PREFIX) for key in notes if key.startswith(LEASE_PREFIX)]
-        return not any(lease.is_alive(token, notes) for token in tokens)
+        return not Presence(study, self.plan.folder).others()
 
     def _create(self, storage: BaseStorage) -> optuna.Study:
         return optuna.create_study(
@@ -130,65 +139,61 @@ class Sweep:
         optimized.set_metric_names(self.plan.objectives)  # as dashboards show them
         optimized.set_user_attr("retrain", self.plan.config.retrain)  # for the final, which Hydra doesn't compose
         optimized.set_user_attr("typed", as_typed())  # for the report
+        # Earlier versions left a note of each sweeper instead of their number.
+        notes = optimized.user_attrs
+        joined = notes.get(JOINED, sum(key.startswith("sweeper:") for key in notes))
+        optimized.set_user_attr(JOINED, joined + 1)
         if not self.plan.is_grid:  # whose points are given, not drawn
-            joined = sum(key.startswith(LEASE_PREFIX) for key in optimized.user_attrs)
             optimized.sampler = build_sampler(self.plan.sampler, joined)
-        return Study(optimized, self.plan.folder, Lease(self.plan.folder))
+        return Study(optimized, self.plan.folder)
 
     def _search(self, study: Study) -> None:
-        began, limit = time.monotonic(), self.plan.config.max_seconds
-        plan = self.plan
-        proposer = Proposer(
-            study,
-            plan.space,
-            plan.composer,
-            self.ledger,
-            plan.n_trials,
-            start=plan.start,
-            grid=plan.points if plan.is_grid else None,
-        )
-        fresh = [trial for trial in study.trials() if trial.number not in study.retried]
-        with Screen(self.plan.objectives, self.plan.total, fresh) as screen:
-            batch = Batch(study, self.plan.objectives, self.plan.launch, screen.finished)
+        plan, began = self.plan, time.monotonic()
+        if plan.points:
+            plan.points.status = study.status
+        grid = plan.points if plan.is_grid else None
+        proposer = Proposer(study, plan.space, plan.composer, plan.n_trials, start=plan.start, grid=grid)
+        trials = study.trials()
+        self.best = next(iter(ranked(trials, plan.objectives)), None)
+        with console.Progress(plan.total, "trials", study.count(trials, *TRAINED)) as progress:
+            self.progress = progress
+            jobs = Jobs(study, plan.objectives, plan.launch, proposer.propose, self._finished)
             while True:
-                self._recover(study, screen)
+                self._recover(study)
                 self._judge_failures(study)
-                if limit and time.monotonic() - began >= limit:
-                    screen.say(f"hydra.sweeper.max_seconds={limit:g} are over")
+                if plan.config.max_seconds and time.monotonic() - began >= plan.config.max_seconds:
+                    progress.print(f"hydra.sweeper.max_seconds={plan.config.max_seconds:g} are over")
                     return
-                proposals = self._gather(study, proposer, screen)
+                proposals = self._gather(study, proposer)
                 if not proposals:
                     return
-                batch.run(proposals, self.plan.job)
+                jobs.run(proposals, plan.job)
                 self._write_table(study)
 
-    def _recover(self, study: Study, screen: Screen) -> None:
-        """Close what a sweeper that died has left running: by its record if it had finished; else propose it
+    def _finished(self, trial: FrozenTrial) -> None:
+        """Say what became of a trial that has just been trained."""
+        aim = self.plan.objectives[0]
+        if status(trial) == Status.complete:
+            self.best = ranked([trial, *([self.best] if self.best else [])], self.plan.objectives)[0]
+            self.progress.describe(f"best {figure(self.best, aim)}")
+        self.progress.print(trial_line(trial, self.best, aim))
+        if status(trial) != Status.interrupted:
+            self.progress.advance()
+
+    def _recover(self, study: Study) -> None:
+        """Close what a sweeper that died has left running: by its record if it had finished; else it is proposed
         again."""
         for trial in study.abandoned():
-            folder = study.trial_folder(trial.number)
-            record = read_record(folder)
-            if not (record and settle(study, trial.number, record, self.plan.objectives)):
-                notes = figures(record) | {"folder": trial_path(trial.number)} if record else {}
-                if not study.close(trial.number, Status.interrupted, "its sweeper died", **notes):
-                    continue
-            screen.finished(study.trial(trial.number))
+            if leave_interrupted(study, trial.number, self.plan.objectives, "its sweeper died"):
+                self._finished(study.trial(trial.number))
 
-    def _gather(self, study: Study, proposer: Proposer, screen: Screen) -> list[Proposal]:
-        """The next batch: as many proposals as there is need for, fewer where the space is used up."""
-        need = self.plan.batch_size
-        if self.plan.n_trials is not None:
-            trials = study.trials()
-            done = self.ledger.count(trials, *TRAINED) + self.ledger.going(trials)
-            need = min(need, self.plan.n_trials - done)
-        most, points = self.plan.config.max_rejections, self.plan.points
+    def _gather(self, study: Study, proposer: Proposer) -> list[Proposal]:
+        """What is launched next: as many proposals as there is need for, fewer where the space is used up."""
+        most = self.plan.config.max_rejections
         proposals: list[Proposal] = []
         refusals: list[Refusal] = []
         in_a_row = 0
-        proposer.refresh()
-        while len(proposals) < need and in_a_row < most:
-            if points and points.upcoming(proposer.trials) is None:
-                break
+        while len(proposals) < self.plan.batch_size and in_a_row < most and self._is_room_for_more(study):
             answer = proposer.propose()
             if isinstance(answer, Proposal):
                 proposals.append(answer)
@@ -197,16 +202,24 @@ class Sweep:
                 refusals.append(answer)
                 in_a_row += 1
         if refusals:
-            screen.say(refused(refusals))
+            self.progress.print(refused(refusals))
         if in_a_row >= most and not proposals:
             if not any(refusal.became == Status.duplicate for refusal in refusals):
                 raise StudyError(nothing_fits(refusals, study.trials()))
-            screen.say(f"{in_a_row:,} proposals in a row brought nothing new: the space is used up")
+            self.progress.print(f"{in_a_row:,} proposals in a row brought nothing new: the space is used up")
         return proposals
+
+    def _is_room_for_more(self, study: Study) -> bool:
+        """Whether the study lacks trials, and its space has a point that none of them has."""
+        trials, points = study.trials(), self.plan.points
+        if points and points.upcoming(trials) is None:
+            return False
+        taken = study.count(trials, *TRAINED) + sum(map(is_being_trained, trials))
+        return self.plan.n_trials is None or taken < self.plan.n_trials
 
     def _judge_failures(self, study: Study) -> None:
         trials = study.trials()
-        failed, finished = self.ledger.count(trials, Status.failed), self.ledger.count(trials, *TRAINED)
+        failed, finished = study.count(trials, Status.failed), study.count(trials, *TRAINED)
         rate = self.plan.config.max_failure_rate
         if finished >= min(JUDGED_FROM, self.plan.total or JUDGED_FROM) and failed > rate * finished:
             last = next(trial for trial in reversed(trials) if study.status(trial) == Status.failed)
@@ -219,24 +232,128 @@ class Sweep:
     def _write_table(self, study: Study) -> None:
         self.table.write(study.trials(), self.plan.folder / "trials.csv")
 
-    def _stop_workers(self) -> None:
-        """End the processes that the joblib launcher keeps warm; those of a sweep cut short are still at work."""
-        if "joblib.externals.loky.reusable_executor" in sys.modules:
-            from joblib.externals.loky import get_reusable_executor  # noqa: PLC0415 only there if that launcher is
-
-            get_reusable_executor().shutdown(wait=True, kill_workers=True)
-
     def _conclude(self, study: Study) -> None:
         """Print the result and write it for others to use."""
         plan, trials = self.plan, study.trials()
         best = write_results(study, plan.objectives)
-        if words := from_outside(study):
+        if words := to_try_again(study):
             print(f"\n{words}")
-        print(
-            f"\n{progress(study, plan.n_trials)}\n\n{result(trials, plan.objectives, list(plan.space.searched))}"
-        )
+        print(f"\n{how_far(study, plan.n_trials)}\n\n{result(trials, plan.objectives, list(plan.space.searched))}")
         print(f"\ntable of trials   {self.plan.folder / 'trials.csv'}")
         if best:
             print(f"train the winner  {write_winner(study, best, plan.composer, plan.config.retrain)}")
         elif trials and not count(trials, *TRAINED, Status.running, Status.interrupted):
             raise StudyError(nothing_fits([], trials))
+
+
+# ---- what a person reads
+
+
+def figure(trial: FrozenTrial, name: str) -> str:
+    """A metric of a completed trial."""
+    return METRICS[name].shown(metric(trial, name))
+
+
+def trial_line(trial: FrozenTrial, best: FrozenTrial | None, objective: str) -> str:
+    """What became of a trial, and the best so far."""
+    notes, became = trial.user_attrs, status(trial)
+    parts = [
+        f"trial {trial.number:<4} {became.value:<11}",
+        f"{notes.get('params', 0):>6,} params",
+        f"{METRICS['validation_accuracy'].shown(notes.get('validation_accuracy')):>7}",
+        f"{METRICS['seconds'].shown(notes.get('seconds') or 0.0):>8}",
+    ]
+    if best:
+        parts.append(f"best {figure(best, objective)} (trial {best.number})")
+    if became in (Status.failed, Status.interrupted):
+        parts.append(first_line(notes.get("reason", "")))
+    return "  ".join(parts)
+
+
+def result(trials: list[FrozenTrial], objectives: list[str], searched: list[str]) -> str:
+    """The best trials and the Pareto front as text tables."""
+    best = ranked(trials, objectives)
+    running = count(trials, Status.running)
+    elsewhere = f"another sweep is at work on {running} more trial{'s' if running > 1 else ''}"
+    if not best:
+        return f"no trial has completed yet; {elsewhere}" if running else "no trial has completed"
+    weighed = objectives if len(objectives) > 1 else [*objectives, "params"]
+    return "\n".join(
+        [
+            *([f"so far, as {elsewhere}:", ""] if running else []),
+            f"the best {min(SHOWN, len(best))} of {len(best)} completed trials by {aim_in_words(objectives[0])}:",
+            table(best[:SHOWN], searched),
+            "",
+            f"Pareto front: {' against '.join(map(aim_in_words, weighed))}",
+            table(pareto_front(trials, objectives), searched),
+        ]
+    )
+
+
+def aim_in_words(name: str) -> str:
+    """A metric, and which way it is better."""
+    return f"{METRICS[name].label} ({'higher' if METRICS[name].higher_is_better else 'lower'} is better)"
+
+
+def table(trials: list[FrozenTrial], searched: list[str]) -> str:
+    """Trials with their figures and parameters, a line each."""
+    names = ("validation_accuracy", "validation_loss", "params", "macs", "seconds")
+    rows = [["trial", *(METRICS[name].header for name in names), *searched]]
+    for trial in trials:
+        drawn = [_short(trial.params.get(name)) for name in searched]
+        rows.append([str(trial.number), *(figure(trial, name) for name in names), *drawn])
+    return indent(console.table(rows, "r" * len(rows[0])), console.GAP)
+
+
+def _short(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(without_quotes(value))
+
+
+def how_far(study: Study, n_trials: int | None) -> str:
+    """How far a study is, in one line."""
+    trials = [trial for trial in study.trials() if trial.number not in study.retried]
+    kinds = {became.value.replace("_", " "): count(trials, became) for became in Status}
+    kinds["failed earlier"] = len(study.retried)
+    words = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+    trained = count(trials, *TRAINED)
+    of = f" of {n_trials}" if n_trials and trained <= n_trials else ""
+    more = f", more than hydra.sweeper.n_trials={n_trials}" if n_trials and trained > n_trials else ""
+    return f"study {study.optuna.study_name}: {trained}{of} trials trained{more} ({words or 'none begun'})"
+
+
+def to_try_again(study: Study) -> str:
+    """What the same command would try again, its causes once mended; nothing if there is nothing."""
+    failed = [
+        trial for trial in study.trials() if failed_from_outside(trial) and trial.number not in study.retried
+    ]
+    if not failed:
+        return ""
+    which, them = ("1 trial", "it") if len(failed) == 1 else (f"{len(failed)} trials", "them")
+    last = f"trial {failed[-1].number}: {first_line(failed[-1].user_attrs.get('reason', ''))}"
+    return (
+        f"{which} failed for a reason outside the configuration ({last}); once that is mended, the same command "
+        f"tries {them} again"
+    )
+
+
+def refused(refusals: list[Refusal]) -> str:
+    """The line that sums up what was not launched."""
+    kinds = Counter(refusal.became.value.replace("_", " ") for refusal in refusals)
+    words = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+    return f"not trained: {words} (the last, trial {refusals[-1].number}: {refusals[-1].reason})"
+
+
+def nothing_fits(refusals: list[Refusal], trials: Sequence[FrozenTrial]) -> str:
+    """Why a study in which no proposal may be trained ends."""
+    sizes = [trial.user_attrs["params"] for trial in trials if "params" in trial.user_attrs]
+    reasons = [trial.user_attrs["reason"] for trial in trials if "reason" in trial.user_attrs]
+    parts = [
+        f"{len(refusals):,} proposals in a row were refused" if refusals else "",
+        f"the smallest model had {min(sizes):,} trainable parameters" if sizes else "",
+        f"the last: {first_line(reasons[-1])}" if reasons else "",
+    ]
+    if {status(trial) for trial in trials} == {Status.invalid}:
+        return f"nothing that is searched can be trained: {'; '.join(filter(None, parts))}"
+    return f"no model fits: {'; '.join(filter(None, [*parts, 'search smaller models or raise the budget']))}"

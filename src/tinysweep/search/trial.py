@@ -18,6 +18,7 @@ from tinysweep.run.run import run
 from tinysweep.search.compose_trial import digest, identity
 from tinysweep.search.plan import build_pruner
 from tinysweep.search.storage import open_storage
+from tinysweep.search.study import is_closed, reopened
 from tinysweep.settings.schema import Config
 from tinysweep.training.loop import Epoch
 
@@ -47,7 +48,7 @@ def _open(number: int, sweeper: DictConfig, study_folder: Path) -> Trial:
         sampler=optuna.samplers.RandomSampler(),  # nothing is drawn here, and the default sampler costs time
         pruner=build_pruner(sweeper.pruner),
     )
-    return Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
+    return reopened(study, number)
 
 
 class Reporter:
@@ -81,7 +82,7 @@ class Reporter:
         Raises:
             AbandonedError: another sweeper closed it, because this job's own has died.
         """
-        if self.trial.study._storage.get_trial(self.trial._trial_id).state.is_finished():
+        if is_closed(self.trial):
             raise AbandonedError(f"trial {self.trial.number} was closed by another sweeper")
 
     def require_costed(self, config: Config) -> None:
