@@ -25,7 +25,6 @@ import made_study as made
 from conftest import Command, Ended
 from report_reader import Reader, main_part, read_page, whole_page
 from tinysweep.commands import report
-from tinysweep.report.page import SECTIONS
 from tinysweep.results.view import StudyView, open_view
 from tinysweep.search.study import Status
 from tinysweep.search.table import Table
@@ -34,6 +33,9 @@ from tinysweep.settings.compose import compose
 pytestmark = pytest.mark.usefixtures("quiet_optuna")
 
 PICTURES = ["accuracy_parameters.png", "curves.png", "importances.png", "search_history.png"]
+TITLES = ["The final", "Accuracy against parameters", "Search history", "What mattered",
+          "Parameters of each trial", "Learning curves", "Pruned, refused and failed trials",
+          "The winner's mistakes", "The winner, layer by layer", "Trials, ranked", "Do it again"]  # fmt: skip
 ONE, TWO = ("validation_accuracy",), ("validation_accuracy", "params")
 
 Report = Callable[..., Ended]
@@ -254,9 +256,9 @@ def page_of(kind: str) -> Reader:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_study_gives_a_whole_page_in_the_order_of_a_decision(kind: str) -> None:
     page = page_of(kind)
-    assert [unescape(title) for title in re.findall(r"<h2>([^<]*)</h2>", page.html)] == list(SECTIONS.values())
+    assert [unescape(title) for title in re.findall(r"<h2>([^<]*)</h2>", page.html)] == TITLES
     links = re.findall(r'href="#(\w+)"', page.html)
-    assert links == re.findall(r'<section id="(\w+)"', page.html) == list(SECTIONS)
+    assert links == re.findall(r'<section id="(\w+)"', page.html)
 
 
 @pytest.mark.parametrize(

@@ -28,19 +28,6 @@ from tinysweep.results.view import LEADERS, StudyView
 from tinysweep.settings.schema import Config
 
 BEST_CURVES = 8
-SECTIONS = {  # in the order in which a person decides
-    "final": "The final",
-    "accuracy": "Accuracy against parameters",
-    "history": "Search history",
-    "importance": "What mattered",
-    "parallel": "Parameters of each trial",
-    "curves": "Learning curves",
-    "ends": "Pruned, refused and failed trials",
-    "mistakes": "The winner's mistakes",
-    "layers": "The winner, layer by layer",
-    "trials": "Trials, ranked",
-    "again": "Do it again",
-}
 Held = TypeVar("Held")
 
 
@@ -129,7 +116,7 @@ def render(view: StudyView, found: Findings, drawn: dict[str, go.Figure | str]) 
         "thousands": "{:,}".format,
     }
     return environment.get_template("page.html.j2").render(
-        **vars(found), view=view, figures=drawn, sections=SECTIONS, STATUS=STATUS, FEW=FEW, LEADERS=LEADERS,
+        **vars(found), view=view, figures=drawn, STATUS=STATUS, FEW=FEW, LEADERS=LEADERS,
         BEST_CURVES=BEST_CURVES,
         tiles=sections.tiles(view, final if isinstance(final, Final) else None),
         bounds=sections.bounds(view), period=sections.period(view.trials), made=datetime.now(UTC),
