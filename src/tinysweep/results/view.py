@@ -1,9 +1,7 @@
 """What a report is about: a study as it stood when it was read, from its storage or from trials.csv alone."""
 
-import csv
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -28,82 +26,9 @@ from tinysweep.settings.compose import COMPOSITION_ERRORS
 from tinysweep.settings.schema import Config
 from tinysweep.settings.stored import read_config
 
-WIDE = 10  # positive reals whose ends are further apart than this factor were most likely drawn by their logarithm
-
-
-def from_table(path: Path) -> tuple[str | None, list[str], list[FrozenTrial]]:
-    """The study's name (None if it has no trials), its objectives and its trials as Optuna holds them.
-
-    What was searched is taken from the values that were drawn, so a range is only as wide as those.
-
-    Raises:
-        DataError: the file isn't a table of trials.
-    """
-    try:
-        frame = read_trials(path)
-        missing = [name for name in COLUMNS if name not in frame.columns]
-        if missing:
-            raise DataError(f"{path} is not a table of trials: it has no column {missing[0]}")
-        for name in frame.select_dtypes(["object", "string"]).columns.difference(list(COLUMNS)):
-            frame[name] = frame[name].map(without_quotes)  # earlier versions wrote the quotes of quoted text
-        searched = {name: _distribution(frame[name]) for name in frame.columns if name not in COLUMNS}
-        objectives = ["validation_accuracy"] if frame.empty else str(frame.objective[0]).split(";")
-        if unknown := [name for name in objectives if name not in METRICS]:
-            raise DataError(f"{path} has an objective {unknown[0]!r}; known are {', '.join(METRICS)}")
-        rows = [
-            {str(key): value for key, value in row.items() if not pd.isna(value)}
-            for row in frame.to_dict("records")
-        ]
-        trials = [_trial(row, objectives, searched) for row in rows]
-    except (ValueError, KeyError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a table of trials: {first_line(error)}") from error
-    return (None if frame.empty else str(frame.study[0])), objectives, trials
-
-
-def _distribution(column: "pd.Series[Any]") -> BaseDistribution | None:
-    """The narrowest distribution that has all of a column's values; None if it has none."""
-    values = column.dropna()
-    if values.empty:
-        return None
-    if pd.api.types.is_bool_dtype(values) or not pd.api.types.is_numeric_dtype(values):
-        return CategoricalDistribution(sorted(set(values.tolist()), key=str))
-    low, high = values.min(), values.max()
-    if (values == values.round()).all():
-        return IntDistribution(int(low), int(high))
-    return FloatDistribution(float(low), float(high), log=bool(low > 0 and high > WIDE * low))
-
-
-def _trial(
-    row: dict[str, Any], objectives: list[str], searched: dict[str, BaseDistribution | None]
-) -> FrozenTrial:
-    became = Status(row["state"])
-    state = TrialState.RUNNING if became == Status.running else STATES.get(became, TrialState.FAIL)
-    notes = {name: row[name] for name in (*NOTES, "reason", "folder", "started", "finished") if name in row}
-    params = {
-        name: int(row[name]) if isinstance(kind, IntDistribution) else row[name]
-        for name, kind in searched.items()
-        if name in row
-    }
-    made = create_trial(
-        state=state,
-        values=[float(row[name]) for name in objectives] if became == Status.complete else None,
-        params=params,
-        distributions={name: kind for name, kind in searched.items() if kind and name in params},
-        user_attrs=notes | ({} if became == Status.running else {"standing": became.value}),
-    )
-    made.number = int(row["number"])
-    made.datetime_start, made.datetime_complete = _moment(row.get("started")), _moment(row.get("finished"))
-    return made
-
-
-def _moment(written: str | None) -> datetime | None:
-    """As Optuna holds it: the local time, without a zone."""
-    return datetime.fromisoformat(written).astimezone().replace(tzinfo=None) if written else None
-
-
 LEADERS = 300
-CURVE = ("epoch", "validation_loss")
 TABLE_ALONE = "trials.csv alone"
+WIDE = 10  # positive reals whose ends are further apart than this factor were most likely drawn by their logarithm
 
 
 @dataclass(frozen=True)
@@ -155,10 +80,10 @@ class StudyView:
     def best_so_far(self, objective: str) -> list[tuple[int, float]]:
         """The number and figure of each completed trial that was better than all before it."""
         steps: list[tuple[int, float]] = []
-        sign = -1 if METRICS[objective].higher_is_better else 1
+        loss = METRICS[objective].loss
         for trial in self.of(Status.complete):
             value = metric(trial, objective)
-            if not steps or sign * value < sign * steps[-1][1]:
+            if not steps or loss(value) < loss(steps[-1][1]):
                 steps.append((trial.number, value))
         return steps
 
@@ -198,10 +123,10 @@ class StudyView:
     def curve(self, number: int) -> list[tuple[int, float]]:
         """Validation loss by epoch, as far as a trial came; empty where its history.csv is missing or damaged."""
         try:
-            with RunFolder(self.folder / trial_path(number)).history.open(newline="") as stream:
-                rows = [[row[name] for name in CURVE] for row in csv.DictReader(stream)]
-            return [(int(epoch), float(loss)) for epoch, loss in rows if loss]
-        except (OSError, KeyError, TypeError, ValueError):
+            history = pd.read_csv(RunFolder(self.folder / trial_path(number)).history)
+            known = history[["epoch", "validation_loss"]].dropna()
+            return list(zip(known.epoch.astype(int), known.validation_loss.astype(float), strict=True))
+        except (OSError, KeyError, ValueError):
             return []
 
 
@@ -261,23 +186,80 @@ def _from_storage(folder: Path, location: Location, opened: BaseStorage | None, 
     if "definition" not in notes:
         raise StudyError(f"study {name} in {location.shown} was not made by tinysweep, or has not begun")
     definition: dict[str, str] = notes["definition"]
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.datetime_start is not None]
     origin = location.shown.partition(":")[0] if location.kind == Kind.server else location.file.name
     return StudyView(
-        name, folder, _begun(study.get_trials(deepcopy=False)), definition["objective"].split(", "), definition,
-        origin, typed=notes.get("typed"), retrain=notes.get("retrain"),
+        name, folder, trials, definition["objective"].split(", "), definition, origin,
+        typed=notes.get("typed"), retrain=notes.get("retrain"),
     )  # fmt: skip
 
 
 def _from_csv(folder: Path) -> StudyView:
     name, objectives, trials = from_table(folder / "trials.csv")
     definition = {"objective": ", ".join(objectives)}
-    for trial in trials:
-        config = (read_record(folder / trial_path(trial.number)) or {}).get("config", {})
-        if "budget" in config:
-            definition |= {f"budget.{kind}": str(bound) for kind, bound in config["budget"].items()}
-            break
+    records = (read_record(folder / trial_path(trial.number)) or {} for trial in trials)
+    budgets = (record["config"]["budget"] for record in records if "budget" in record.get("config", {}))
+    definition |= {f"budget.{kind}": str(bound) for kind, bound in next(budgets, {}).items()}
     return StudyView(name or folder.resolve().name, folder, trials, objectives, definition, TABLE_ALONE)
 
 
-def _begun(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    return [trial for trial in trials if trial.datetime_start is not None]
+def from_table(path: Path) -> tuple[str | None, list[str], list[FrozenTrial]]:
+    """The study's name (None if it has no trials), its objectives and its trials as Optuna holds them.
+
+    What was searched is taken from the values that were drawn, so a range is only as wide as those.
+
+    Raises:
+        DataError: the file isn't a table of trials.
+    """
+    try:
+        frame = read_trials(path)
+        if missing := [name for name in COLUMNS if name not in frame.columns]:
+            raise DataError(f"{path} is not a table of trials: it has no column {missing[0]}")
+        for name in frame.select_dtypes(["object", "string"]).columns.difference(list(COLUMNS)):
+            frame[name] = frame[name].map(without_quotes)  # earlier versions wrote the quotes of quoted text
+        values = {name: frame[name].dropna() for name in frame.columns if name not in COLUMNS}
+        searched = {name: _distribution(drawn) for name, drawn in values.items() if len(drawn)}
+        objectives = ["validation_accuracy"] if frame.empty else str(frame.objective[0]).split(";")
+        if unknown := [name for name in objectives if name not in METRICS]:
+            raise DataError(f"{path} has an objective {unknown[0]!r}; known are {', '.join(METRICS)}")
+        rows = [{str(name): row[name] for name in row if pd.notna(row[name])} for row in frame.to_dict("records")]
+        trials = [_trial(row, objectives, searched) for row in rows]
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{path} is not a table of trials: {first_line(error)}") from error
+    return (None if frame.empty else str(frame.study[0])), objectives, trials
+
+
+def _distribution(values: "pd.Series[Any]") -> BaseDistribution:
+    """The narrowest distribution that has all of the values."""
+    if pd.api.types.is_bool_dtype(values) or not pd.api.types.is_numeric_dtype(values):
+        return CategoricalDistribution(sorted(set(values.tolist()), key=str))
+    low, high = float(values.min()), float(values.max())
+    if (values == values.round()).all():
+        return IntDistribution(int(low), int(high))
+    return FloatDistribution(low, high, log=0 < WIDE * low < high)
+
+
+def _trial(row: dict[str, Any], objectives: list[str], searched: dict[str, BaseDistribution]) -> FrozenTrial:
+    became = Status(row["state"])
+    notes = {name: row[name] for name in (*NOTES, "reason", "folder", "started", "finished") if name in row}
+    if became != Status.running:
+        notes["standing"] = became.value
+    drawn = {name: kind for name, kind in searched.items() if name in row}
+    made = create_trial(
+        state=TrialState.RUNNING if became == Status.running else STATES.get(became, TrialState.FAIL),
+        values=[float(row[name]) for name in objectives] if became == Status.complete else None,
+        params={
+            name: int(row[name]) if isinstance(kind, IntDistribution) else row[name]
+            for name, kind in drawn.items()
+        },
+        distributions=drawn,
+        user_attrs=notes,
+    )
+    made.number = int(row["number"])
+    made.datetime_start, made.datetime_complete = _moment(row.get("started")), _moment(row.get("finished"))
+    return made
+
+
+def _moment(written: str | None) -> datetime | None:
+    """As Optuna holds it: the local time, without a zone."""
+    return datetime.fromisoformat(written).astimezone().replace(tzinfo=None) if written else None
