@@ -36,10 +36,8 @@ def obtain(name: str, root: Path, download: bool = True) -> dict[str, Path]:
     found, damaged = look(data_set, root)
     reason = ""
     if len(found) < len(STEMS):
-        reason = "download is off"
-        if download:
-            reason = fetch(data_set, root / data_set.folder / "raw")
-            found, damaged = look(data_set, root)
+        reason = fetch(data_set, root / data_set.folder / "raw") if download else "download is off"
+        found, damaged = look(data_set, root)
     if missing := [stem for key, stem in STEMS.items() if key not in found]:
         remedy = f"put the four IDX files into data.root, plain or .gz: {', '.join(STEMS.values())}{data_set.hint}"
         what = f"{data_set.folder} is incomplete in {root}: no intact {', '.join(missing)}"
