@@ -1,6 +1,7 @@
 """Errors whose message is the whole story: the command line prints it and exits, without a traceback."""
 
 import errno
+import importlib.util
 import re
 
 _REMEDIES = {
@@ -62,6 +63,12 @@ def is_from_outside(error: str | None, reason: str) -> bool:
     if error is None:
         return bool(re.match(r"\w+(Error|Exception): |its worker died", reason))
     return error not in {kind.__name__ for kind in OF_CONFIGURATION}
+
+
+def require_package(what: str, package: str, extra: str, module: str = "") -> None:
+    """Refuse to go on without a package of an extra; `module` is what it is imported as, if not by its name."""
+    if importlib.util.find_spec(module or package) is None:
+        raise ConfigError(f"{what} needs the package {package}; pip install 'tinysweep[{extra}]'")
 
 
 def first_line(said: object) -> str:

@@ -111,7 +111,7 @@ def test_help_shows_examples_and_imports_nothing_slow() -> None:
 @pytest.mark.parametrize("package", ["jinja2", "plotly", "scikit-learn"])
 def test_a_missing_package_is_named_in_one_line(call: Report, monkeypatch: Any, package: str) -> None:
     module = {"scikit-learn": "sklearn"}.get(package, package)
-    monkeypatch.setattr(report, "find_spec", lambda name: None if name == module else True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else True)
     ended = call("s")
     said = f"error: tinysweep-report needs the package {package}; pip install 'tinysweep[report]'\n"
     assert (ended.status, ended.err) == (1, said)

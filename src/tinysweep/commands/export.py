@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinysweep.deploy.classifier import require_packages
-from tinysweep.errors import ConfigError, DataError
+from tinysweep.errors import ConfigError, DataError, require_package
 from tinysweep.settings.schema import DataConfig, DataName
 from tinysweep.terminal import outlasting_readers, program
 
@@ -68,7 +67,8 @@ def export(options: argparse.Namespace) -> None:
     """Convert, check, write, quantise, write, and print what came of it."""
     if options.calibration < 1:
         raise ConfigError(f"--calibration {options.calibration} must be 1 at least: images to calibrate on")
-    require_packages("tinysweep-export", "onnx", "onnxruntime", "onnxscript")
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        require_package("tinysweep-export", package, "onnx")
     if not options.path.exists():
         raise DataError(f"{options.path}: no such file; give the folder of a finished run or its model.pt")
     from tinysweep.deploy.export import export_files  # noqa: PLC0415 torch is imported only once it is needed

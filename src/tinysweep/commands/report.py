@@ -1,10 +1,9 @@
 """The command `tinysweep-report`: a study as one page to decide by, and its main figures as pictures."""
 
 import argparse
-from importlib.util import find_spec
 from pathlib import Path
 
-from tinysweep.errors import ConfigError, StudyError
+from tinysweep.errors import StudyError, require_package
 from tinysweep.terminal import program
 
 EXAMPLES = """examples:
@@ -44,8 +43,7 @@ def report(options: argparse.Namespace) -> None:
         DataError: trials.csv can't be read.
     """
     for module, package in PACKAGES.items():
-        if find_spec(module) is None:
-            raise ConfigError(f"tinysweep-report needs the package {package}; pip install 'tinysweep[report]'")
+        require_package("tinysweep-report", package, "report", module)
     import optuna  # noqa: PLC0415 slow imports only once the packages are known to be there
 
     from tinysweep.report.page import write_report  # noqa: PLC0415

@@ -3,13 +3,12 @@ torch, which takes seconds to import."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinysweep.errors import ConfigError, DataError, first_line
+from tinysweep.errors import ConfigError, DataError, first_line, require_package
 from tinysweep.run.labels import LabelNames, class_names_if_there
 from tinysweep.settings.schema import DataConfig, DataName
 
@@ -81,7 +80,7 @@ class OnnxModel:
     """A file that tinysweep-export wrote, on the CPU with so many threads, or a thread a core for 0."""
 
     def __init__(self, content: bytes, file: Path, threads: int = 0) -> None:
-        require_packages("an .onnx file", "onnxruntime")
+        require_package("an .onnx file", "onnxruntime", "onnx")
         import onnxruntime  # noqa: PLC0415 an extra
 
         options = onnxruntime.SessionOptions()
@@ -103,10 +102,3 @@ class OnnxModel:
         """Raw pixels (B, C, H, W) -> logits (B, classes)."""
         (logits,) = self._session.run(None, {self._input: pixels})
         return np.asarray(logits, dtype=np.float32)
-
-
-def require_packages(what: str, *packages: str) -> None:
-    """Refuse to go on without packages of the extra `onnx`."""
-    for package in packages:
-        if find_spec(package) is None:
-            raise ConfigError(f"{what} needs the package {package}; pip install 'tinysweep[onnx]'")

@@ -1,6 +1,5 @@
 """Everything that a sweep needs, read and checked before its study is touched."""
 
-import importlib.util
 import itertools
 import re
 import warnings
@@ -18,7 +17,7 @@ from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 
 from tinysweep.data.load import check, pin
-from tinysweep.errors import ConfigError, StudyError, first_line
+from tinysweep.errors import ConfigError, StudyError, first_line, require_package
 from tinysweep.metrics import METRICS
 from tinysweep.search.compose_trial import (
     DIGEST,
@@ -256,8 +255,8 @@ def build_sampler(node: DictConfig, joined: int) -> BaseSampler:
         ConfigError: the sampler refuses its settings, or a package is missing.
     """
     name = _class_name(node)
-    if (package := NEEDS.get(name)) and not importlib.util.find_spec(package):
-        raise ConfigError(f"{name} needs the package {package}; pip install 'tinysweep[samplers]'")
+    if name in NEEDS:
+        require_package(name, NEEDS[name], "samplers")
     seeded = node.copy()
     if joined and node.get("seed") is not None and name != "QMCSampler":
         seeded.seed = int(np.random.SeedSequence([node.seed, joined]).generate_state(1)[0])
