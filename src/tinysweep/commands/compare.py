@@ -36,41 +36,22 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="tinysweep-compare",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
+        "tinysweep-compare", description=DESCRIPTION, epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    )  # fmt: skip
     add = made.add_argument
-    add(
-        "paths",
-        metavar="PATH",
-        nargs="+",
-        type=Path,
-        help="a study's folder, a trials.csv, a run's folder, or any folder above them",
-    )
-    add(
-        "--csv",
-        metavar="FILE",
-        type=Path,
-        default=DEFAULT_CSV,
-        help="where to write the merged table, all rows whatever is shown (default: %(default)s)",
-    )
-    add(
-        "--sort",
-        metavar="COLUMN",
-        default="validation_loss",
-        help="rank by this column: accuracies from the highest, all else from the lowest (default: %(default)s)",
-    )
+    place = "a study's folder, a trials.csv, a run's folder, or any folder above them"
+    add("paths", metavar="PATH", nargs="+", type=Path, help=place)
+    where = "where to write the merged table, all rows whatever is shown (default: %(default)s)"
+    add("--csv", metavar="FILE", type=Path, default=DEFAULT_CSV, help=where)
+    order = "rank by this column: accuracies from the highest, all else from the lowest (default: %(default)s)"
+    add("--sort", metavar="COLUMN", default="validation_loss", help=order)
     way = made.add_mutually_exclusive_group()
     way.add_argument("--ascending", action="store_true", help="from the lowest, whatever the column")
     way.add_argument("--descending", action="store_true", help="from the highest, whatever the column")
     add("--top", metavar="N", type=int, default=10, help="trials to show (default: %(default)s)")
-    add(
-        "--where",
-        metavar="CONDITION",
-        help="consider only rows that meet it, such as \"params < 10000 and model == 'plain'\"",
-    )
+    condition = "consider only rows that meet it, such as \"params < 10000 and model == 'plain'\""
+    add("--where", metavar="CONDITION", help=condition)
     add("--columns", metavar="A,B,C", help="columns to show, instead of the figures and parameters that fit")
     add("--all", action="store_true", help="show trials in every state, not only completed ones")
     return made

@@ -30,6 +30,7 @@ ALL_METRICS = METRICS | TEST_METRICS
 SHOWN = ["validation_accuracy", "validation_loss", "params", TESTED, "macs", "seconds"]
 JUDGED = ("validation_accuracy", TESTED)  # what chance changes from image to image
 WORDS = {"trial", "study", "state", "reason", "objective", "folder"}  # columns of text, read from the left
+SOURCES = ("data", "data.name", "data.root", "data.validation", "data.split_seed")  # of the images that judge
 BUDGETS = (1_000, 2_000, 5_000, 10_000, 20_000)  # trainable parameters, of which a model has fewer
 PROBED = 100  # trials of a study in which a record is looked for; on another machine none has one
 UNLIMITED = 1_000_000  # characters a line, where no terminal cuts it
@@ -64,7 +65,9 @@ def present(paths: Sequence[Path], options: argparse.Namespace) -> None:
     merged = merge(found)
     columns = list(merged.frame.columns)
     sort = column_named(options.sort, columns, "--sort")
-    chosen = [column_named(name, columns, "--columns") for name in _split(options.columns)]
+    # A name with a comma in it stands in double quotes, as in a CSV.
+    names = next(csv.reader([options.columns or ""], skipinitialspace=True), [])
+    chosen = [column_named(name, columns, "--columns") for name in names]
     rows = merged.frame if options.where is None else rows_where(options.where, merged.frame)
     _write(merged.frame, options.csv)
 
@@ -81,11 +84,6 @@ def present(paths: Sequence[Path], options: argparse.Namespace) -> None:
     print("\n\n".join(blocks), flush=True)
     for line in _cautions(merged, completed, sort):
         print(f"warning: {line}", file=sys.stderr)
-
-
-def _split(names: str | None) -> list[str]:
-    """Names between commas; one with a comma in it stands in double quotes, as in a CSV."""
-    return next(csv.reader([names], skipinitialspace=True), []) if names is not None else []
 
 
 def _write(frame: pd.DataFrame, path: Path) -> None:
@@ -166,17 +164,13 @@ def _ranking(rows: pd.DataFrame, merged: Merged, sort: str, chosen: Sequence[str
 
 def _telling(rows: pd.DataFrame, sort: str, parameters: Sequence[str]) -> list[str]:
     """The columns that say something of these rows: what they are ranked by and the figures first, then those
-    parameters that differ, what they were trained on before all, then the others."""
+    parameters that differ, data before all, then the others."""
     there = [name for name in rows if rows[name].notna().any()]
     differ = [name for name in there if rows[name].nunique(dropna=False) > 1]
     figures = [name for name in SHOWN if name in there] + [name for name in ("epochs", "state") if name in differ]
     first = [] if sort in figures else [sort]
     rest = [name for name in parameters if name in there and name != sort]
-    return [*first, *figures, *sorted(rest, key=lambda name: (name not in differ, not _is_of_data(name)))]
-
-
-def _is_of_data(parameter: str) -> bool:
-    return parameter.partition(".")[0] == "data"
+    return [*first, *figures, *sorted(rest, key=lambda name: (name not in differ, name not in SOURCES))]
 
 
 def _sides(names: Sequence[str]) -> str:
@@ -210,15 +204,12 @@ def _wrapped(words: str) -> str:
 def _findings(best: pd.DataFrame, merged: Merged, order: Order) -> list[str]:
     """What follows from ranked rows that all have a value to be ranked by."""
     if best.empty:
-        return [
-            f"no completed trial has a value of {clean(order.column)} to rank it by; --sort takes other columns"
-        ]
+        lacking = f"no completed trial has a value of {clean(order.column)} to rank it by"
+        return [f"{lacking}; --sort takes other columns"]
     under = f"the {order.word} with fewer parameters than:\n{_budgets(best, merged, order.column)}"
     if len(best) == 1:
-        return [
-            under,
-            f"{merged.names[best.index[0]]} is the only one, so there is no runner-up to set it against",
-        ]
+        only = merged.names[best.index[0]]
+        return [under, f"{only} is the only one, so there is no runner-up to set it against"]
     return [under, f"what sets the {order.word} two apart:\n{_contrast(best[:2], merged)}"]
 
 
@@ -282,12 +273,9 @@ def differences(
     if all(configs):
         settings = [{name: written(value) for name, value in identity(each).items()} for each in configs]
         names = list(dict.fromkeys([*names, *settings[0], *settings[1]]))
-    found = [(name, *(_value(each.get(name)) for each in settings)) for name in names]
+    texts = [(name, *(each.get(name) for each in settings)) for name in names]
+    found = [(name, *(None if pd.isna(text) else read_value(text) for text in pair)) for name, *pair in texts]
     return [(name, left, right) for name, left, right in found if left != right]
-
-
-def _value(text: Any) -> Any:
-    return None if pd.isna(text) else read_value(text)
 
 
 def held_out(config: Config) -> str | None:
@@ -353,7 +341,7 @@ def _cautions(merged: Merged, completed: pd.DataFrame, sort: str) -> Iterator[st
 def _judges(merged: Merged, completed: pd.DataFrame) -> list[tuple[str, str]]:
     """The images that trials were judged on, and whose trials: of every single run, and of each study by one trial
     with a record for each of the data that it searched. Where no record is there, what was searched has to do."""
-    data = [name for name in merged.parameters if _is_of_data(name)]
+    data = [name for name in merged.parameters if name in SOURCES]
     names = merged.labels.where(merged.frame.number.notna(), merged.names)
     keys = [names[completed.index], *(completed[each] for each in data)]
     recorded, searched = [], []
