@@ -203,7 +203,7 @@ def test_the_figures_are_those_of_the_runs(held: Held) -> None:
             for metric in (f"{stage}_loss", f"{stage}_accuracy"):
                 figures = [record_in(study / run["folder"])["metrics"][metric] for run in one["runs"]]
                 assert [run[metric] for run in one["runs"]] == figures
-                assert one[metric] == summarise(figures, 0.95).as_dict()
+                assert one[metric] == dataclasses.asdict(summarise(figures, 0.95))
             for run in one["runs"]:
                 record = record_in(study / run["folder"])
                 assert (record["state"], record["seed"]) == ("complete", run["seed"])

@@ -7,7 +7,7 @@ A test accuracy is uncertain in two ways: other test images would have given ano
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,24 +27,16 @@ class Summary:
     high: float | None
     n: int
 
-    def as_dict(self) -> dict[str, float | None]:
-        return asdict(self)
 
-
-def summarise(figures: Sequence[float], confidence: float) -> Summary:
-    """Mean, spread and interval of a figure over seeds. The interval supposes that the figure varies over seeds
-    like a normal variable (Student, 1908)."""
-    n, mean = len(figures), float(np.mean(figures))
+def summarise(figures: Sequence[float] | NDArray[np.float64], confidence: float) -> Summary:
+    """Mean, spread and interval of figures, such as one over seeds. The interval supposes that they vary like a
+    normal variable (Student, 1908)."""
+    n, mean = np.size(figures), float(np.mean(figures))
     if n == 1:
         return Summary(mean, None, None, None, n)
     sd = float(np.std(figures, ddof=1))
-    half = half_width(sd, n, confidence)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * sd / math.sqrt(n)
     return Summary(mean, sd, mean - half, mean + half, n)
-
-
-def half_width(sd: float, n: int, confidence: float) -> float:
-    """Half of the Student-t interval of a mean of n figures with this standard deviation."""
-    return float(stats.t.ppf((1 + confidence) / 2, n - 1)) * sd / math.sqrt(n)
 
 
 @dataclass(frozen=True)
@@ -65,19 +57,12 @@ def compare(one: NDArray[np.bool_], other: NDArray[np.bool_], confidence: float)
     Over images, paired: each image has the difference of the mean correctness over seeds; their mean has a
     Student-t interval and a sign-flip test. Over seeds: Welch's t-test of the accuracies.
     """
-    seeds, images = one.shape
     assert other.shape == one.shape, "the same images, as many seeds"
     votes = one.sum(axis=0, dtype=np.int64) - other.sum(axis=0, dtype=np.int64)  # (images,), whole numbers
-    differences = votes / seeds
-    mean = float(differences.mean())
-    half = half_width(float(differences.std(ddof=1)), images, confidence) if images > 1 else None
-    return Comparison(
-        mean,
-        None if half is None else mean - half,
-        None if half is None else mean + half,
-        sign_flip_p_value(votes),
-        welch_p_value(one.mean(axis=1), other.mean(axis=1)),
-    )
+    differences = votes / len(one)
+    interval = summarise(differences, confidence)
+    p_value_seeds = welch_p_value(one.mean(axis=1), other.mean(axis=1))
+    return Comparison(interval.mean, interval.low, interval.high, sign_flip_p_value(votes), p_value_seeds)
 
 
 def sign_flip_p_value(differences: NDArray[np.int64]) -> float:
@@ -109,6 +94,7 @@ def welch_p_value(one: NDArray[np.float64], other: NDArray[np.float64]) -> float
         return None
     if np.ptp(one) == 0 and np.ptp(other) == 0:
         return 1.0 if one[0] == other[0] else SMALLEST
+    # By their moments, as of a sample that doesn't vary SciPy would warn.
     moments = [(sample.mean(), sample.std(ddof=1), len(sample)) for sample in (one, other)]
     return float(stats.ttest_ind_from_stats(*moments[0], *moments[1], equal_var=False).pvalue)
 
