@@ -22,7 +22,7 @@ from tinysweep.search.space import Value, is_setting, override, parse
 from tinysweep.settings.command_line import as_value
 from tinysweep.settings.compose import COMPOSITION_ERRORS, compose, typed
 from tinysweep.settings.explain import explain, nearest, require_groups, settings
-from tinysweep.settings.schema import Config, DataConfig
+from tinysweep.settings.schema import Config
 from tinysweep.settings.stored import flatten, renamed
 
 # What doesn't decide what a run finds: where data lies, what it runs on, and what it is called.
@@ -86,11 +86,7 @@ class Composer:
         self.digests: dict[str, str] = {}  # what each image folder held when the sweep first looked, by its path
 
     def compose(self, *overrides: str) -> Composition:
-        """What Hydra composes of the fixed overrides and more.
-
-        Raises:
-            ConfigError: Hydra refuses them.
-        """
+        """What Hydra composes of the fixed overrides and more."""
         try:
             whole = self.loader.load_sweep_config(self.master, [*self.fixed, *overrides])
         except COMPOSITION_ERRORS as error:
@@ -108,27 +104,25 @@ class Composer:
             self.composed[choices] = self.compose(*choices, *self.closing)
         return self.composed[choices]
 
-    def _compose_all(self, values: Mapping[str, Value], number: int | None) -> Composition:
-        words = [override(name, value) for name, value in values.items()]
-        return self.compose(*words, *self.closing, *([] if number is None else [f"trial={number}"]))
-
     @contextmanager
-    def _settings(self, values: Mapping[str, Value], number: int | None = None) -> Iterator[DictConfig]:
+    def settings(self, values: Mapping[str, Value], number: int | None = None) -> Iterator[DictConfig]:
         """What the job of trial `number` composes of these values, where resolvers find what they find there."""
         base = self.base(values)
-        if base.interpolated or any(map(interpolates, values.values())):
-            with self._compose_all(values, number).as_job(number) as composed:
-                yield composed
-            return
-        changed = copy.deepcopy(base.settings)
-        changed.trial = number
         try:
+            if base.interpolated or any(map(interpolates, values.values())):
+                words = [override(name, value) for name, value in values.items()]
+                trial = [] if number is None else [f"trial={number}"]
+                with self.compose(*words, *self.closing, *trial).as_job(number) as composed:
+                    yield composed
+                return
+            changed = copy.deepcopy(base.settings)
+            changed.trial = number
             for name, value in values.items():
                 if is_setting(name):
                     OmegaConf.update(changed, name, parse(name, value))
+            yield changed
         except OmegaConfBaseException as error:
             raise ConfigError(explain(error)) from error
-        yield changed
 
     def config(self, values: Mapping[str, Value], number: int | None = None) -> Config:
         """The checked configuration of trial `number`.
@@ -136,20 +130,8 @@ class Composer:
         Raises:
             ConfigError: the values break a rule, alone or together.
         """
-        with self._settings(values, number) as composed:
+        with self.settings(values, number) as composed:
             return typed(composed)
-
-    def data(self, values: Mapping[str, Value]) -> DataConfig:
-        """The data of a trial, whose other settings may break a rule.
-
-        Raises:
-            ConfigError: those of the data do.
-        """
-        try:
-            with self._settings(values) as composed:
-                return cast(DataConfig, OmegaConf.to_object(composed.data))
-        except OmegaConfBaseException as error:
-            raise ConfigError(explain(error)) from error
 
     def overrides(self, values: Mapping[str, Value], config: Config) -> list[str]:
         """The overrides that make a trial: its values, then what each interpolation came to in `config`, so that
@@ -164,21 +146,9 @@ class Composer:
 
     def reads(self, name: str, values: Mapping[str, Value]) -> bool:
         """Whether a parameter plays a role beside the values chosen before it: `scheduler.gamma` is read by the
-        step schedule alone, so a trial with another one doesn't draw it.
-
-        Raises:
-            ConfigError: that choice can't be told.
-        """
+        step schedule alone, so a trial with another one doesn't draw it."""
         only = settings()[name].metadata.get("only") if is_setting(name) else None
         return not only or str(self._choice(name.partition(".")[0], values)) in only
-
-    def relevant(self, point: Mapping[str, Value]) -> dict[str, Value]:
-        """The values of a point that play a role beside those before them."""
-        values: dict[str, Value] = {}
-        for name, value in point.items():
-            if self.reads(name, values):
-                values[name] = value
-        return values
 
     def _choice(self, section: str, values: Mapping[str, Value]) -> Any:
         """The name that is chosen in a section."""
@@ -188,11 +158,16 @@ class Composer:
             return parse(key, given)
         if given is None and not base.interpolated & {section, key}:
             return OmegaConf.select(base.settings, key)
-        try:
-            with self._compose_all(values, None).as_job() as composed:
-                return OmegaConf.select(composed, key)
-        except OmegaConfBaseException as error:
-            raise ConfigError(explain(error)) from error
+        with self.settings(values) as composed:
+            return OmegaConf.select(composed, key)
+
+    def relevant(self, point: Mapping[str, Value]) -> dict[str, Value]:
+        """The values of a point that play a role beside those before them."""
+        values: dict[str, Value] = {}
+        for name, value in point.items():
+            if self.reads(name, values):
+                values[name] = value
+        return values
 
 
 def interpolates(value: Any) -> bool:

@@ -144,11 +144,7 @@ class Plan:
 
     def _points(self) -> Points | None:
         """Every point of the grid, or of a small finite space, without the parameters that play no role at it;
-        None where there is no end of points.
-
-        Raises:
-            ConfigError: a grid over a continuous parameter, or one that is too large.
-        """
+        None where there is no end of points."""
         try:
             points = list(grid(self.space) if self.is_grid else grid(self.space, SMALL_SPACE))
         except ConfigError:
@@ -176,7 +172,9 @@ class Plan:
         found: dict[str, DataConfig] = {}
         for corner in itertools.islice(itertools.product(*deciding.values()), MOST_CORNERS):
             try:
-                each = self.composer.data(self.composer.relevant(dict(zip(deciding, corner, strict=True))))
+                chosen = self.composer.relevant(dict(zip(deciding, corner, strict=True)))
+                with self.composer.settings(chosen) as composed:
+                    each = cast(DataConfig, OmegaConf.to_object(composed.data))
             except ConfigError:
                 if not deciding:
                     raise
@@ -186,11 +184,7 @@ class Plan:
 
     def _pin(self, master: DictConfig) -> Path:
         """Fix for the launcher and, as overrides, for every job what they would find otherwise by themselves: the
-        study's name and its places, which a job may look for from another folder. The study's folder.
-
-        Raises:
-            ConfigError: trials are to lie where the study doesn't look for them.
-        """
+        study's name and its places, which a job may look for from another folder. The study's folder."""
         subdir = cast(dict[str, Any], OmegaConf.to_container(master.hydra.sweep))["subdir"]
         if subdir != TRIAL_SUBDIR:
             raise ConfigError(
@@ -250,9 +244,6 @@ def build_sampler(node: DictConfig, joined: int) -> BaseSampler:
     `joined` is how many sweepers were at the study before: each draws from a seed of its own, or a study that
     goes on would draw once more what it began with. A quasi-random sequence alone goes on by itself, and needs
     its seed.
-
-    Raises:
-        ConfigError: the sampler refuses its settings, or a package is missing.
     """
     name = _class_name(node)
     if name in NEEDS:
@@ -266,11 +257,7 @@ def build_sampler(node: DictConfig, joined: int) -> BaseSampler:
 
 
 def build_pruner(node: DictConfig) -> BasePruner:
-    """The Optuna pruner of hydra/sweeper/pruner.
-
-    Raises:
-        ConfigError: it refuses its settings.
-    """
+    """The Optuna pruner of hydra/sweeper/pruner."""
     pruner = _instantiate("pruner", node)
     assert isinstance(pruner, BasePruner)
     return pruner
@@ -339,24 +326,13 @@ def require_same(study: optuna.Study, definition: dict[str, str]) -> None:
         )
     if keys:
         changes = [f"  {key}: {known.get(key, '(none)')} -> {definition.get(key, '(none)')}" for key in keys]
-        raise StudyError(
-            "\n".join(
-                [
-                    f"study {study.study_name} was begun with other settings, so its trials can't be compared:",
-                    *changes,
-                    "undo the change, or begin another study: hydra.sweeper.study_name=NAME",
-                ]
-            )
-        )
+        said = f"study {study.study_name} was begun with other settings, so its trials can't be compared:"
+        advice = "undo the change, or begin another study: hydra.sweeper.study_name=NAME"
+        raise StudyError("\n".join([said, *changes, advice]))
 
 
 def require_comparable(objectives: list[str], base: DictConfig, space: Space, prunes: bool) -> None:
-    """Refuse what no sweep can do.
-
-    Raises:
-        ConfigError: validation or test data is asked for that a sweep has not or may not read, or several
-            objectives are to be pruned by.
-    """
+    """Refuse what no sweep can do: to judge by no images, to read the test set, to prune by several objectives."""
     held_out = space.searched.get("data.validation")
     if 0 in (extremes(held_out) if held_out else [base.data.validation]):
         raise ConfigError(NOTHING_HELD_OUT)

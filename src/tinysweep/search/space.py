@@ -138,7 +138,7 @@ def _in_whole_numbers(name: str, found: BaseDistribution) -> BaseDistribution:
 
 
 def _require_rules(name: str, distribution: BaseDistribution) -> None:
-    """Hold every choice, or both ends, to the rule of the setting, whatever the others are."""
+    """Hold every choice, or both ends, to the rule of the setting."""
     if "." not in name or name.startswith(("+", "~", "hydra")):
         return  # Hydra itself says which choices a group has
     if name not in settings():
@@ -149,21 +149,13 @@ def _require_rules(name: str, distribution: BaseDistribution) -> None:
 
 
 def require_rule(name: str, value: Any) -> None:
-    """Hold a value of the right type to the rule of its setting.
-
-    Raises:
-        ConfigError: it breaks the rule.
-    """
+    """Hold a value of the right type to the rule of its setting, whatever the others are."""
     section, _, leaf = name.partition(".")
     setattr(getattr(Config(), section), leaf, value)
 
 
 def typed_value(name: str, value: Any) -> Any:
-    """A value as its setting holds it, such as 8 for "'8'"; lists as lists.
-
-    Raises:
-        ConfigError: it isn't one that the setting takes.
-    """
+    """A value as its setting holds it, such as 8 for "'8'"; lists as lists."""
     holder = OmegaConf.structured(Config)
     try:
         OmegaConf.update(holder, name, parse(name, value))
@@ -236,11 +228,7 @@ def as_sweep(kind: BaseDistribution) -> str:
 
 
 def read_start_points(start: list[dict[str, Any]], space: Space) -> list[dict[str, Value]]:
-    """The points of `hydra.sweeper.start_with`, with values as Optuna holds them; what one leaves out is drawn.
-
-    Raises:
-        ConfigError: a point names what isn't searched, or a value that the space doesn't hold.
-    """
+    """The points of `hydra.sweeper.start_with`, with values as Optuna holds them; what one leaves out is drawn."""
     return [{name: _start_value(name, value, space) for name, value in point.items()} for point in start]
 
 
