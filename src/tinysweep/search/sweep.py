@@ -235,13 +235,14 @@ class Sweep:
     def _conclude(self, study: Study) -> None:
         """Print the result and write it for others to use."""
         plan, trials = self.plan, study.trials()
-        best = write_results(study, plan.objectives)
+        best = write_results(plan.folder, plan.name, trials, plan.objectives)
         if words := to_try_again(study):
             print(f"\n{words}")
         print(f"\n{how_far(study, plan.n_trials)}\n\n{result(trials, plan.objectives, list(plan.space.searched))}")
         print(f"\ntable of trials   {self.plan.folder / 'trials.csv'}")
         if best:
-            print(f"train the winner  {write_winner(study, best, plan.composer, plan.config.retrain)}")
+            command = write_winner(plan.folder, plan.name, best, plan.composer, plan.config.retrain)
+            print(f"train the winner  {command}")
         elif trials and not count(trials, *TRAINED, Status.running, Status.interrupted):
             raise StudyError(nothing_fits([], trials))
 

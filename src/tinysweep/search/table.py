@@ -16,7 +16,7 @@ from tinysweep.files import write_whole
 from tinysweep.metrics import METRICS
 from tinysweep.search.compose_trial import DIGEST, INCIDENTAL, Composer
 from tinysweep.search.space import plain_params
-from tinysweep.search.study import Status, Study, status
+from tinysweep.search.study import Status, status
 from tinysweep.settings.command_line import line, shown_folder
 from tinysweep.settings.compose import typed
 from tinysweep.settings.schema import Config, DataName
@@ -149,14 +149,15 @@ def pareto_front(trials: list[FrozenTrial], objectives: list[str]) -> list[Froze
 # ---- the best and the winner as files
 
 
-def write_results(study: Study, objectives: list[str]) -> FrozenTrial | None:
-    """Write optimization_results.yaml, as Hydra's own sweeper does, and return the best trial, if any has
-    completed."""
-    trials = study.trials()
+def write_results(
+    folder: Path, study: str, trials: list[FrozenTrial], objectives: list[str]
+) -> FrozenTrial | None:
+    """Write optimization_results.yaml, as Hydra's own sweeper does, into a study's folder, and return the best
+    trial, if any has completed."""
     best = next(iter(ranked(trials, objectives)), None)
     if best is None:
         return None
-    content: dict[str, Any] = {"name": "optuna", "study": study.optuna.study_name}
+    content: dict[str, Any] = {"name": "optuna", "study": study}
     if len(objectives) == 1:
         content |= {
             "best_trial": best.number,
@@ -172,11 +173,11 @@ def write_results(study: Study, objectives: list[str]) -> FrozenTrial | None:
             }
             for trial in pareto_front(trials, objectives)
         ]
-    write_whole(study.folder / "optimization_results.yaml", OmegaConf.to_yaml(OmegaConf.create(content)))
+    write_whole(folder / "optimization_results.yaml", OmegaConf.to_yaml(OmegaConf.create(content)))
     return best
 
 
-def write_winner(study: Study, best: FrozenTrial, composer: Composer, retrain: list[str]) -> str:
+def write_winner(folder: Path, study: str, best: FrozenTrial, composer: Composer, retrain: list[str]) -> str:
     """Write the best trial's configuration, changed by `retrain`, as an experiment in the study's folder, and
     return the command that runs it."""
     # Only here, as reading a table must not wait for torch.
@@ -187,13 +188,13 @@ def write_winner(study: Study, best: FrozenTrial, composer: Composer, retrain: l
     with composer.compose(*overrides, *retrain).as_job() as settings:
         config = typed(settings)
     changes = f", with {' '.join(retrain)}" if retrain else ""
-    origin = f"Trial {best.number} of the study {study.optuna.study_name}{changes}."
+    origin = f"Trial {best.number} of the study {study}{changes}."
     config = dataclasses.replace(
         resolve(config, describe(config.data)),
-        name=f"{study.optuna.study_name}-{WINNER}",
+        name=f"{study}-{WINNER}",
         data=pin(config.data, composer.digests),
     )
-    return write_experiment(study.folder, WINNER, config, origin)
+    return write_experiment(folder, WINNER, config, origin)
 
 
 def write_experiment(folder: Path, choice: str, config: Config, origin: str) -> str:
