@@ -14,9 +14,9 @@ from tinysweep.commands.export import build_parser, export
 from tinysweep.data.catalogue import DATA_SETS
 from tinysweep.data.load import Images, load_test
 from tinysweep.deploy.classifier import OnnxModel
+from tinysweep.run.checkpoint import read_model
 from tinysweep.run.labels import LabelNames
 from tinysweep.run.run import run
-from tinysweep.run.saved import read
 from tinysweep.settings.schema import (
     Config,
     DataConfig,
@@ -64,7 +64,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, mnist_root: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def model(small: Path) -> nn.Module:
-    return read(small).model
+    return read_model(small).model
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from tinysweep.data.load import describe, load_test
     from tinysweep.data.load import load as load_data
     from tinysweep.network.budget import gate, measure, resolve
-    from tinysweep.run.saved import load
+    from tinysweep.run.checkpoint import load
     from tinysweep.settings.compose import compose
     from tinysweep.settings.schema import Config
     from tinysweep.training.loop import fit
@@ -76,7 +76,7 @@ _HOMES = {
     "describe": ("data.load", "describe"),
     "fit": ("training.loop", "fit"),
     "gate": ("network.budget", "gate"),
-    "load": ("run.saved", "load"),
+    "load": ("run.checkpoint", "load"),
     "load_data": ("data.load", "load"),
     "load_test": ("data.load", "load_test"),
     "measure": ("network.budget", "measure"),

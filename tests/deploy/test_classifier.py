@@ -16,10 +16,10 @@ from small_model import Export, Grey
 from tinysweep.commands.predict import main
 from tinysweep.data.catalogue import DataShape
 from tinysweep.network.build import build_model
+from tinysweep.run.checkpoint import save
 from tinysweep.run.curves import draw
-from tinysweep.run.saved import save
 from tinysweep.settings.schema import Config, DataConfig, DataName, ModelConfig
-from tinysweep.training.loop import Epoch, Normalise, Result
+from tinysweep.training.loop import Epoch, Normalise
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -119,7 +119,7 @@ def test_the_classes_of_own_images_go_by_their_names_even_when_their_folder_is_g
     network = nn.Sequential(Normalise((0.2,), (0.3,)), build_model(config, shape)).eval()
     data = DataConfig(DataName.image_folder, root=str(place / "photos"), image_size=12)
     (place / "run").mkdir()
-    save(place / "run/model.pt", Result(network, [], 0.0), Config(model=config, data=data), shape)
+    save(place / "run/model.pt", network.state_dict(), Config(model=config, data=data), shape)
     (place / "photos").rename(place / "gone")
     Image.new("RGBA", (5, 9), "red").save(place / "x.png")
     ended = command("run", "x.png", main=main)

@@ -25,8 +25,8 @@ from tinysweep.deploy.classifier import OnnxModel
 from tinysweep.deploy.export import agreement, convert, fold_norms, quantise, warn_of_loss
 from tinysweep.errors import DataError
 from tinysweep.network.build import build_model
+from tinysweep.run.checkpoint import read_model, save
 from tinysweep.run.labels import LabelNames
-from tinysweep.run.saved import read, save
 from tinysweep.settings.schema import (
     Activation,
     Config,
@@ -38,7 +38,7 @@ from tinysweep.settings.schema import (
     Head,
     ModelConfig,
 )
-from tinysweep.training.loop import Normalise, Result
+from tinysweep.training.loop import Normalise
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -217,7 +217,7 @@ def leave_model(folder: Path, images: Path, channels: int) -> Path:
     shape, config = DataShape(channels, 16, 2), ModelConfig(width=4, depth=[1, 1], stem_kernel=3)
     data = DataConfig(DataName.image_folder, root=str(images), image_size=16, colour=channels == 3, validation=4)
     folder.mkdir(parents=True)
-    save(folder / "model.pt", Result(untrained(config, shape), [], 0.0), Config(model=config, data=data), shape)
+    save(folder / "model.pt", untrained(config, shape).state_dict(), Config(model=config, data=data), shape)
     return folder
 
 
@@ -237,7 +237,7 @@ def test_a_model_of_own_images_goes_with_the_names_of_its_classes_wherever_these
     ended = command(str(folder), "--calibration", "50", main=main)
     assert (ended.status, ended.err) == (0, "")
     assert "calibrated on 16 training images" in ended.out, "as many as there are"
-    data = read(folder).data
+    data = read_model(folder).data
     assert data
     assert (calibrating[0] == load(data).train.pixels.numpy()).all(), "no test image is calibrated on"
     for name in ("model.onnx", "model.int8.onnx"):
@@ -245,7 +245,7 @@ def test_a_model_of_own_images_goes_with_the_names_of_its_classes_wherever_these
         assert session.labels == LabelNames(DataName.image_folder, channels, 16, ("cat", "dog"))
     pixels = load_test(data).pixels
     exported = OnnxModel((folder / "model.onnx").read_bytes(), folder).logits(pixels.numpy())
-    np.testing.assert_allclose(exported, torch_logits(read(folder).model, pixels), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(exported, torch_logits(read_model(folder).model, pixels), rtol=1e-3, atol=1e-3)
     moved = (place / "photos").rename(place / "moved")
     ended = command(str(folder / "model.pt"), "--no-int8", "--out", "a/b", main=main)
     assert (ended.status, len(ended.err.splitlines())) == (1, 1)

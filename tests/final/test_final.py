@@ -38,8 +38,8 @@ from tinysweep.final.settings import FinalConfig, read_words
 from tinysweep.network.budget import measure
 from tinysweep.results.verdict import compare, summarise
 from tinysweep.run import run as run_module
+from tinysweep.run.checkpoint import load
 from tinysweep.run.record import RunFolder
-from tinysweep.run.saved import load
 from tinysweep.search.compose_trial import apply_overrides, identity
 from tinysweep.search.table import read_trials
 from tinysweep.settings.compose import CONFIG_FOLDER, compose, register_schema, typed

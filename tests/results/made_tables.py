@@ -42,10 +42,13 @@ def recorded(folder: Path, accuracy: float | None = 0.9, test: float | None = No
     cost = Cost((LayerCost("0", "Linear", (10,), 500, 400, 30),))
     overrides = ["model=residual", "optimizer.lr=0.1"]
     machine = Hardware(torch.device("cpu"), False, 1)
-    record = Record(RunFolder(folder), Config(**settings), cost, machine, overrides)
-    record.folder.path.mkdir(parents=True)
-    record.begin()
-    record.add(Epoch(1, 0.5, None if accuracy is None else 1 - accuracy, accuracy, 0.1, 2.5))
-    record.test = None if test is None else Score(1 - test, test)
+    record = Record.begin(Config(**settings), cost, machine, overrides)
+    if test is not None:
+        record.take_test(Score(1 - test, test))
     record.close(State.complete)
+    folder.mkdir(parents=True)
+    RunFolder(folder).write_config(record.config)
+    RunFolder(folder).write(
+        record, [Epoch(1, 0.5, None if accuracy is None else 1 - accuracy, accuracy, 0.1, 2.5)]
+    )
     return folder

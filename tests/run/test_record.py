@@ -19,15 +19,15 @@ from omegaconf import OmegaConf
 from tinysweep.data.catalogue import DataShape
 from tinysweep.files import write_whole
 from tinysweep.network.budget import Cost, measure
-from tinysweep.run import record
+from tinysweep.run import record as module
 from tinysweep.run.record import PACKAGES, Record, RunFolder, State, git_commit
 from tinysweep.settings.schema import (
     AugmentationConfig,
     Config,
     DataConfig,
+    DropoutConfig,
+    DropoutName,
     ModelConfig,
-    SchedulerConfig,
-    SchedulerName,
 )
 from tinysweep.training.device import Hardware
 from tinysweep.training.loop import Epoch, Score
@@ -41,23 +41,14 @@ def cost() -> Cost:
 
 
 @pytest.fixture
-def begun(tmp_path: Path, cost: Cost) -> Record:
-    """The record of a run that has just begun."""
+def begun(cost: Cost) -> Record:
     config = Config(
         name="trial",
         data=DataConfig(validation=0.25, limit=None),
         model=ModelConfig(width=4, depth=[1, 2]),
         augmentation=AugmentationConfig(shift_fraction=0.1),
-        scheduler=SchedulerConfig(SchedulerName.step, gamma=0.3),
     )
-    hardware = Hardware(torch.device("cpu"), bf16=True, threads=3)
-    new = Record(RunFolder.claim(tmp_path / "runs" / "trial"), config, cost, hardware, ["model.width=4"])
-    new.begin()
-    return new
-
-
-def on_disk(written: Record) -> dict[str, Any]:
-    return json.loads(written.folder.record.read_text())  # type: ignore[no-any-return]
+    return Record.begin(config, cost, Hardware(torch.device("cpu"), bf16=True, threads=3), ["model.width=4"])
 
 
 # ---- files
@@ -89,46 +80,39 @@ def test_a_write_cut_short_leaves_the_old_file_and_nothing_else(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_no_reader_meets_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readers_and_writers_at_once_meet_whole_files_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file"
     contents = [letter * 300_000 for letter in "ab"]
     write_whole(path, contents[0])
     monkeypatch.setattr(os, "fsync", lambda _: None)  # so that there are many writes in a short time
 
-    def keep_writing() -> None:
-        for number in range(300):
-            write_whole(path, contents[number % 2])
+    def keep_writing(first: int) -> None:
+        for number in range(100):
+            write_whole(path, contents[(first + number) % 2])
 
     seen: set[str] = set()
     with ThreadPoolExecutor() as pool:
-        writer = pool.submit(keep_writing)
-        while not writer.done():
+        writers = [pool.submit(keep_writing, number) for number in range(3)]
+        while not all(writer.done() for writer in writers):
             seen.add(path.read_text())
-        writer.result()
+        assert [writer.result() for writer in writers] == [None] * 3
     assert seen == set(contents)
+    assert list(tmp_path.iterdir()) == [path]
 
 
-def test_writers_at_once_do_not_get_in_each_others_way(tmp_path: Path) -> None:
-    contents = [str(number) * 10_000 for number in range(8)]
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda content: write_whole(tmp_path / "file", content), contents))
-    assert (tmp_path / "file").read_text() in contents
-    assert len(list(tmp_path.iterdir())) == 1
+# ---- the folder
 
 
-# ---- claiming
-
-
-def test_a_folder_is_claimed_once(tmp_path: Path) -> None:
+def test_a_folder_is_claimed_once_and_what_lies_in_it_stays(tmp_path: Path) -> None:
     wanted = tmp_path / "deep" / "run.1"
-    assert [RunFolder.claim(wanted).path.name for _ in range(3)] == ["run.1", "run.1-2", "run.1-3"]
-
-
-def test_a_folder_that_is_there_but_holds_no_run_is_taken(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "notes.txt").write_text("kept")
-    assert RunFolder.claim(tmp_path / "run").path == tmp_path / "run"
-    assert (tmp_path / "run" / "notes.txt").read_text() == "kept"
+    wanted.mkdir(parents=True)
+    (wanted / "notes.txt").write_text("kept")
+    folders = [RunFolder.claim(wanted) for _ in range(3)]
+    assert [folder.path.name for folder in folders] == ["run.1", "run.1-2", "run.1-3"]
+    assert (wanted / "notes.txt").read_text() == "kept"
+    assert not folders[0].record.exists(), "until there is a whole one"
 
 
 def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path: Path) -> None:
@@ -140,28 +124,42 @@ def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path: Path) -> Non
         return RunFolder.claim(tmp_path / "run").path
 
     with ThreadPoolExecutor(count) as pool:
-        paths = list(pool.map(claim, range(count)))
-    assert len(set(paths)) == count
+        assert len(set(pool.map(claim, range(count)))) == count
 
 
-def test_a_claimed_folder_holds_no_record_until_there_is_a_whole_one(tmp_path: Path, begun: Record) -> None:
-    assert not RunFolder.claim(tmp_path / "run").record.exists()
-    assert on_disk(begun)["state"] == "running"
+def test_the_history_and_the_configuration_read_back_typed_and_exact(tmp_path: Path, begun: Record) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_config(begun.config)
+    loaded = OmegaConf.load(folder.config)
+    assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loaded)) == begun.config
+    folder.write(begun, EPOCHS)
+    expected = pd.DataFrame([dataclasses.asdict(epoch) for epoch in EPOCHS])
+    pd.testing.assert_frame_equal(pd.read_csv(folder.history), expected, rtol=1e-14, atol=0)
+    folder.write(begun, [Epoch(1, 1.5, None, None, 0.1, 1.0)])
+    table = pd.read_csv(folder.history)
+    assert str(table.validation_accuracy.dtype) == "float64", "empty is a number"
+    assert table.validation_loss.isna().all()
 
 
 # ---- the record
 
 
-def test_the_first_record_says_what_runs_and_knows_no_result(begun: Record, cost: Cost) -> None:
-    written = on_disk(begun)
-    assert written["state"] == "running"
+def test_the_first_record_says_what_runs_and_knows_no_result(tmp_path: Path, begun: Record, cost: Cost) -> None:
+    RunFolder(tmp_path).write(begun, [])
+    written: dict[str, Any] = json.loads((tmp_path / "record.json").read_text())
+    assert list(written) == [
+        "state", "reason", "error", "name", "metrics", "cost", "epochs", "seed", "train_seconds", "started",
+        "finished", "device", "threads", "precision", "python", "versions", "git_commit", "overrides", "config",
+    ]  # fmt: skip
     assert set(written["metrics"].values()) == {None}
-    assert (written["epochs"], written["finished"], written["reason"]) == (0, None, None)
-    assert written["cost"] == {
-        "params": cost.params,
-        "macs": cost.macs,
-        "activation_bytes": cost.activation_bytes,
-    }
+    assert (written["state"], written["epochs"], written["finished"], written["reason"]) == (
+        "running",
+        0,
+        None,
+        None,
+    )
+    names = ("params", "macs", "activation_bytes")
+    assert written["cost"] == {name: getattr(cost, name) for name in names}
     assert (written["device"], written["threads"], written["precision"]) == ("cpu", 3, "bf16")
     assert (written["name"], written["overrides"]) == ("trial", ["model.width=4"])
     assert written["config"] == json.loads(json.dumps(dataclasses.asdict(begun.config)))
@@ -169,58 +167,39 @@ def test_the_first_record_says_what_runs_and_knows_no_result(begun: Record, cost
     assert torch.__version__.startswith(written["versions"]["torch"])  # which may add "+cu130"
 
 
-def test_each_epoch_is_on_disk_when_it_has_been_taken_in(begun: Record) -> None:
-    for number, epoch in enumerate(EPOCHS, 1):
-        begun.add(epoch)
-        written = on_disk(begun)
-        assert written["epochs"] == number
-        assert written["metrics"]["train_loss"] == epoch.train_loss
-        assert written["metrics"]["validation_loss"] == epoch.validation_loss
-        assert written["metrics"]["validation_accuracy"] == epoch.validation_accuracy
-        assert len(pd.read_csv(begun.folder.history)) == number
-    assert written["train_seconds"] == 3.0
-
-
 @pytest.mark.parametrize("state", [State.complete, State.failed, State.interrupted])
-def test_closing_tells_the_end(begun: Record, state: State) -> None:
-    begun.add(EPOCHS[0])
-    begun.test = Score(loss=0.0, accuracy=0.0)
-    begun.close(state, "a reason")
-    written = on_disk(begun)
-    assert (written["state"], written["reason"]) == (state.value, "a reason")
-    assert (written["metrics"]["test_loss"], written["metrics"]["test_accuracy"]) == (0, 0)
-    started, finished = (datetime.fromisoformat(written[key]) for key in ("started", "finished"))
+def test_a_record_reads_back_as_what_was_written(tmp_path: Path, begun: Record, state: State) -> None:
+    folder = RunFolder(tmp_path)
+    for number in range(3):
+        folder.write(begun, EPOCHS[:number])
+        read = Record.read(folder.record)
+        assert read == begun
+        assert read.epochs == number == len(pd.read_csv(folder.history))
+        last = EPOCHS[number - 1] if number else None
+        for name in ("train_loss", "validation_loss", "validation_accuracy"):
+            assert read.metrics[name] == (getattr(last, name) if last else None)
+    assert begun.train_seconds == 3.0
+    begun.take_test(Score(loss=0.0, accuracy=0.0))
+    begun.close(state, "a reason", OSError("no space") if state == State.failed else None)
+    folder.write(begun, EPOCHS)
+    read = Record.read(folder.record)
+    assert read == begun
+    assert (read.state, read.reason, read.error) == (state, "a reason", "OSError" if state == "failed" else None)
+    assert (read.metrics["test_loss"], read.metrics["test_accuracy"]) == (0, 0)
+    started, finished = (datetime.fromisoformat(moment or "") for moment in (read.started, read.finished))
     assert started.tzinfo is not None
     assert started <= finished
 
 
-def test_the_history_reads_back_typed_and_exact(begun: Record) -> None:
-    for epoch in EPOCHS:
-        begun.add(epoch)
-    table = pd.read_csv(begun.folder.history)
-    assert {name: str(dtype) for name, dtype in table.dtypes.items()} == {
-        "epoch": "int64",
-        "train_loss": "float64",
-        "validation_loss": "float64",
-        "validation_accuracy": "float64",
-        "lr": "float64",
-        "seconds": "float64",
-    }
-    expected = pd.DataFrame([dataclasses.asdict(epoch) for epoch in EPOCHS])
-    pd.testing.assert_frame_equal(table, expected, rtol=1e-14, atol=0)
-
-
-def test_what_was_not_measured_is_an_empty_number_in_the_history(begun: Record) -> None:
-    begun.add(Epoch(1, 1.5, None, None, 0.1, 1.0))
-    table = pd.read_csv(begun.folder.history)
-    assert str(table.validation_accuracy.dtype) == "float64"
-    assert table.validation_loss.isna().all()
-    assert on_disk(begun)["metrics"]["validation_loss"] is None
-
-
-def test_the_configuration_composes_back_to_an_equal_one(begun: Record) -> None:
-    loaded = OmegaConf.load(begun.folder.config)
-    assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loaded)) == begun.config
+def test_a_record_of_an_earlier_version_is_read(tmp_path: Path, begun: Record) -> None:
+    RunFolder(tmp_path).write(begun, EPOCHS)
+    held = json.loads((tmp_path / "record.json").read_text())
+    del held["error"]
+    held["mood"] = "good"
+    held["config"]["model"] |= {"dropout": 0.3, "dropout_at": "head"}
+    (tmp_path / "record.json").write_text(json.dumps(held))
+    config = dataclasses.replace(begun.config, dropout=DropoutConfig(DropoutName.head, 0.3))
+    assert Record.read(tmp_path / "record.json") == dataclasses.replace(begun, config=config)
 
 
 # ---- the commit
@@ -236,7 +215,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pa
         file = tmp_path / path
         file.parent.mkdir(parents=True)
         file.write_text("")
-        monkeypatch.setattr(record, "__file__", str(file))
+        monkeypatch.setattr(module, "__file__", str(file))
         return tmp_path
 
     return put
@@ -248,9 +227,12 @@ def git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
-def test_the_commit_of_a_checkout_is_told_and_whether_files_differ(place: Callable[[str], Path]) -> None:
+def test_the_commit_of_a_checkout_is_told_and_whether_files_differ(
+    place: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = place("src/tinysweep/run/record.py")
     git(folder, "init")
+    assert git_commit() is None, "there is no commit yet"
     git(folder, "add", ".")
     git(folder, "commit", "-m", "one")
     git(folder, "tag", "v1.0")
@@ -258,24 +240,10 @@ def test_the_commit_of_a_checkout_is_told_and_whether_files_differ(place: Callab
     assert git_commit() == commit
     (folder / "src" / "tinysweep" / "run" / "record.py").write_text("changed")
     assert git_commit() == f"{commit}-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert git_commit() is None, "there is no git"
 
 
 def test_an_installed_package_has_no_commit(place: Callable[[str], Path]) -> None:
     git(place("project/.venv/lib/python3/site-packages/tinysweep/run/record.py") / "project", "init")
     assert git_commit() is None
-
-
-def test_a_checkout_without_git_or_commit_has_no_commit(
-    place: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    git(place("src/tinysweep/run/record.py"), "init")
-    assert git_commit() is None, "there is no commit yet"
-    monkeypatch.setenv("PATH", "")
-    assert git_commit() is None
-
-
-def test_the_commit_is_that_at_the_start_of_the_run(begun: Record, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = on_disk(begun)["git_commit"]
-    monkeypatch.setattr(record, "git_commit", lambda: "another")
-    begun.add(EPOCHS[0])
-    assert on_disk(begun)["git_commit"] == before

@@ -11,7 +11,7 @@ from tinysweep.settings.schema import DataConfig, DataName
 from tinysweep.terminal import outlasting_readers, program
 
 if TYPE_CHECKING:
-    from tinysweep.run.saved import Saved
+    from tinysweep.run.checkpoint import SavedModel
 
 CALIBRATION = 1000  # images
 NOTE = (
@@ -72,9 +72,9 @@ def export(options: argparse.Namespace) -> None:
     if not options.path.exists():
         raise DataError(f"{options.path}: no such file; give the folder of a finished run or its model.pt")
     from tinysweep.deploy.export import export_files  # noqa: PLC0415 torch is imported only once it is needed
-    from tinysweep.run.saved import read  # noqa: PLC0415
+    from tinysweep.run.checkpoint import read_model  # noqa: PLC0415
 
-    saved = read(options.path)
+    saved = read_model(options.path)
     data = find_data(saved, options.data, options.root)
     folder = options.out or saved.file.parent
     require_writable(folder)
@@ -83,7 +83,7 @@ def export(options: argparse.Namespace) -> None:
     print(f"\n{table}\n{NOTE}")
 
 
-def find_data(saved: "Saved", name: str | None, root: str | None) -> DataConfig:
+def find_data(saved: "SavedModel", name: str | None, root: str | None) -> DataConfig:
     """The data that a model was trained on, at another root if one is given."""
     data = saved.data
     if data and name not in (None, data.name):

@@ -41,7 +41,7 @@ def train(config: Config) -> float | None:
         from tinysweep.search.trial import run_trial  # noqa: PLC0415
 
         record = run_trial(config, composed.sweeper, Path(composed.sweep.dir), folder, overrides)
-    return record.history[-1].validation_accuracy
+    return record.metrics["validation_accuracy"]
 
 
 def _require_free(folder: Path, overrides: list[str]) -> None:

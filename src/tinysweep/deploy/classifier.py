@@ -58,9 +58,9 @@ def _open_exported(path: Path) -> tuple[LabelNames, Model]:
 def _open_saved(path: Path, data: str | None) -> tuple[LabelNames, Model]:
     import torch  # noqa: PLC0415 not needed by ONNX Runtime
 
-    from tinysweep.run.saved import read  # noqa: PLC0415
+    from tinysweep.run.checkpoint import read_model  # noqa: PLC0415
 
-    saved = read(path)
+    saved = read_model(path)
     config = saved.data or (DataConfig(DataName(data)) if data else None)
     if config is None:
         raise ConfigError(

@@ -27,8 +27,8 @@ from tinysweep.data.load import Images, describe, load, load_test
 from tinysweep.deploy.classifier import METADATA, OnnxModel
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.files import write_whole
+from tinysweep.run.checkpoint import SavedModel
 from tinysweep.run.labels import LabelNames, class_names
-from tinysweep.run.saved import Saved
 from tinysweep.settings.schema import DataConfig
 from tinysweep.training.device import Hardware
 
@@ -54,7 +54,7 @@ class Measurement:
     milliseconds: float
 
 
-def export_files(saved: Saved, data: DataConfig, folder: Path, calibration: int) -> str:
+def export_files(saved: SavedModel, data: DataConfig, folder: Path, calibration: int) -> str:
     """Write model.onnx and, calibrated on so many training images unless 0, model.int8.onnx, named like the model;
     print what the checks find, and return a table of the files. A float model that differs from PyTorch isn't
     written."""

@@ -1,33 +1,100 @@
-"""What a run that is cut short goes on from: the training of its last finished epoch, kept in its model.pt."""
+"""model.pt: a trained model, what it was trained on, and, until its run is complete, what that goes on from."""
 
 import dataclasses
+import io
 import json
 import time
-from typing import Any
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
+import torch
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import Tensor
+from torch import Tensor, nn
 
 from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import ConfigError, DataError, first_line
-from tinysweep.run import saved
+from tinysweep.files import write_whole
+from tinysweep.network.build import build_model
+from tinysweep.run.labels import class_names_if_there
 from tinysweep.run.record import RunFolder
-from tinysweep.settings.schema import Config
-from tinysweep.settings.stored import read_config
-from tinysweep.training.loop import Epoch, TrainingState
+from tinysweep.settings.schema import Config, DataConfig, DropoutConfig, ModelConfig, Section
+from tinysweep.settings.stored import read_config, sections
+from tinysweep.training.loop import Epoch, Normalise, TrainingState
 
 LARGEST_SHARE = 0.01  # of the time of training that may be spent on writing
 
+Checked = TypeVar("Checked", bound=Section)
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model as `load` gives it, the file it came from, and what is known of the data it was trained on;
+    `classes` are the names that those had then."""
+
+    file: Path
+    model: nn.Module
+    shape: DataShape
+    data: DataConfig | None
+    classes: tuple[str, ...] | None
+
+
+def save(path: Path, weights: dict[str, Tensor], config: Config, shape: DataShape, **more: Any) -> None:
+    """Write as one file weights, the model's configuration, the shape of its data, where that came from and the
+    names of its classes; and whatever else is given."""
+    parts = {"model": config.model, "dropout": config.dropout, "data": config.data}
+    content = {
+        **{name: OmegaConf.to_yaml(OmegaConf.structured(part)) for name, part in parts.items()},
+        "shape": dataclasses.asdict(shape),
+        "classes": list(class_names_if_there(config.data, shape.classes)),
+        "weights": {name: tensor.cpu().contiguous() for name, tensor in weights.items()},
+        **more,
+    }
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    write_whole(path, stream.getvalue())
+
+
+def load(path: str | Path) -> nn.Module:
+    """The trained model of a run, given its folder or its model.pt: raw pixels (B, C, H, W) of 0 to 255, of the
+    size it was trained on, -> logits (B, classes). In evaluation mode, in float32, on the CPU.
+
+    Raises:
+        DataError: there is no such file, or it is not a model that tinysweep saved.
+    """
+    file = _model_file(path)
+    return _rebuilt(file, _content(file))[0]
+
+
+def read_model(path: str | Path) -> SavedModel:
+    """As `load`, with what is known of the data: from the file itself or, as files once held no such thing, from
+    the record or configuration beside it.
+
+    Raises:
+        DataError: as `load`, or the record is damaged.
+    """
+    file = _model_file(path)
+    content = _content(file)
+    model, shape = _rebuilt(file, content)
+    try:
+        data = _section(DataConfig, OmegaConf.create(content["data"])) if "data" in content else _data_beside(file)
+        classes = tuple(map(str, content["classes"])) if "classes" in content else None
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise DataError(f"{file}: what it was trained on can't be read, in it or beside it ({reason})") from error
+    return SavedModel(file, model, shape, data, classes)
+
 
 class Checkpoint:
-    """Keeps the state of the last finished epoch and writes it to model.pt; where epochs are short, not after each
-    of them, but so seldom that it takes no more than a hundredth of the time."""
+    """Keeps the training of the last finished epoch and writes it to model.pt, beside the model; where epochs are
+    short, not after each of them, but so seldom that it takes no more than a hundredth of the time."""
 
-    def __init__(
-        self, folder: RunFolder, config: Config, shape: DataShape, state: TrainingState | None = None
-    ) -> None:
+    def __init__(self, folder: RunFolder, config: Config, shape: DataShape) -> None:
         self.folder, self.config, self.shape = folder, config, shape
-        self.state, self.is_written = state, True
+        self.state: TrainingState | None = None
+        self.is_written = True
         self.last_written, self.cost = time.perf_counter(), 0.0  # seconds
 
     def keep(self, state: TrainingState) -> None:
@@ -37,40 +104,35 @@ class Checkpoint:
             self.write()
 
     def write(self) -> None:
-        """Write the state that is kept, if it isn't."""
+        """Write the state that is kept, unless it has been written."""
         if self.state is None or self.is_written:
             return
         began = time.perf_counter()
-        state = {key: _portable(value) for key, value in self.state.items()}
-        saved.write(
-            self.folder.model,
-            state["average"] or state["model"],
-            self.config,
-            self.shape,
-            training={"config": json.dumps(dataclasses.asdict(self.config)), "state": state},
-        )
+        training = {"config": json.dumps(dataclasses.asdict(self.config)), "state": self.state}
+        weights = self.state["average"] or self.state["model"]
+        save(self.folder.model, weights, self.config, self.shape, training=training)
         self.is_written, self.last_written = True, time.perf_counter()
         self.cost = self.last_written - began
 
     @property
     def history(self) -> list[Epoch]:
+        """The epochs that the state comes after."""
         return [Epoch(**epoch) for epoch in self.state["history"]] if self.state else []
 
 
-def read(folder: RunFolder, config: Config) -> TrainingState:
-    """The state that a run has kept.
+def read_state(folder: RunFolder, config: Config) -> TrainingState:
+    """The state of training that a run has kept.
 
     Raises:
         ConfigError: it was trained with another configuration.
         DataError: there is none, or it is damaged.
     """
-    content = saved.content_of(folder.model)
+    content = _content(folder.model)
     if "training" not in content:
         raise DataError(f"{folder.model} holds a model, but nothing to go on from; begin the run anew")
     try:
-        training = content["training"]
-        state: TrainingState = {**training["state"]}
-        trained = read_config(json.loads(training["config"]))
+        state: TrainingState = {**content["training"]["state"]}
+        trained = read_config(json.loads(content["training"]["config"]))
     except (KeyError, TypeError, ValueError, ConfigError, OmegaConfBaseException) as error:
         raise DataError(f"{folder.model} is damaged ({type(error).__name__}: {first_line(error)})") from error
     if trained != config:
@@ -78,12 +140,56 @@ def read(folder: RunFolder, config: Config) -> TrainingState:
     return state
 
 
-def _portable(value: Any) -> Any:
-    """A part of a state as any machine can read it."""
-    if isinstance(value, Tensor):
-        return value.cpu().contiguous()
-    if isinstance(value, dict):
-        return {name: _portable(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_portable(one) for one in value]
-    return value
+def _model_file(path: str | Path) -> Path:
+    file = Path(path)
+    return file / "model.pt" if file.is_dir() else file
+
+
+def _content(file: Path) -> dict[str, Any]:
+    """All that a file of `save` holds, on the CPU."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():  # torch reads numbers from a damaged file without a word
+                raise ValueError(f"{damaged} is damaged")
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        return {**content}
+    except FileNotFoundError as error:
+        raise DataError(f"{file}: no such file; give the folder of a finished run or its model.pt") from error
+    except Exception as error:
+        raise _refusal(file, error) from error
+
+
+def _rebuilt(file: Path, content: dict[str, Any]) -> tuple[nn.Module, DataShape]:
+    try:
+        held = sections({key: OmegaConf.create(content[key]) for key in ("model", "dropout") if key in content})
+        config, dropout = _section(ModelConfig, held["model"]), _section(DropoutConfig, held.get("dropout", {}))
+        shape = DataShape(**content["shape"])
+        blank = (0.0,) * shape.channels
+        with torch.random.fork_rng():  # the initial weights are drawn and overwritten
+            model = nn.Sequential(Normalise(blank, blank), build_model(config, shape, dropout))
+        model.load_state_dict(content["weights"])
+    except Exception as error:
+        raise _refusal(file, error) from error
+    return model.eval(), shape
+
+
+def _refusal(file: Path, error: Exception) -> DataError:
+    """In one sentence; torch's messages run over many, and may advise to trust the file."""
+    reason = f"{type(error).__name__}: {first_line(error)}".partition(". ")[0]
+    return DataError(f"{file} is not a model saved by tinysweep ({reason})")
+
+
+def _section(schema: type[Checked], held: Any) -> Checked:
+    """A section of a configuration from its values, checked by its own rules."""
+    section = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), held))
+    assert isinstance(section, schema)
+    return section
+
+
+def _data_beside(file: Path) -> DataConfig | None:
+    """The data section of the run in whose folder a model lies."""
+    for name, key in (("record.json", "config.data"), ("config.yaml", "data")):
+        if (file.parent / name).is_file():
+            found = OmegaConf.select(OmegaConf.load(file.parent / name), key)
+            return _section(DataConfig, found) if found else None
+    return None

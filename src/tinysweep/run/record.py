@@ -8,7 +8,7 @@ import itertools
 import json
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,10 +24,12 @@ from tinysweep.errors import ConfigError
 from tinysweep.files import is_held, write_whole
 from tinysweep.network.budget import Cost
 from tinysweep.settings.schema import Config
+from tinysweep.settings.stored import read_config
 from tinysweep.training.device import Hardware
 from tinysweep.training.loop import Epoch, Score
 
-PACKAGES = ("tinysweep", "torch", "hydra-core", "omegaconf", "optuna", "numpy")
+PACKAGES = ("tinysweep", "torch", "torchvision", "hydra-core", "omegaconf", "optuna", "numpy")
+EACH_EPOCH = ("train_loss", "validation_loss", "validation_accuracy")
 
 
 class State(StrEnum):
@@ -38,39 +40,118 @@ class State(StrEnum):
     failed = "failed"
 
 
-@dataclass(frozen=True)
+def git_commit() -> str | None:
+    """The commit of the checkout that this package runs from, with "-dirty" if files differ from it; None if it
+    was installed."""
+    checkout = Path(__file__).resolve().parents[3]
+    if not (checkout / ".git").exists():
+        return None
+    describe = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(describe, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    return {package: importlib.metadata.version(package) for package in PACKAGES}
+
+
+@dataclass(kw_only=True)
+class Record:
+    """What record.json says of a run: its fields are the keys, in this order."""
+
+    state: State = State.running
+    reason: str | None = None
+    error: str | None = None  # the class of what made the run fail
+    name: str
+    metrics: dict[str, float | None] = field(
+        default_factory=lambda: dict.fromkeys((*EACH_EPOCH, "test_loss", "test_accuracy"))
+    )
+    cost: dict[str, int]
+    epochs: int = 0
+    seed: int
+    train_seconds: float = 0
+    started: str = field(default_factory=_now)
+    finished: str | None = None
+    device: str
+    threads: int
+    precision: str
+    python: str = field(default_factory=platform.python_version)
+    versions: dict[str, str] = field(default_factory=_versions)
+    git_commit: str | None = field(default_factory=git_commit)  # now, as a checkout moves on during a run
+    overrides: list[str]
+    config: Config
+
+    @classmethod
+    def begin(cls, config: Config, cost: Cost, hardware: Hardware, overrides: list[str]) -> "Record":
+        """The record of a run that begins now."""
+        return cls(
+            name=config.name,
+            cost={"params": cost.params, "macs": cost.macs, "activation_bytes": cost.activation_bytes},
+            seed=config.trainer.seed,
+            device=hardware.device.type,
+            threads=hardware.threads,
+            precision=hardware.precision,
+            overrides=overrides,
+            config=config,
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> "Record":
+        """The record in a file, which may be of an earlier version.
+
+        Raises:
+            Exception: of any kind; it isn't there or is damaged.
+        """
+        held: dict[str, Any] = json.loads(path.read_text())
+        known = {spec.name: held[spec.name] for spec in dataclasses.fields(cls) if spec.name in held}
+        return cls(**known | {"state": State(held["state"]), "config": read_config(held["config"])})
+
+    def take_epochs(self, history: Sequence[Epoch]) -> None:
+        """Take in all epochs that there are by now."""
+        for name in EACH_EPOCH:
+            self.metrics[name] = getattr(history[-1], name) if history else None
+        self.epochs, self.train_seconds = len(history), round(sum(epoch.seconds for epoch in history), 3)
+
+    def take_test(self, score: Score) -> None:
+        """Take in the one reading of the test set."""
+        self.metrics |= {"test_loss": score.loss, "test_accuracy": score.accuracy}
+
+    def close(self, state: State, reason: str | None = None, error: Exception | None = None) -> None:
+        """Take in how the run ended, and what made it fail if it did."""
+        self.state, self.reason, self.finished = state, reason, _now()
+        self.error = type(error).__name__ if error else None
+
+
 class RunFolder:
     """The folder of one run."""
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config, self.record = path / "config.yaml", path / "record.json"
+        self.history, self.curves = path / "history.csv", path / "curves.png"
+        self.model, self.predictions = path / "model.pt", path / "test_predictions.csv"
+        self._lock = path / ".running.lock"
 
-    @property
-    def record(self) -> Path:
-        return self.path / "record.json"
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def history(self) -> Path:
-        return self.path / "history.csv"
-
-    @property
-    def model(self) -> Path:
-        return self.path / "model.pt"
-
-    @property
-    def predictions(self) -> Path:
-        return self.path / "test_predictions.csv"
-
-    @property
-    def curves(self) -> Path:
-        return self.path / "curves.png"
-
-    @property
-    def _lock(self) -> Path:
-        return self.path / ".running.lock"
+    @classmethod
+    def claim(cls, wanted: Path) -> "RunFolder":
+        """The folder `wanted`, or `wanted-2`, `wanted-3`, … if runs have taken those before: creating the
+        configuration file is what takes a folder, and the operating system lets only one process create it. The
+        record is no such mark, as it must be whole from the moment it is there."""
+        for number in itertools.count(1):
+            folder = cls(wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}"))
+            folder.path.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.config.touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            return folder
+        raise AssertionError("unreachable: count() doesn't end")
 
     @property
     def is_held(self) -> bool:
@@ -96,131 +177,24 @@ class RunFolder:
             Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
 
-    @classmethod
-    def claim(cls, wanted: Path) -> "RunFolder":
-        """The folder `wanted`, or `wanted-2`, `wanted-3`, … if runs have taken those before: creating the
-        configuration file is what takes a folder, and the operating system lets only one process create it. The
-        record is no such mark, as it must be whole from the moment it is there."""
-        for number in itertools.count(1):
-            folder = cls(wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}"))
-            folder.path.mkdir(parents=True, exist_ok=True)
-            try:
-                folder.config.touch(exist_ok=False)
-            except FileExistsError:
-                continue
-            return folder
-        raise AssertionError("unreachable: count() doesn't end")
+    def write_config(self, config: Config) -> None:
+        write_whole(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)))
 
+    def write(self, record: Record, history: Sequence[Epoch]) -> None:
+        """Write the record, and a row for each epoch."""
+        record.take_epochs(history)
+        header = [spec.name for spec in dataclasses.fields(Epoch)]
+        write_whole(self.history, _csv(header, map(dataclasses.astuple, history)))
+        write_whole(self.record, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
 
-def git_commit() -> str | None:
-    """The commit of the checkout that this package runs from, with "-dirty" if files differ from it; None if it
-    was installed."""
-    checkout = Path(__file__).resolve().parents[3]
-    if not (checkout / ".git").exists():
-        return None
-    describe = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(describe, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-@dataclass
-class Record:
-    """The state of a run and all that it found, written to record.json whenever it changes."""
-
-    folder: RunFolder
-    config: Config
-    cost: Cost
-    hardware: Hardware
-    overrides: list[str] = field(default_factory=list)
-    commit: str | None = field(default_factory=git_commit)  # now, as a checkout moves on during a run
-    started: datetime = field(default_factory=lambda: datetime.now(UTC))
-    state: State = State.running
-    reason: str | None = None
-    error: str | None = None  # the class of what made the run fail
-    history: list[Epoch] = field(default_factory=list)
-    test: Score | None = None
-    finished: datetime | None = None
-
-    @property
-    def train_seconds(self) -> float:
-        return sum(epoch.seconds for epoch in self.history)
-
-    def begin(self) -> None:
-        """Write the configuration and the first record."""
-        write_whole(self.folder.config, OmegaConf.to_yaml(OmegaConf.structured(self.config)))
-        self.write()
-
-    def add(self, epoch: Epoch) -> None:
-        """Take in an epoch, so that a run killed later has left all its epochs."""
-        self.history.append(epoch)
-        self.write()
-
-    def take_test(self, score: Score, labels: Tensor) -> None:
-        """Take in the one reading of the test set, and write what was predicted of each image, labels (N,)."""
-        self.test = score
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("index", "label", "predicted"))
-        writer.writerows(zip(range(len(labels)), labels.tolist(), score.predicted.tolist(), strict=True))
-        write_whole(self.folder.predictions, text.getvalue())
-
-    def close(self, state: State, reason: str | None = None, error: Exception | None = None) -> None:
-        """Write the final state, and what made the run fail if it did."""
-        self.state, self.reason, self.finished = state, reason, datetime.now(UTC)
-        self.error = type(error).__name__ if error else None
-        self.write()
-
-    def write(self) -> None:
-        write_whole(self.folder.history, self._history_csv())
-        write_whole(self.folder.record, json.dumps(self.as_dict(), indent=2) + "\n")
-
-    def as_dict(self) -> dict[str, Any]:
-        """The record as JSON values; README.md documents the keys."""
-        last = self.history[-1] if self.history else None
-        return {
-            "state": self.state,
-            "reason": self.reason,
-            "error": self.error,
-            "name": self.config.name,
-            "metrics": {
-                "train_loss": last and last.train_loss,
-                "validation_loss": last and last.validation_loss,
-                "validation_accuracy": last and last.validation_accuracy,
-                "test_loss": self.test and self.test.loss,
-                "test_accuracy": self.test and self.test.accuracy,
-            },
-            "cost": {
-                "params": self.cost.params,
-                "macs": self.cost.macs,
-                "activation_bytes": self.cost.activation_bytes,
-            },
-            "epochs": len(self.history),
-            "seed": self.config.trainer.seed,
-            "train_seconds": round(self.train_seconds, 3),
-            "started": self.started.isoformat(timespec="seconds"),
-            "finished": self.finished and self.finished.isoformat(timespec="seconds"),
-            "device": self.hardware.device.type,
-            "threads": self.hardware.threads,
-            "precision": self.hardware.precision,
-            "python": platform.python_version(),
-            "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
-            "git_commit": self.commit,
-            "overrides": self.overrides,
-            "config": dataclasses.asdict(self.config),
-        }
-
-    def _history_csv(self) -> str:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(spec.name for spec in dataclasses.fields(Epoch))
-        writer.writerows(dataclasses.astuple(epoch) for epoch in self.history)
-        return text.getvalue()
+    def write_predictions(self, labels: Tensor, predicted: Tensor) -> None:
+        """Write what the test images are, labels (N,), and what they were taken for."""
+        rows = zip(range(len(labels)), labels.tolist(), predicted.tolist(), strict=True)
+        write_whole(self.predictions, _csv(["index", "label", "predicted"], rows))
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of a run, or None where none was begun, or what is there isn't one."""
+    """The record of a run as it stands in its file, or None where none was begun, or what is there isn't one."""
     try:
         record: dict[str, Any] = json.loads(RunFolder(folder).record.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
@@ -232,6 +206,11 @@ def close_left_record(folder: Path, state: State, reason: str, error: str | None
     """Close the record of a run whose process is gone, or it would say for ever that it is running."""
     record = read_record(folder)
     if record and record["state"] == State.running and not RunFolder(folder).is_held:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        closed = {**record, "state": state, "reason": reason, "error": error, "finished": now}
+        closed = {**record, "state": state, "reason": reason, "error": error, "finished": _now()}
         write_whole(RunFolder(folder).record, json.dumps(closed, indent=2) + "\n")
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()

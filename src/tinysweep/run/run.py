@@ -1,26 +1,31 @@
-"""One run, from a checked configuration to the record in its folder."""
+"""One run, from a checked configuration, or from where it was cut short, to the record in its folder."""
 
 import dataclasses
+import importlib.metadata
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 from tinysweep.console import Progress
 from tinysweep.data.load import Data, describe, load, load_test, pin
-from tinysweep.errors import AbandonedError, ConfigError, PrunedError, message_of
+from tinysweep.errors import AbandonedError, ConfigError, DataError, PrunedError, first_line, message_of
+from tinysweep.metrics import METRICS, TEST_METRICS
 from tinysweep.network import budget
-from tinysweep.run import resume, saved
-from tinysweep.run.checkpoint import Checkpoint
+from tinysweep.run.checkpoint import Checkpoint, read_state, save
 from tinysweep.run.record import Record, RunFolder, State
+from tinysweep.settings.command_line import as_value, line
 from tinysweep.settings.schema import Config, DataConfig
 from tinysweep.training.device import Hardware, hardware
-from tinysweep.training.loop import Epoch, evaluate, fit, require_finite
+from tinysweep.training.loop import Epoch, Result, evaluate, fit, require_finite
+
+SAME_BITS = ("tinysweep", "torch")  # packages that must be of the same version for a run to go on
+
+OnEpoch = Callable[[Epoch], None]
 
 
-def run(
-    config: Config, wanted: Path, overrides: list[str], report: Callable[[Epoch], None] | None = None
-) -> Record:
+def run(config: Config, wanted: Path, overrides: list[str], report: OnEpoch | None = None) -> Record:
     """Gate, load, train, test once, and leave everything in the folder `wanted` (or the next free name).
 
     Nothing is written before the model has passed the budget and the data has been verified. A trial of a sweep
@@ -38,13 +43,14 @@ def run(
     cost = budget.gate(config, shape)
     machine = hardware(config.trainer)
     if not report:
-        print(_heading(config, cost, machine.describe()), flush=True)
-    data = _remembered(config.data) if report else load(config.data)
+        print(_heading(config, cost, machine), flush=True)
+    data = _load_once(config.data) if report else load(config.data)
     if not report:  # a sweep and a final have said which images they mean
         config = dataclasses.replace(config, data=pin(config.data))
-    record = Record(RunFolder.claim(wanted), config, cost, machine, overrides)
-    with record.folder.held():
-        return _carry_out(record, data, report, None if report else Checkpoint(record.folder, config, shape))
+    record, folder = Record.begin(config, cost, machine, overrides), RunFolder.claim(wanted)
+    with folder.held():
+        checkpoint = None if report else Checkpoint(folder, config, shape)
+        return _Run(folder, record, machine, data, report, checkpoint).complete()
 
 
 def go_on(path: Path) -> Record:
@@ -55,87 +61,165 @@ def go_on(path: Path) -> Record:
             bits has changed. A run that is refused is left as it is.
         KeyboardInterrupt: passed on, once the record says interrupted.
     """
-    folder = resume.run_folder(path)
+    folder = RunFolder(path)
+    if not path.is_dir():
+        raise ConfigError(
+            f"resume={path}: no such folder; give that of a run, such as outputs/runs/DATE/TIME-NAME"
+        )
+    if not folder.record.is_file():
+        raise ConfigError(f"resume={path} is not the folder of a run: it holds no record.json")
     with folder.held():
-        record = resume.reopen(folder)
-        state = resume.kept(record)
-        config, done = record.config, len(state["history"]) if state else 0
-        print(_heading(config, record.cost, record.hardware.describe()), flush=True)
+        begun = _read_unfinished(folder)
+        config, shape = begun.config, describe(begun.config.data)
+        cost, machine = budget.gate(config, shape), _same_hardware(folder, begun)
+        if begun.epochs and not folder.model.exists():
+            raise DataError(
+                f"{path} has no model.pt to go on from; a run of a final keeps none before its end, nor did one "
+                "of an earlier version: begin it anew"
+            )
+        checkpoint = Checkpoint(folder, config, shape)
+        if folder.model.exists():  # else no epoch had ended
+            checkpoint.state = read_state(folder, config)
+        record = dataclasses.replace(
+            Record.begin(config, cost, machine, begun.overrides),
+            git_commit=begun.git_commit,
+            started=begun.started,
+        )
+        print(_heading(config, cost, machine), flush=True)
         data = load(config.data)
-        print(f"goes on after epoch {done} of {config.trainer.epochs}", flush=True)
-        return _carry_out(record, data, None, Checkpoint(folder, config, data.shape, state))
+        print(f"goes on after epoch {len(checkpoint.history)} of {config.trainer.epochs}", flush=True)
+        return _Run(folder, record, machine, data, checkpoint=checkpoint).complete()
 
 
-def _carry_out(
-    record: Record, data: Data, report: Callable[[Epoch], None] | None, checkpoint: Checkpoint | None
-) -> Record:
-    """Train, from where the checkpoint is if there is one, and test; the record is closed in any case."""
-    config, state, keep = record.config, None, None
-    if checkpoint:
-        state, keep, record.history = checkpoint.state, checkpoint.keep, list(checkpoint.history)
-    record.begin()
+def resume_command(folder: Path) -> str:
+    """The words that go on with the run in a folder, as a shell takes them."""
+    return line(["tinysweep", f"resume={as_value(str(folder))}"])
+
+
+def _read_unfinished(folder: RunFolder) -> Record:
+    """The record of a run that this machine's packages can go on with."""
     try:
-        with nullcontext(report) if report else _Epochs(config.trainer.epochs, len(record.history)) as show:
+        begun = Record.read(folder.record)
+    except Exception as error:
+        raise DataError(f"{folder.record} is damaged ({type(error).__name__}: {first_line(error)})") from error
+    if begun.config.trial is not None:
+        raise ConfigError(f"{folder.path} is a trial of a study, with which the command of its sweep goes on")
+    if begun.state == State.complete:
+        raise ConfigError(f"{folder.path}: this run is complete; a longer one is another run")
+    for package in SAME_BITS:
+        if begun.versions.get(package) != (here := importlib.metadata.version(package)):
+            raise ConfigError(
+                f"{folder.path} was begun with {package} {begun.versions.get(package)}, and this is {here}, which "
+                "may lead to other bits; install that version, or begin the run anew"
+            )
+    return begun
+
+
+def _same_hardware(folder: RunFolder, begun: Record) -> Hardware:
+    """This machine, with as many threads as the run was begun with, as they decide how sums are rounded."""
+    here = hardware(begun.config.trainer)
+    if (here.device.type, here.precision) != (begun.device, begun.precision):
+        raise ConfigError(
+            f"{folder.path} was begun on {begun.device} in {begun.precision}, and this is {here.device.type} in "
+            f"{here.precision}, which leads to other bits; go on where it was begun, or begin it anew"
+        )
+    return dataclasses.replace(here, threads=begun.threads)
+
+
+@dataclass
+class _Run:
+    """A run that has a folder; a trial's has a report, a single one's a checkpoint and a person who watches."""
+
+    folder: RunFolder
+    record: Record
+    machine: Hardware
+    data: Data
+    report: OnEpoch | None = None
+    checkpoint: Checkpoint | None = None
+
+    def __post_init__(self) -> None:
+        self.config = self.record.config
+        self.history = self.checkpoint.history if self.checkpoint else []
+
+    def complete(self) -> Record:
+        """Train, from where the checkpoint is if there is one, and test; the record is closed in any case."""
+        self.folder.write_config(self.config)
+        self.folder.write(self.record, self.history)
+        try:
+            result = self._train()
+            self._test(result)
+            if self.checkpoint:
+                from tinysweep.run import curves  # noqa: PLC0415 training must not wait for matplotlib to be imported
+
+                curves.draw(self.history, self.config.name, self.folder.curves)
+        except KeyboardInterrupt:
+            self._close(State.interrupted)
+            if self.checkpoint:
+                print(f"what was done until then: {self.folder.path}", file=sys.stderr)
+                print(f"to go on: {resume_command(self.folder.path)}", file=sys.stderr)
+            raise
+        except (PrunedError, AbandonedError) as stop:
+            self._close(State.pruned if isinstance(stop, PrunedError) else State.interrupted, str(stop))
+            return self.record
+        except Exception as error:
+            self._close(State.failed, message_of(error) or f"{type(error).__name__}: {error}", error)
+            raise
+        self.record.close(State.complete)
+        self.folder.write(self.record, self.history)
+        if self.checkpoint:
+            self._save(result)  # only now, so that a run that is killed before it is complete can go on
+            print(_summary(self.folder, self.record), flush=True)
+        return self.record
+
+    def _train(self) -> Result:
+        # As many threads as were decided on, whatever number of cores this machine has.
+        trainer = dataclasses.replace(self.config.trainer, threads=self.machine.threads)
+        config, checkpoint = dataclasses.replace(self.config, trainer=trainer), self.checkpoint
+        with nullcontext() if self.report else Progress(trainer.epochs, "epochs", len(self.history)) as progress:
 
             def on_epoch(epoch: Epoch) -> None:
-                record.add(epoch)
-                show(epoch)
+                self.history.append(epoch)
+                self.folder.write(self.record, self.history)  # so that a run killed later has left all its epochs
+                if progress:
+                    progress.print(_epoch_line(epoch, trainer.epochs))
+                    progress.advance()
+                if self.report:
+                    self.report(epoch)
 
-            result = fit(_on(record.hardware, config), data, on_epoch, state, keep)
-        if checkpoint:
-            checkpoint.write()
-        else:
-            saved.save(record.folder.model, result, config, data.shape)
-        if config.trainer.test:
-            images = load_test(config.data)
-            score = evaluate(result.model, images, record.hardware)
-            require_finite(score.loss, "the test loss", config)
-            record.take_test(score, images.labels)
-        if not report:
-            from tinysweep.run import curves  # noqa: PLC0415 training must not wait for matplotlib to be imported
+            if checkpoint:
+                result = fit(config, self.data, on_epoch, checkpoint.state, checkpoint.keep)
+                checkpoint.write()
+            else:
+                result = fit(config, self.data, on_epoch)
+                self._save(result)
+        return result
 
-            curves.draw(record.history, config.name, record.folder.curves)
-    except KeyboardInterrupt:
-        _close(record, checkpoint, State.interrupted)
-        if not report:
-            print(f"what was done until then: {record.folder.path}", file=sys.stderr)
-            print(f"to go on: {resume.command(record.folder.path)}", file=sys.stderr)
-        raise
-    except (PrunedError, AbandonedError) as stop:
-        record.close(State.pruned if isinstance(stop, PrunedError) else State.interrupted, str(stop))
-        return record
-    except Exception as error:
-        _close(record, checkpoint, State.failed, error)
-        raise
-    record.close(State.complete)
-    if not report:
-        # Only now, so that a run that is killed before it is complete can go on.
-        saved.save(record.folder.model, result, config, data.shape)
-        print(_summary(record), flush=True)
-    return record
+    def _test(self, result: Result) -> None:
+        if self.config.trainer.test:
+            images = load_test(self.config.data)
+            score = evaluate(result.model, images, self.machine)
+            require_finite(score.loss, "the test loss", self.config)
+            self.record.take_test(score)
+            self.folder.write_predictions(images.labels, score.predicted)
 
+    def _save(self, result: Result) -> None:
+        save(self.folder.model, result.model.state_dict(), self.config, self.data.shape)
 
-def _close(record: Record, checkpoint: Checkpoint | None, state: State, error: Exception | None = None) -> None:
-    """Close the record of a run cut short with those epochs from which it can go on."""
-    if checkpoint:
-        record.history = list(checkpoint.history)
-    reason = f"interrupted after epoch {len(record.history)} of {record.config.trainer.epochs}"
-    if error:
-        reason = message_of(error) or f"{type(error).__name__}: {error}"
-    record.close(state, reason, error)
-    if checkpoint:
-        checkpoint.write()
-
-
-def _on(machine: Hardware, config: Config) -> Config:
-    """A configuration for so many threads, whatever number of cores this machine has."""
-    return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, threads=machine.threads))
+    def _close(self, state: State, reason: str | None = None, error: Exception | None = None) -> None:
+        """Close the record of a run cut short with those epochs from which it can go on."""
+        if self.checkpoint:
+            self.history = self.checkpoint.history
+        interrupted = f"interrupted after epoch {len(self.history)} of {self.config.trainer.epochs}"
+        self.record.close(state, reason or interrupted, error)
+        self.folder.write(self.record, self.history)
+        if self.checkpoint:
+            self.checkpoint.write()
 
 
 _last_data: dict[str, Data] = {}
 
 
-def _remembered(config: DataConfig) -> Data:
+def _load_once(config: DataConfig) -> Data:
     """The data of the last trial that this process ran, if it was the same; reading and verifying takes a
     while."""
     key = repr(config)
@@ -145,37 +229,28 @@ def _remembered(config: DataConfig) -> Data:
     return _last_data[key]
 
 
-class _Epochs(Progress):
-    """A line for each epoch."""
-
-    def __init__(self, epochs: int, done: int) -> None:
-        super().__init__(epochs, "epochs", done)
-        self.digits, self.of = len(str(epochs)), epochs
-
-    def __call__(self, epoch: Epoch) -> None:
-        validation = ""
-        if epoch.validation_accuracy is not None:
-            validation = (
-                f"  validation loss {epoch.validation_loss:.4f}  accuracy {100 * epoch.validation_accuracy:.2f}%"
-            )
-        number = f"{epoch.epoch:>{self.digits}}/{self.of}"
-        self.print(f"epoch {number}  loss {epoch.train_loss:.4f}{validation}  {epoch.seconds:.1f} s")
-        self.advance()
-
-
-def _heading(config: Config, cost: budget.Cost, machine: str) -> str:
+def _heading(config: Config, cost: budget.Cost, machine: Hardware) -> str:
     return (
         f"{config.name}: {config.model.family} model of width {config.model.width}, {cost.params:,} trainable "
-        f"parameters (fewer than {config.budget.params:,}), {cost.macs:,} MACs; {machine}"
+        f"parameters (fewer than {config.budget.params:,}), {cost.macs:,} MACs; {machine.describe()}"
     )
 
 
-def _summary(record: Record) -> str:
-    last = record.history[-1]
-    rows = [("parameters", f"{record.cost.params:,} (budget: fewer than {record.config.budget.params:,})")]
-    if last.validation_accuracy is not None:
-        rows.append(("validation accuracy", f"{100 * last.validation_accuracy:.2f}%"))
-    if record.test:
-        rows.append(("test accuracy", f"{100 * record.test.accuracy:.2f}% (read once, after the last epoch)"))
-    rows += [("training", f"{record.train_seconds:.1f} s"), ("record", str(record.folder.path))]
+def _epoch_line(epoch: Epoch, epochs: int) -> str:
+    validation = ""
+    if epoch.validation_accuracy is not None:
+        loss = METRICS["validation_loss"].shown(epoch.validation_loss)
+        accuracy = METRICS["validation_accuracy"].shown(epoch.validation_accuracy)
+        validation = f"  validation loss {loss}  accuracy {accuracy}"
+    number = f"{epoch.epoch:>{len(str(epochs))}}/{epochs}"
+    return f"epoch {number}  loss {epoch.train_loss:.4f}{validation}  {epoch.seconds:.1f} s"
+
+
+def _summary(folder: RunFolder, record: Record) -> str:
+    rows = [("parameters", f"{record.cost['params']:,} (budget: fewer than {record.config.budget.params:,})")]
+    for name, note in (("validation_accuracy", ""), ("test_accuracy", " (read once, after the last epoch)")):
+        if (value := record.metrics[name]) is not None:
+            metric = (METRICS | TEST_METRICS)[name]
+            rows.append((metric.label, metric.shown(value) + note))
+    rows += [("training", f"{record.train_seconds:.1f} s"), ("record", str(folder.path))]
     return "\n".join(["", *(f"{name:<20} {value}" for name, value in rows)])
