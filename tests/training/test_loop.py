@@ -166,16 +166,6 @@ def test_training_goes_on_from_the_state_after_any_epoch_to_the_same_bits(
         assert [epoch.epoch for epoch in told] == list(range(done + 1, 5))
 
 
-def test_a_state_of_another_configuration_is_refused() -> None:
-    states: list[TrainingState] = []
-    fit(small_config(epochs=1), small_data(), keep=states.append)
-    wider = small_config(ModelConfig(width=5, depth=[1, 1], stem_kernel=3))
-    adaptive = dataclasses.replace(small_config(), optimizer=OptimizerConfig(OptimizerName.adamw))
-    for other in (wider, adaptive, small_config(ema_decay=0.9)):
-        with pytest.raises(ConfigError, match="the state of training is of another configuration"):
-            fit(other, small_data(), state=states[0])
-
-
 @pytest.mark.parametrize("stopped", [False, True])
 def test_random_state_threads_and_images_of_the_caller_are_left_alone(stopped: bool) -> None:
     def stop(_epoch: Epoch) -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinysweep.data.load import Data, Images
-from tinysweep.errors import ConfigError, DivergedError, first_line
+from tinysweep.errors import DivergedError
 from tinysweep.network.budget import gate
 from tinysweep.network.build import build_model
 from tinysweep.settings.schema import AugmentationConfig, Config
@@ -91,11 +91,11 @@ def fit(
     were.
 
     `keep` is called before `on_epoch` with the state of training, which is the caller's to keep. As the `state` of
-    a later call it leads to the same bits as training that never stopped; the history is that of all epochs.
+    a later call of the same configuration it leads to the same bits as training that never stopped; the history is
+    that of all epochs.
 
     Raises:
-        ConfigError: `model.width` is still auto, settings changed in Python contradict each other, or `state` is
-            of another configuration.
+        ConfigError: `model.width` is still auto, or settings changed in Python contradict each other.
         BudgetError: the model costs more than `config.budget` allows.
         DivergedError: the training or validation loss of an epoch is not a finite number.
     """
@@ -221,24 +221,19 @@ class _Training:
     @torch.no_grad()
     def restore(self, state: TrainingState) -> None:
         """Go back to a state, in the places in memory that are there, as those are what steps read and write."""
-        try:
-            self.model.load_state_dict(state["model"])
-            if self.average:
-                self.average.module.load_state_dict(state["average"])
-                self.average.updates = state["updates"]
-            for own, kept in zip(self.optimizer.memory(), state["optimizer"], strict=True):
-                own.copy_(kept)
-            host, *device = state["random"]
-            torch.set_rng_state(host)
-            if self.machine.device.type != "cpu":
-                torch.get_device_module(self.machine.device).set_rng_state(device[0])
-            self.generator.set_state(state["generator"])
-            self.steps_taken, self.lr = state["steps_taken"], state["lr"]
-            self.history = [Epoch(**epoch) for epoch in state["history"]]
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise ConfigError(
-                f"the state of training is of another configuration ({first_line(error)}); begin anew without it"
-            ) from error
+        self.model.load_state_dict(state["model"])
+        if self.average:
+            self.average.module.load_state_dict(state["average"])
+            self.average.updates = state["updates"]
+        for own, kept in zip(self.optimizer.memory(), state["optimizer"], strict=True):
+            own.copy_(kept)
+        host, *device = state["random"]
+        torch.set_rng_state(host)
+        if self.machine.device.type != "cpu":
+            torch.get_device_module(self.machine.device).set_rng_state(device[0])
+        self.generator.set_state(state["generator"])
+        self.steps_taken, self.lr = state["steps_taken"], state["lr"]
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
 
 
 def _copies(model: nn.Module) -> dict[str, Tensor]:
