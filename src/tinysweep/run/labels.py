@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict, dataclass
 
 from tinysweep.data import folder as image_folder
-from tinysweep.data import folder as image_folder
 from tinysweep.data.catalogue import DATA_SETS
 from tinysweep.errors import DataError
 from tinysweep.settings.schema import DataConfig, DataName
