@@ -282,14 +282,6 @@ def test_elastic_displacement_is_smooth_and_smoother_with_a_larger_sigma() -> No
 # ---- erasing
 
 
-def test_erasing_has_its_probability() -> None:
-    config = AugmentationConfig(erase_probability=0.3)
-    mask = erasing_mask(noise(4000), config, seeded())
-    assert mask.flatten(1).any(dim=1).float().mean() == pytest.approx(0.3, abs=0.03)
-    always = AugmentationConfig(erase_probability=1, erase_fraction=0.01)
-    assert erasing_mask(noise(4000), always, seeded()).flatten(1).any(dim=1).all()
-
-
 @pytest.mark.parametrize("fraction", [0.05, 0.1, 0.5, 1.0])
 def test_what_is_erased_is_one_square_within_the_bound(fraction: float) -> None:
     config = AugmentationConfig(erase_probability=1, erase_fraction=fraction)
@@ -310,15 +302,12 @@ def test_every_pixel_can_be_erased_the_edges_alike() -> None:
     assert share.min() > 0
     for flipped in (share.flip(0), share.flip(1), share.T):
         assert (share.sum(1) - flipped.sum(1)).abs().max() < 0.1 * share.sum(1).max()
-    assert share[0].mean() == pytest.approx(share[-1].mean().item(), rel=0.25)
-    assert share[:, 0].mean() == pytest.approx(share[:, -1].mean().item(), rel=0.25)
 
 
-def test_erased_pixels_are_background_and_the_others_untouched() -> None:
-    images = noise(200, channels=3) + 1
-    config = AugmentationConfig(erase_probability=0.5, erase_fraction=0.3)
+def test_erasing_has_its_probability_and_leaves_background_and_the_others_untouched() -> None:
+    images = noise(2000, channels=3) + 1
+    config = AugmentationConfig(erase_probability=0.3, erase_fraction=0.3)
     result = augment(images, config, seeded())
-    mask = erasing_mask(images, config, seeded()).expand_as(images)
-    assert (result[mask] == 0).all()
-    assert torch.equal(result[~mask], images[~mask])
-    assert 0 < mask.float().mean() < 0.2
+    mask = erasing_mask(images, config, seeded())
+    assert mask.flatten(1).any(dim=1).float().mean() == pytest.approx(0.3, abs=0.03)
+    assert torch.equal(result, images * ~mask)
