@@ -31,7 +31,7 @@ from tinysweep.files import write_whole
 from tinysweep.run.record import RunFolder, State
 from tinysweep.search.plan import Plan, build_sampler
 from tinysweep.search.propose import suggest
-from tinysweep.search.storage import open_storage
+from tinysweep.search.storage.opening import open_storage
 from tinysweep.search.sweep import Sweep
 from tinysweep.training.device import usable_cores
 

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tinysweep.metrics import METRICS
 from tinysweep.results.view import StudyView
-from tinysweep.search.storage import open_storage
+from tinysweep.search.storage.opening import open_storage
 from tinysweep.search.study import STATES, Status
 from tinysweep.settings.schema import Config, DataConfig, ModelConfig
 

@@ -15,7 +15,7 @@ from conftest import loaded
 from tinysweep.search.compose_trial import Composer, identity
 from tinysweep.search.propose import Proposal, Proposer, Refusal
 from tinysweep.search.space import Points, Space, Value
-from tinysweep.search.storage import open_storage
+from tinysweep.search.storage.opening import open_storage
 from tinysweep.search.study import Status, Study, count, status
 
 pytestmark = pytest.mark.usefixtures("quiet_optuna")

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from conftest import entered
 from tinysweep.search import study as study_module
-from tinysweep.search.storage import open_storage
+from tinysweep.search.storage.opening import open_storage
 from tinysweep.search.study import (
     EXPIRED_SECONDS,
     HEARTBEAT_SECONDS,
@@ -264,7 +264,7 @@ def test_what_a_sweeper_releases_is_interrupted_and_what_others_train_goes_on(jo
 
 HOLDER = """
 import optuna, sys; from pathlib import Path
-from tinysweep.search.storage import open_storage; from tinysweep.search.study import Study
+from tinysweep.search.storage.opening import open_storage; from tinysweep.search.study import Study
 folder = Path(sys.argv[1])
 study = Study(optuna.load_study(study_name="s", storage=open_storage(None, folder)), folder)
 study.presence.begin(); study.ask(); print(study.presence.token, flush=True)

@@ -30,8 +30,9 @@ from tinysweep.report.again import words_of_study
 from tinysweep.report.style import value_text
 from tinysweep.results.view import open_view
 from tinysweep.run.run import run
-from tinysweep.search import storage, trial
+from tinysweep.search import trial
 from tinysweep.search.propose import Proposer
+from tinysweep.search.storage import opening
 from tinysweep.search.study import Presence
 from tinysweep.search.table import read_trials
 from tinysweep.settings.schema import Config
@@ -490,7 +491,7 @@ def test_a_locked_database_is_one_line_and_loses_nothing(
     sweep: Sweep, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep("model.width=2,3", "hydra.sweeper.study_name=s", "hydra.sweeper.n_trials=1")
-    monkeypatch.setattr(storage, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(opening, "BUSY_SECONDS", 0.2)
     database = sqlite3.connect(place / "outputs/sweeps/s/study.db")
     database.execute("BEGIN EXCLUSIVE")
     ended = sweep("model.width=2,3", "hydra.sweeper.study_name=s")
@@ -723,8 +724,8 @@ def test_the_password_of_a_storage_is_written_nowhere(
     sweep: Sweep, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "psycopg2", ModuleType("psycopg2"))
-    monkeypatch.setattr(storage, "_url", lambda _: f"sqlite:///{place}/server.db")
-    monkeypatch.setattr(storage, "_engine", lambda *_, **__: {})
+    monkeypatch.setattr(opening, "_url", lambda _: f"sqlite:///{place}/server.db")
+    monkeypatch.setattr(opening, "_engine", lambda *_, **__: {})
     url = "hydra.sweeper.storage='postgresql+psycopg2://someone:secret@host/name'"
     ended = sweep("model.width=choice(2)", "hydra.sweeper.study_name=s", url)
     assert ended.status == 0, ended.err

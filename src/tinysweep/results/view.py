@@ -18,8 +18,8 @@ from tinysweep.errors import DataError, StudyError, TinysweepError, first_line
 from tinysweep.metrics import METRICS
 from tinysweep.run.record import RunFolder, read_record
 from tinysweep.search.space import without_quotes
-from tinysweep.search.storage import look_into, storage_errors
-from tinysweep.search.storage_location import Kind, Location, locate
+from tinysweep.search.storage.location import Kind, Location, locate
+from tinysweep.search.storage.opening import look_into, storage_errors
 from tinysweep.search.study import STATES, Status, status, trial_path
 from tinysweep.search.table import COLUMNS, NOTES, metric, pareto_front, ranked, read_trials
 from tinysweep.settings.compose import COMPOSITION_ERRORS

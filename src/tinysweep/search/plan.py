@@ -42,7 +42,7 @@ from tinysweep.search.space import (
     require_rule,
     typed_value,
 )
-from tinysweep.search.storage_location import locate
+from tinysweep.search.storage.location import locate
 from tinysweep.settings.command_line import as_value
 from tinysweep.settings.explain import require_schema
 from tinysweep.settings.schema import DataConfig

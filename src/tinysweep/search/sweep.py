@@ -20,8 +20,8 @@ from tinysweep.search.launch import Jobs, leave_interrupted, stop_workers
 from tinysweep.search.plan import Plan, build_sampler, require_same
 from tinysweep.search.propose import Proposal, Proposer, Refusal
 from tinysweep.search.space import without_quotes
-from tinysweep.search.storage import look_into, open_storage, storage_errors
-from tinysweep.search.storage_location import Kind, Location, locate
+from tinysweep.search.storage.location import Kind, Location, locate
+from tinysweep.search.storage.opening import look_into, open_storage, storage_errors
 from tinysweep.search.study import (
     TRAINED,
     Presence,

@@ -17,7 +17,7 @@ from tinysweep.run.record import Record
 from tinysweep.run.run import run
 from tinysweep.search.compose_trial import digest, identity
 from tinysweep.search.plan import build_pruner
-from tinysweep.search.storage import open_storage
+from tinysweep.search.storage.opening import open_storage
 from tinysweep.search.study import is_closed, reopened
 from tinysweep.settings.schema import Config
 from tinysweep.training.loop import Epoch

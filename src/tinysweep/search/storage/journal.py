@@ -1,7 +1,6 @@
 """Optuna's journal file, kept readable: a process that is killed while it writes leaves half a record, onto which
 Optuna writes the next one, and can read neither."""
 
-import io
 import json
 import os
 from collections.abc import Generator
@@ -11,12 +10,12 @@ from typing import Any
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from tinysweep.errors import StudyError
-from tinysweep.search.storage_location import JOURNAL_BEGINS
+from tinysweep.search.storage.location import JOURNAL_BEGINS
 
 
 class Journal(JournalFileBackend):
     """A journal in which half a record is blanked: the file keeps its length, so that whoever is reading it just
-    then goes on. What was blanked is kept beside it, in <name>.fragments."""
+    then goes on."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.lock = file, JournalFileSymlinkLock(str(file))
@@ -39,40 +38,32 @@ class Journal(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Write records behind the last whole one."""
-        if self._ends_in_half_a_record():
+        with self.file.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(size - 1, 0))
+            is_whole = stream.read() in (b"", b"\n")
+        if not is_whole:
             self._mend()
         super().append_logs(logs)
-
-    def _ends_in_half_a_record(self) -> bool:
-        with self.file.open("rb") as stream:
-            if stream.seek(0, os.SEEK_END) == 0:
-                return False
-            stream.seek(-1, os.SEEK_END)
-            return stream.read(1) != b"\n"
 
     def _mend(self) -> None:
         self.lock.acquire()
         try:
+            lines = self.file.read_bytes().splitlines(keepends=True)
             with self.file.open("r+b") as stream:
-                content = io.BytesIO(stream.read())
                 start = 0
-                for number, line in enumerate(content, start=1):
-                    length = self._half(line, number)
-                    if half := line[:length].strip():
-                        with self.file.with_name(f"{self.file.name}.fragments").open("ab") as kept:
-                            kept.write(half + b"\n")
-                        stream.seek(start)
-                        stream.write(b" " * length)
+                for number, line in enumerate(lines, start=1):
+                    stream.seek(start)
+                    stream.write(b" " * self._length_of_half(line, number))
                     start += len(line)
         finally:
             self.lock.release()
 
-    def _half(self, line: bytes, number: int) -> int:
+    def _length_of_half(self, line: bytes, number: int) -> int:
         """How many bytes of a line come before the whole record in it; all, if it was never ended."""
         if not line.endswith(b"\n"):
             return len(line)
-        starts = [match.start() for match in JOURNAL_BEGINS.finditer(line)]
-        for start in (0, *starts):
+        for start in (0, *(match.start() for match in JOURNAL_BEGINS.finditer(line))):
             try:
                 json.loads(line[start:])
             except ValueError:

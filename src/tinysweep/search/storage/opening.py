@@ -13,8 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from tinysweep.errors import StudyError, first_line
-from tinysweep.search.journal import Journal
-from tinysweep.search.storage_location import Kind, Location, locate
+from tinysweep.search.storage.journal import Journal
+from tinysweep.search.storage.location import Kind, Location, locate
 
 OPTUNA_TABLES = {"studies", "trials", "version_info", "alembic_version"}
 BUSY_SECONDS = 60  # how long one process waits for another that is writing to an SQLite file

@@ -1,0 +1,1 @@
+"""Where a study is kept: what a path or URL names, and how it is opened."""
