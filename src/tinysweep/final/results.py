@@ -92,7 +92,7 @@ class Verdict:
     low: float | None
     high: float | None
     p_value: float
-    p_value_seeds: float | None
+    p_value_seeds: float | None = None
     test: str
     verdict: str
 
@@ -130,19 +130,23 @@ def read_final(folder: Path) -> Final | None:
     except FileNotFoundError:
         return None
     except (OSError, KeyError, TypeError, ValueError) as error:
-        missing = "it lacks " if isinstance(error, KeyError) else ""
-        raise DataError(
-            f"final/final.json isn't as tinysweep-final writes it ({missing}{first_line(error)}); run "
-            "tinysweep-final again"
-        ) from error
+        raise DataError(damaged("final/final.json", error)) from error
     return final
+
+
+def damaged(file: str, error: Exception) -> str:
+    """What to say of a file that tinysweep-final has left, and that can't be read."""
+    missing = "it lacks " if isinstance(error, KeyError) else ""
+    return f"{file} isn't as tinysweep-final writes it ({missing}{first_line(error)}); run tinysweep-final again"
 
 
 def _from_json(kind: Any, content: Any) -> Any:
     """A value of a type, from the JSON that `asdict` made of it."""
     inner = get_args(kind)
     if isinstance(kind, type) and is_dataclass(kind):
-        return kind(**{name: _from_json(hint, content[name]) for name, hint in get_type_hints(kind).items()})
+        hints = get_type_hints(kind).items()  # a field that has a default was not written by earlier versions
+        needed = [(name, hint) for name, hint in hints if name in content or not hasattr(kind, name)]
+        return kind(**{name: _from_json(hint, content[name]) for name, hint in needed})
     if get_origin(kind) is UnionType:
         return None if content is None else _from_json(inner[0], content)
     if get_origin(kind) is list:

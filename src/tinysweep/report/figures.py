@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial
 from plotly.subplots import make_subplots
 
 from tinysweep.metrics import METRICS
-from tinysweep.report.final import Predictions
 from tinysweep.report.importance import Importances
+from tinysweep.report.mistakes import Predictions
 from tinysweep.report.style import (
     BEST,
     FRONT,

@@ -1,10 +1,13 @@
-"""The test images that a final's winner errs on, as they are shown on a page."""
+"""What a final's winner predicts for the test images, and those that it errs on as a page shows them."""
 
 import base64
 import contextlib
+import csv
 import io
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -13,12 +16,69 @@ from torch import Tensor
 from tinysweep.data.folder import class_names
 from tinysweep.data.load import load_test
 from tinysweep.errors import DataError, TinysweepError
-from tinysweep.report.final import Predictions
+from tinysweep.final.results import damaged
 from tinysweep.results.view import StudyView
 from tinysweep.settings.schema import DataName
 
+PREFIX = "winner-seed-"  # of the columns that hold its predictions
+MOST_CLASSES = 1000
 MOST_MISTAKES = 60
 LARGEST_SIDE = 64  # pixels of a test image on the page
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Classes that the winner predicts for the test images: labels (N,), and (N,) for each of its seeds."""
+
+    labels: list[int]
+    by_seed: dict[str, list[int]]
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are, by the largest that is named."""
+        return 1 + max(max(column, default=0) for column in (self.labels, *self.by_seed.values()))
+
+    def confusion(self) -> list[list[int]]:
+        """How often images of a class (rows) were given each class (columns), over all seeds."""
+        ends = range(self.classes)
+        pairs = Counter(pair for given in self.by_seed.values() for pair in zip(self.labels, given, strict=True))
+        return [[pairs[true, given] for given in ends] for true in ends]
+
+    def wrong_seeds(self, index: int) -> int:
+        """How many seeds err on an image."""
+        return sum(given[index] != self.labels[index] for given in self.by_seed.values())
+
+    def mistakes(self) -> list[int]:
+        """Indices of the images that any seed errs on, those that most err on first."""
+        wrong = {index: self.wrong_seeds(index) for index in range(len(self.labels))}
+        return sorted((index for index in wrong if wrong[index]), key=lambda index: (-wrong[index], index))
+
+    def mistakes_of_all(self) -> int:
+        """How many images every seed errs on."""
+        return sum(self.wrong_seeds(index) == len(self.by_seed) for index in self.mistakes())
+
+
+def read_predictions(folder: Path) -> Predictions | None:
+    """The winner's predictions; None if there are none.
+
+    Raises:
+        DataError: predictions.csv isn't what tinysweep-final writes.
+    """
+    try:
+        with (folder / "final" / "predictions.csv").open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        columns = [name for name in (rows[0] if rows else {}) if name and name.startswith(PREFIX)]
+        labels = [int(row["label"]) for row in rows]
+        if [int(row["index"]) for row in rows] != list(range(len(rows))):
+            raise ValueError("its column index isn't 0, 1, 2, …")
+        by_seed = {name.removeprefix(PREFIX): [int(row[name]) for row in rows] for name in columns}
+        if any(not 0 <= label < MOST_CLASSES for column in (labels, *by_seed.values()) for label in column):
+            raise ValueError(f"it has a class that isn't one of 0 to {MOST_CLASSES - 1}")
+        return Predictions(labels, by_seed)
+    except FileNotFoundError:
+        return None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise DataError(damaged("final/predictions.csv", error)) from error
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from tinysweep.data.catalogue import DataShape
 from tinysweep.data.load import describe
 from tinysweep.errors import TinysweepError
 from tinysweep.files import write_whole
+from tinysweep.final.results import Final, read_final
 from tinysweep.metrics import METRICS
 from tinysweep.network.budget import Cost, measure
 from tinysweep.report import figures, sections
 from tinysweep.report.again import final_command, instructions
-from tinysweep.report.final import Final, Predictions, read_final, read_predictions
 from tinysweep.report.importance import FEW, Importances, importances
-from tinysweep.report.mistakes import Mistake, mistakes, names_of_classes
+from tinysweep.report.mistakes import Mistake, Predictions, mistakes, names_of_classes, read_predictions
 from tinysweep.report.pictures import write_pictures
 from tinysweep.report.style import STATUS, status_name
 from tinysweep.results.view import LEADERS, StudyView
@@ -32,29 +32,20 @@ Held = TypeVar("Held")
 
 
 @dataclass(frozen=True)
-class Model:
-    """The winner's model, built again without weights."""
-
-    config: Config
-    shape: DataShape
-    cost: Cost
-
-
-@dataclass(frozen=True)
 class Findings:
     """What a study found, as far as it can be had; else None, or in one sentence why not."""
 
     final: Final | str | None
     predictions: Predictions | str | None
     winner: int | None  # the trial that the final chose, or else the best so far
-    model: Model | str | None
+    model: tuple[Config, DataShape, Cost] | str | None  # the winner's, built again without weights
     important: list[Importances] | str
 
 
 def find(view: StudyView) -> Findings:
     final = _or_why_not(lambda: read_final(view.folder))
     winner = view.completed[0].number if view.completed else None
-    if isinstance(final, Final) and final.winner and final.winner.trial is not None:
+    if isinstance(final, Final) and final.winner.trial is not None:
         winner = final.winner.trial
     found = [importances(view, objective) for objective in view.objectives]
     important = [each for each in found if isinstance(each, Importances)] or str(found[0])
@@ -69,9 +60,9 @@ def _or_why_not(read: Callable[[], Held]) -> Held | str:
         return str(error)
 
 
-def _model(config: Config) -> Model:
+def _model(config: Config) -> tuple[Config, DataShape, Cost]:
     shape = describe(config.data)
-    return Model(config, shape, measure(config.model, shape))
+    return config, shape, measure(config.model, shape)
 
 
 def write_report(view: StudyView) -> tuple[Path, list[Path]]:
@@ -124,7 +115,7 @@ def render(view: StudyView, found: Findings, drawn: dict[str, go.Figure | str]) 
         final_tables=sections.final_tables(final, view.objectives[0]) if isinstance(final, Final) else {},
         final_command=final_command(view),
         reasons=sections.reasons(view), ranking=sections.ranking(view), mistakes=_mistakes(view, found),
-        layers=sections.layers(model.cost) if isinstance(model, Model) else None,
+        layers=sections.layers(model[2]) if isinstance(model, tuple) else None,
         again=instructions(view, found.winner), plotly=get_plotlyjs(),
     )  # fmt: skip
 

@@ -8,9 +8,9 @@ from datetime import UTC
 
 from optuna.trial import FrozenTrial
 
+from tinysweep.final.results import Final, FinalModel, RankedCandidate, Verdict
 from tinysweep.metrics import METRICS, PER_CENT, TEST_METRICS
 from tinysweep.network.budget import Cost
-from tinysweep.report.final import WINNER, Comparison, Final, Finalist
 from tinysweep.report.style import status_name, value_text
 from tinysweep.results.verdict import Summary
 from tinysweep.results.view import StudyView
@@ -79,8 +79,8 @@ def count(value: int) -> Number:
 def tiles(view: StudyView, final: Final | None) -> list[Tile]:
     """The study in a few figures: what it found, under what budget, and how many trials that took."""
     winner, found = final.winner if final else None, []
-    if winner and (tested := winner.test_accuracy):
-        over = f"one seed of {winner.name}"
+    if winner:
+        tested, over = winner.test_accuracy, f"one seed of {winner.name}"
         if tested.sd is not None:
             over = f"± {100 * tested.sd:.2f} over {tested.n} seeds of {winner.name}"
         found.append(Tile("test accuracy", TEST_METRICS["test_accuracy"].shown(tested.mean), over))
@@ -100,7 +100,7 @@ def _best_tile(view: StudyView, name: str) -> Tile:
     return Tile(f"best {METRICS[name].label}", METRICS[name].shown(metric(best, name)), f"trial {best.number}")
 
 
-def _size_tile(view: StudyView, winner: Finalist | None) -> Tile:
+def _size_tile(view: StudyView, winner: FinalModel | None) -> Tile:
     size = winner.params if winner else metric(view.completed[0], "params")
     of = winner.name if winner else f"trial {view.completed[0].number}"
     limit = view.limit("params")
@@ -150,41 +150,44 @@ def final_tables(final: Final, judge: str) -> dict[str, Table]:
     validation = sorted(("validation_loss", "validation_accuracy"), key=lambda name: name != judge)
     test, confidence = ("test_accuracy", "test_loss"), final.confidence
     return {
-        "On the test set": finalists(final.tested, test, confidence),
+        "On the test set": models(final.tested, test, confidence),
         "Is the winner better?": comparisons(final),
-        "Candidates on validation images": finalists(final.candidates, validation, confidence),
+        "Candidates on validation images": models(final.candidates, validation, confidence),
         "Dropped out": dropped(final),
     }
 
 
-def finalists(found: Sequence[Finalist], names: Sequence[str], confidence: float) -> Table:
+def models(
+    found: Sequence[RankedCandidate] | Sequence[FinalModel], names: Sequence[str], confidence: float
+) -> Table:
     """A row a model; the interval and each seed's figure are those of the first metric."""
     first, *others = (ALL_METRICS[name] for name in names)
-    changed = list(dict.fromkeys(name for each in found for name in each.changed))
     header = ["model", "role", "parameters", f"{first.label}, {SPREAD}", f"{100 * confidence:g}% interval"]
-    header += [f"{first.label} of each seed", *(f"{one.label}, {SPREAD}" for one in others), "MACs", *changed]
+    header += [f"{first.label} of each seed", *(f"{one.label}, {SPREAD}" for one in others), "MACs"]
+    searched = list(dict.fromkeys(name for each in found for name in getattr(each, "changed", {})))
     rows: list[Row] = []
     for each in found:
-        leads = each.chosen or each.role == WINNER
+        if isinstance(each, FinalModel):
+            role, leads, changed = each.role, each.role == "winner", dict[str, object]()
+        else:
+            role, leads, changed = "chosen" if each.chosen else "candidate", each.chosen, each.changed
         seeds = [getattr(run, first.name) for run in sorted(each.runs, key=lambda run: run.seed)]
         rows.append([
             Line(each.name, is_strong=True) if leads else each.name,
-            "chosen" if each.chosen else each.role,
+            role,
             count(each.params),
             mean(first.name, getattr(each, first.name)),
             interval(first.name, getattr(each, first.name)),
             Line(", ".join(first.shown(figure) for figure in seeds)),
             *(mean(one.name, getattr(each, one.name)) for one in others),
             count(each.macs),
-            *(value_text(each.changed.get(name)) for name in changed),
+            *(value_text(changed.get(name)) for name in searched),
         ])  # fmt: skip
-    return Table("models of the final", header, rows)
+    return Table("models of the final", [*header, *searched], rows)
 
 
-def mean(name: str, summary: Summary | None) -> str | Number:
+def mean(name: str, summary: Summary) -> Number:
     """A mean over seeds with its standard deviation, where there is one."""
-    if summary is None:
-        return "–"
     text = ALL_METRICS[name].shown(summary.mean)
     if summary.sd is not None:
         is_share = ALL_METRICS[name].format == PER_CENT
@@ -192,9 +195,9 @@ def mean(name: str, summary: Summary | None) -> str | Number:
     return Number(text, summary.mean)
 
 
-def interval(name: str, summary: Summary | None) -> str:
+def interval(name: str, summary: Summary) -> str:
     """The ends of a mean's interval; one seed has none."""
-    if summary is None or summary.low is None or summary.high is None:
+    if summary.low is None or summary.high is None:
         return "–"
     shown = ALL_METRICS[name].shown
     return f"{shown(summary.low).removesuffix('%')} – {shown(summary.high)}"
@@ -209,7 +212,7 @@ def comparisons(final: Final) -> Table:
     def chance(p_value: float | None) -> Number:
         return Number("–" if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}", p_value)
 
-    def row(each: Comparison) -> Row:
+    def row(each: Verdict) -> Row:
         return [
             Line(f"{each.winner} against {each.against} ({each.role})"),
             Number(points(each.difference), each.difference),
