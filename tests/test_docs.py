@@ -1,5 +1,5 @@
-"""What README.md and docs/ promise: their links lead somewhere, their commands are accepted, their refusals and the
-example from Python are the real ones, and the tree of folders is whole."""
+"""What README.md and docs/ promise: links lead somewhere, commands are accepted, refusals and the Python example
+are the real ones, and the tree of folders is whole."""
 
 import re
 import shlex
@@ -58,9 +58,12 @@ def test_every_command_composes(command: str) -> None:
 
 @pytest.mark.parametrize(("command", "said"), REFUSED)
 def test_what_is_shown_as_refused_is_refused_in_these_words(command: str, said: str) -> None:
-    with pytest.raises(TinysweepError) as caught:
+    def gated() -> None:
         config = tinysweep.compose(*shlex.split(command)[1:])
         tinysweep.gate(config, tinysweep.describe(config.data))
+
+    with pytest.raises(TinysweepError) as caught:
+        gated()
     assert said == f"error: {caught.value}"
 
 

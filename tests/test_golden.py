@@ -22,4 +22,6 @@ def checked(request: pytest.FixtureRequest) -> str:
 @pytest.mark.slow
 @pytest.mark.usefixtures("mnist_root")
 def test_a_part_is_as_it_was_recorded(part: str, checked: str) -> None:
+    if f"{part}: recorded on another kind of machine" in checked:
+        pytest.skip("figures are compared on a machine like the one that recorded them")
     assert f"{part}: as it was recorded\n" in checked, checked
