@@ -44,6 +44,11 @@ class Metric:
         return -value if self.higher_is_better else value
 
     @property
+    def dtype(self) -> str:
+        """As pandas calls it."""
+        return "Int64" if self.format == COUNT else "Float64"
+
+    @property
     def direction(self) -> Literal["minimize", "maximize"]:
         """As Optuna calls it."""
         return "maximize" if self.higher_is_better else "minimize"

@@ -24,13 +24,9 @@ from tinysweep.settings.schema import Config, DataName
 WINNER = "winner"
 # What a trial notes of its run, by the names and types of its columns.
 NOTES = {
-    "validation_accuracy": "Float64",
-    "validation_loss": "Float64",
-    "params": "Int64",
-    "macs": "Int64",
-    "activation_bytes": "Int64",
+    **{name: metric.dtype for name, metric in METRICS.items() if name != "seconds"},
     "epochs": "Int64",
-    "seconds": "Float64",
+    "seconds": METRICS["seconds"].dtype,
     "seed": "Int64",
 }
 # The columns that every study has, in this order, with their types; one for each searched parameter follows.
