@@ -23,9 +23,7 @@ COMMANDS = re.findall(r"^    (tinysweep.*)$", PAGE, flags=re.MULTILINE)
 
 def change(root: Path, name: str, lines: list[str]) -> None:
     """Make one change of the page: what stands around it must be in the file exactly once."""
-    kept, made = (
-        "".join(line[1:] + "\n" for line in lines if line[:1] in (" ", sign)) for sign in ("-", "+")
-    )
+    kept, made = ("".join(line[1:] + "\n" for line in lines if line[:1] in (" ", sign)) for sign in ("-", "+"))
     file = root / name.removesuffix(" (new)")
     if name.endswith("(new)"):
         file.parent.mkdir(parents=True, exist_ok=True)
