@@ -45,12 +45,12 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for part in block.split("--- ")[1:]:
             name, *lines = part.splitlines()
             change(root, name, lines)
-    folder = root / "signs"
-    folder.mkdir()
+    made = root / "signs"
+    made.mkdir()
     for stem, count in (("train", 240), ("t10k", 60)):
         images = made_images(count, classes=3, size=20)
-        (folder / f"{stem}-images-idx3-ubyte").write_bytes(to_idx(images.pixels[:, 0].numpy()))
-        (folder / f"{stem}-labels-idx1-ubyte").write_bytes(to_idx(images.labels.to(torch.uint8).numpy()))
+        (made / f"{stem}-images-idx3-ubyte").write_bytes(to_idx(images.pixels[:, 0].numpy()))
+        (made / f"{stem}-labels-idx1-ubyte").write_bytes(to_idx(images.labels.to(torch.uint8).numpy()))
     return root
 
 
