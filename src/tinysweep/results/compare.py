@@ -213,20 +213,16 @@ def _findings(best: pd.DataFrame, merged: Merged, order: Order) -> list[str]:
     return [under, f"what sets the {order.word} two apart:\n{_contrast(best[:2], merged)}"]
 
 
-def best_under(ranking: pd.DataFrame) -> dict[int, int | None]:
-    """For each of BUDGETS the index of the first of ranked rows that has fewer parameters."""
-    return {budget: next(iter(ranking.index[(ranking.params < budget).fillna(False)]), None) for budget in BUDGETS}
-
-
 def _budgets(ranking: pd.DataFrame, merged: Merged, sort: str) -> str:
+    """The first of ranked rows under each number of parameters."""
     figures = ["validation_accuracy", "validation_loss", "params", "macs"]
     names = [*([] if sort in figures else [sort]), *figures]
     lines = [["", "under", "trial", *map(_header, names)]]
-    for budget, row in best_under(ranking).items():
-        cells = ["none", *[""] * len(names)]
-        if row is not None:
-            cells = [merged.names[row], *(shown(name, ranking.at[row, name]) for name in names)]
-        lines.append(["", f"{budget:,}", *cells])
+    for budget in BUDGETS:
+        best = ranking[(ranking.params < budget).fillna(False)][:1]
+        trial = merged.names[best.index].tolist() or ["none"]
+        cells = [shown(name, best[name].iloc[0]) if len(best) else "" for name in names]
+        lines.append(["", f"{budget:,}", *trial, *cells])
     return table(lines, "rrl" + _sides(names))
 
 
