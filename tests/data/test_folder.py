@@ -227,6 +227,20 @@ def test_nested_images_and_linked_folders_count_and_other_files_do_not(
     assert labels.tolist() == [0, 0, 1]
 
 
+def test_a_check_refuses_what_loading_would(tmp_path: Path) -> None:
+    for part, count in {"train": 6, "val": 3, "test": 2}.items():
+        write_classes(tmp_path / part, cat=count, dog=count)
+    config = settings(tmp_path)
+    check([config])
+    with pytest.raises(ConfigError, match=r"data\.limit=13 must not exceed the 12 images"):
+        check([config, dataclasses.replace(config, limit=13)])
+    damaged = tmp_path / "test" / "dog" / "000.png"
+    damaged.write_text("no image")
+    check([config], images=False)
+    with pytest.raises(DataError, match=rf"^{damaged} is not a readable image"):
+        check([config])
+
+
 # ---- what is refused
 
 

@@ -1,5 +1,6 @@
 """Splits, pixel statistics and limits on made labels; and the real MNIST as training sees it."""
 
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from conftest import made_images
 from tinysweep.data import load as data
 from tinysweep.data.catalogue import DataShape
 from tinysweep.data.download import read_split
-from tinysweep.data.load import Images, describe, load, load_test, pixel_statistics, split
+from tinysweep.data.load import Images, check, describe, load, load_test, pixel_statistics, split
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.settings.schema import DataConfig
 
@@ -179,6 +180,11 @@ def test_real_mnist_is_split_and_its_test_images_are_left_alone(
     assert torch.bincount(loaded.validation.labels).tolist() == [
         494, 562, 496, 511, 487, 452, 493, 522, 487, 496
     ]  # fmt: skip
+
+    check([config, dataclasses.replace(config, limit=55000)])
+    with pytest.raises(ConfigError, match="must not exceed the 55000 images"):
+        check([config, dataclasses.replace(config, limit=55001)])
+    assert parts == ["train"]
 
     test = load_test(config)
     assert parts == ["train", "test"]
