@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -214,3 +215,16 @@ def test_a_line_that_is_no_record_is_refused_with_its_number(tmp_path: Path) -> 
     with pytest.raises(StudyError, match=r"line 2 of the journal .*trials\.log is no record of Optuna's"):
         journal(tmp_path)
     assert (tmp_path / "trials.log").read_bytes() == content + b"a note\n" + content
+
+
+def test_a_database_that_this_process_has_open_keeps_its_locks(tmp_path: Path) -> None:
+    """To open and close its file besides, as a trial in the process of its sweep did when it looked what the file
+    is, ends them: the next process to close the database takes itself for the last, and removes what isn't in the
+    file yet."""
+    study = optuna.create_study(study_name="s", storage=open_storage(None, tmp_path))
+    assert locate(None, tmp_path).kind == Kind.sqlite
+    look = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT * FROM studies').fetchall()"
+    subprocess.run([sys.executable, "-c", look, str(tmp_path / "study.db")], check=True)
+    assert (tmp_path / "study.db-wal").exists()
+    study.set_user_attr("note", 1)
+    assert optuna.load_study(study_name="s", storage=open_storage(None, tmp_path)).user_attrs == {"note": 1}

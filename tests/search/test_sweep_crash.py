@@ -32,7 +32,7 @@ class Running:
     pid: int
     output: Path
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 400) -> int:
         """Its exit status, once it has ended by itself."""
         ending = Path(f"{self.output}.status")
         until = time.monotonic() + seconds
@@ -203,7 +203,7 @@ def start(place: Path, mnist_root: Path, *words: str) -> "subprocess.Popen[str]"
     )  # fmt: skip
 
 
-def wait_for(place: Path, pattern: str, seconds: float = 90) -> Path:
+def wait_for(place: Path, pattern: str, seconds: float = 300) -> Path:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if found := next(place.glob(pattern), None):
@@ -236,14 +236,14 @@ def test_a_killed_worker_costs_no_trial_and_ctrl_c_ends_all_of_them(place: Path,
             wait_for(place, "outputs/sweeps/s/trials/*/record.json")
             first = workers_of(process.pid)
             os.kill(first[0], signal.SIGKILL)
-            until = time.monotonic() + 90
+            until = time.monotonic() + 300
             while not set(workers_of(process.pid)) - set(first) and time.monotonic() < until:
                 time.sleep(0.05)
             assert set(workers_of(process.pid)) - set(first), "no worker was started anew"
-            wait_for(place, "outputs/sweeps/s/trials/*/model.pt", 120)
+            wait_for(place, "outputs/sweeps/s/trials/*/model.pt")
             last = workers_of(process.pid)
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=200)
         finally:
             process.kill()
     assert process.returncode == 130

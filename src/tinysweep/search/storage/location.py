@@ -23,6 +23,9 @@ ENDINGS = dict.fromkeys((".db", ".sqlite", ".sqlite3"), Kind.sqlite) | dict.from
 )
 SQLITE_BEGINS = b"SQLite format 3\0"
 JOURNAL_BEGINS = re.compile(rb'\{\s*"op_code"\s*:')
+# Databases that SQLite has opened in this process: to open and close one besides would end the locks that SQLite
+# holds, and whoever closes it next would take itself for the last, and remove what isn't in the file yet.
+OPENED: set[Path] = set()
 SUPPORTED = "sqlite:///FILE, postgresql://…, mysql://…, or the path of a file"
 # What pip calls the drivers that SQLAlchemy imports by another name.
 PACKAGES = {
@@ -87,10 +90,7 @@ def _file(shown: str, file: Path, wanted: Kind | None = None) -> Location:
     try:
         if file.exists() and not file.is_file():
             raise StudyError(f"the storage {shown} is not a file; give the path of one, or another storage")
-        head = b""
-        if file.exists():
-            with file.open("rb") as stream:
-                head = stream.read(4096).lstrip()  # half a record may have been blanked
+        head = _head(file)
     except OSError as error:
         raise StudyError(f"the storage {shown} can't be read: {error.strerror}") from error
     kind = wanted or ENDINGS.get(file.suffix.lower())
@@ -107,6 +107,16 @@ def _file(shown: str, file: Path, wanted: Kind | None = None) -> Location:
         isnt = f"not {wanted}" if wanted else f"neither {Kind.sqlite} nor {Kind.journal}"
         raise StudyError(f"the storage {shown} is {isnt}, and is left as it is; give another file")
     return Location(kind, shown, file.resolve())
+
+
+def _head(file: Path) -> bytes:
+    """How a file begins; nothing if it isn't there."""
+    if not file.exists():
+        return b""
+    if file.resolve() in OPENED:
+        return SQLITE_BEGINS
+    with file.open("rb") as stream:
+        return stream.read(4096).lstrip()  # half a record may have been blanked
 
 
 def _server(storage: str, scheme: str) -> Location:

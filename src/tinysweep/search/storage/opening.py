@@ -14,7 +14,7 @@ from sqlalchemy.pool import QueuePool
 
 from tinysweep.errors import StudyError, first_line
 from tinysweep.search.storage.journal import Journal
-from tinysweep.search.storage.location import Kind, Location, locate
+from tinysweep.search.storage.location import OPENED, Kind, Location, locate
 
 OPTUNA_TABLES = {"studies", "trials", "version_info", "alembic_version"}
 BUSY_SECONDS = 60  # how long one process waits for another that is writing to an SQLite file
@@ -103,6 +103,7 @@ def _engine(location: Location, write: bool) -> dict[str, Any]:
         return {"pool_pre_ping": True}
 
     def connect() -> sqlite3.Connection:
+        OPENED.add(location.file)
         connection = sqlite3.connect(location.file, timeout=BUSY_SECONDS, check_same_thread=False)
         if write:
             # A write-ahead log lets workers read while another writes, and is whole after a kill without many
