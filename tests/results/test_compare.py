@@ -18,7 +18,7 @@ from made_tables import recorded, study, table, trial
 
 from conftest import Command, Ended
 from tinysweep.commands import compare
-from tinysweep.results.compare import Order, ranked, standard_error
+from tinysweep.results.compare import Order, rank, standard_error
 from tinysweep.results.merge import Merged
 from tinysweep.search.table import COLUMNS, read_trials
 from tinysweep.settings.schema import DataConfig, DataName, ModelConfig, TrainerConfig
@@ -63,7 +63,7 @@ def merged(rows: list[dict[str, Any]]) -> Merged:
 
 def in_order(rows: list[dict[str, Any]], column: str, descending: bool) -> list[int]:
     made = merged(rows)
-    numbers: list[int] = ranked(made.frame, made, Order(column, descending)).number.tolist()
+    numbers: list[int] = rank(made.frame, made, Order(column, descending)).number.tolist()
     return numbers
 
 

@@ -20,8 +20,8 @@ from tinysweep.data.catalogue import DATA_SETS
 from tinysweep.errors import DataError
 from tinysweep.files import write_whole
 from tinysweep.metrics import METRICS, TEST_METRICS
-from tinysweep.results.merge import RUNS, TABLE, TESTED, Found, Merged, find, merge, read_record, written
-from tinysweep.results.where import column_named, read_value, rows_where
+from tinysweep.results.merge import RUNS, TABLE, TESTED, Found, Merged, find, merge, read_record, setting_text
+from tinysweep.results.where import find_column, read_value, rows_where
 from tinysweep.search.compose_trial import identity
 from tinysweep.search.study import Status
 from tinysweep.search.table import COLUMNS
@@ -34,7 +34,6 @@ SOURCES = ("data", "data.name", "data.root", "data.validation", "data.split_seed
 BUDGETS = (1_000, 2_000, 5_000, 10_000, 20_000)  # trainable parameters, of which a model has fewer
 PROBED = 100  # trials of a study in which a record is looked for; on another machine none has one
 UNLIMITED = 1_000_000  # characters a line, where no terminal cuts it
-Config = dict[str, Any]  # of a run, as its record holds it
 
 
 @dataclass(frozen=True)
@@ -64,17 +63,17 @@ def present(paths: Sequence[Path], options: argparse.Namespace) -> None:
     found = find(paths)
     merged = merge(found)
     columns = list(merged.frame.columns)
-    sort = column_named(options.sort, columns, "--sort")
+    sort = find_column(options.sort, columns, "--sort")
     # A name with a comma in it stands in double quotes, as in a CSV.
     names = next(csv.reader([options.columns or ""], skipinitialspace=True), [])
-    chosen = [column_named(name, columns, "--columns") for name in names]
+    chosen = [find_column(name, columns, "--columns") for name in names]
     rows = merged.frame if options.where is None else rows_where(options.where, merged.frame)
     _write(merged.frame, options.csv)
 
     completed = rows[rows.state == Status.complete]
     is_high = sort in ALL_METRICS and ALL_METRICS[sort].higher_is_better
     order = Order(sort, options.descending or (is_high and not options.ascending))
-    ranking = ranked(rows if options.all else completed, merged, order)
+    ranking = rank(rows if options.all else completed, merged, order)
     blocks = [_summary(found, merged), _title(len(ranking), order, options)]
     if len(ranking):
         blocks[-1] += "\n" + _ranking(ranking[: options.top], merged, sort, chosen)
@@ -97,7 +96,7 @@ def _write(frame: pd.DataFrame, path: Path) -> None:
         raise DataError(f"--csv={clean(path)} can't be written: {error.strerror}") from error
 
 
-def ranked(rows: pd.DataFrame, merged: Merged, order: Order) -> pd.DataFrame:
+def rank(rows: pd.DataFrame, merged: Merged, order: Order) -> pd.DataFrame:
     """Rows in an order, numbers before text and what lacks the column last; ties by validation loss, then
     parameters, both from the lowest, then study and number."""
     values = rows[order.column]
@@ -153,13 +152,13 @@ def _ranking(rows: pd.DataFrame, merged: Merged, sort: str, chosen: Sequence[str
     """Ranked rows, a line each: the columns that were chosen, or those that tell something and fit."""
     names = list(chosen) or _telling(rows, sort, merged.parameters)
     columns = [["", *(f"{place:,}" for place in range(1, len(rows) + 1))], ["trial", *merged.names[rows.index]]]
-    columns += [[_header(name), *(shown(name, value) for value in rows[name])] for name in names]
+    columns += [[_header(name), *(value_text(name, value) for value in rows[name])] for name in names]
     room = shutil.get_terminal_size((UNLIMITED, 24)).columns
     ends = accumulate(max(map(width, column)) + len(GAP) for column in columns)
     fitting = len(columns) if chosen else max(3, sum(end - len(GAP) <= room for end in ends))
     text = table(list(zip(*columns[:fitting], strict=True)), "rl" + _sides(names[: fitting - 2]))
     hidden = first_names([clean(name) for name in names[fitting - 2 :]])
-    return text + "\n" + _wrapped(f"no room for {hidden}; --columns A,B chooses") if hidden else text
+    return text + "\n" + _wrap(f"no room for {hidden}; --columns A,B chooses") if hidden else text
 
 
 def _telling(rows: pd.DataFrame, sort: str, parameters: Sequence[str]) -> list[str]:
@@ -183,7 +182,7 @@ def _header(column: str) -> str:
     return ALL_METRICS[column].header if column in ALL_METRICS else f"{section}{dot}\n{leaf}" if section else leaf
 
 
-def shown(column: str, value: Any, digits: int = 3) -> str:
+def value_text(column: str, value: Any, digits: int = 3) -> str:
     """A value of a column; `digits` are the significant ones of a parameter."""
     if pd.isna(value):
         return "–"
@@ -196,7 +195,7 @@ def shown(column: str, value: Any, digits: int = 3) -> str:
     return clean(value)
 
 
-def _wrapped(words: str) -> str:
+def _wrap(words: str) -> str:
     room = shutil.get_terminal_size((UNLIMITED, 24)).columns
     return textwrap.fill(words, room, initial_indent=GAP, subsequent_indent=GAP, break_on_hyphens=False)
 
@@ -221,7 +220,7 @@ def _budgets(ranking: pd.DataFrame, merged: Merged, sort: str) -> str:
     for budget in BUDGETS:
         best = ranking[(ranking.params < budget).fillna(False)][:1]
         trial = merged.names[best.index].tolist() or ["none"]
-        cells = [shown(name, best[name].iloc[0]) if len(best) else "" for name in names]
+        cells = [value_text(name, best[name].iloc[0]) if len(best) else "" for name in names]
         lines.append(["", f"{budget:,}", *trial, *cells])
     return table(lines, "rrl" + _sides(names))
 
@@ -233,7 +232,7 @@ def _contrast(two: pd.DataFrame, merged: Merged) -> str:
     lines = [["", "", *merged.names[two.index], ""]]
     for name, left, right in differences(one, other, configs, merged.parameters):
         # With as many digits as it takes to see that they differ.
-        pairs = [[shown(name, value, digits) for value in (left, right)] for digits in range(3, 18)]
+        pairs = [[value_text(name, value, digits) for value in (left, right)] for digits in range(3, 18)]
         lines.append(["", clean(name), *next((pair for pair in pairs if pair[0] != pair[1]), pairs[-1]), ""])
     if len(lines) == 1:
         lines.append(["", "no setting differs", "", "", ""])
@@ -242,7 +241,7 @@ def _contrast(two: pd.DataFrame, merged: Merged) -> str:
         there = pd.notna(left), pd.notna(right)
         if any(there):
             apart = ALL_METRICS[name].difference(left - right) if all(there) else ""
-            lines.append(["", name, shown(name, left), shown(name, right), apart])
+            lines.append(["", name, value_text(name, left), value_text(name, right), apart])
     noise = [_noise(name, (one.get(name), other.get(name)), configs) for name in JUDGED]
     return "\n".join([table(lines, "llrrr"), *filter(None, noise)])
 
@@ -250,7 +249,7 @@ def _contrast(two: pd.DataFrame, merged: Merged) -> str:
 # ---- what sets trials apart, and whether they can be compared
 
 
-def config_in(folder: Any) -> Config:
+def config_in(folder: Any) -> dict[str, Any]:
     """The configuration in the record of a trial's folder; empty where the record isn't on this machine."""
     try:
         found = read_record(Path(str(folder)))["config"]
@@ -260,21 +259,21 @@ def config_in(folder: Any) -> Config:
 
 
 def differences(
-    one: "pd.Series[Any]", other: "pd.Series[Any]", configs: Sequence[Config], parameters: Sequence[str]
+    one: "pd.Series[Any]", other: "pd.Series[Any]", configs: Sequence[dict[str, Any]], parameters: Sequence[str]
 ) -> list[tuple[str, Any, Any]]:
     """The settings in which two rows differ, with their values: all settings where both have a configuration, with
     the searched `parameters` first, or else these alone."""
     settings: list[Any] = [one, other]
     names = list(parameters)
     if all(configs):
-        settings = [{name: written(value) for name, value in identity(each).items()} for each in configs]
+        settings = [{name: setting_text(value) for name, value in identity(each).items()} for each in configs]
         names = list(dict.fromkeys([*names, *settings[0], *settings[1]]))
     texts = [(name, *(each.get(name) for each in settings)) for name in names]
     found = [(name, *(None if pd.isna(text) else read_value(text) for text in pair)) for name, *pair in texts]
     return [(name, left, right) for name, left, right in found if left != right]
 
 
-def held_out(config: Config) -> str | None:
+def validation_images(config: dict[str, Any]) -> str | None:
     """The images that validation figures were judged on, in words; None if none were held out, or nobody knows.
     Image folders are told apart by what they hold or, in old records, by where they lie."""
     try:
@@ -288,14 +287,14 @@ def held_out(config: Config) -> str | None:
     return f"{size} of {clean(source)}, data.split_seed={seed}" if share > 0 else None
 
 
-def images(config: Config, column: str) -> int | None:
+def image_count(config: dict[str, Any], column: str) -> int | None:
     """On how many images an accuracy was measured, as far as a configuration and the catalogue tell."""
     known = DATA_SETS.get(str(config.get("data", {}).get("name")))
     if not known:  # an image folder may have a val/ of any size
         return None
     if column == TESTED:
         return known.test_count
-    share = float(config["data"]["validation"]) if held_out(config) else 0
+    share = float(config["data"]["validation"]) if validation_images(config) else 0
     return int(share) if share >= 1 or not share else max(1, round(share * known.train_count))
 
 
@@ -306,14 +305,14 @@ def standard_error(accuracies: Sequence[float], counts: Sequence[int]) -> float:
     return math.sqrt(sum(each * (1 - each) / count for each, count in zip(accuracies, counts, strict=True)))
 
 
-def _noise(name: str, accuracies: tuple[Any, Any], configs: Sequence[Config]) -> str:
+def _noise(name: str, accuracies: tuple[Any, Any], configs: Sequence[dict[str, Any]]) -> str:
     """Whether chance explains the difference between two accuracies; empty if nobody knows."""
-    counts = [count for found in configs if (count := images(found, name))]
+    counts = [count for found in configs if (count := image_count(found, name))]
     if len(counts) < 2 or not all(pd.notna(each) and 0 <= each <= 1 for each in accuracies):
         return ""
     difference, error = abs(accuracies[0] - accuracies[1]), standard_error(accuracies, counts)
     size = " and ".join(f"{count:,}" for count in dict.fromkeys(counts))
-    return _wrapped(
+    return _wrap(
         f"{name}: {100 * difference:.2f} points are {'within' if difference <= error else 'beyond'} noise, one "
         f"binomial standard error of the difference being {100 * error:.2f} points on {size} images"
     )
@@ -324,12 +323,12 @@ def _cautions(merged: Merged, completed: pd.DataFrame, sort: str) -> Iterator[st
     if merged.damaged:
         more = f" (and {len(merged.damaged) - 1} more)" if len(merged.damaged) > 1 else ""
         yield f"left out: {merged.damaged[0]}{more}"
-    if len(groups := _grouped(_judges(merged, completed))) > 1:
-        yield f"validation figures of different images can't be ranked fairly: {_listed(groups)}"
+    if len(groups := _group(_judges(merged, completed))) > 1:
+        yield f"validation figures of different images can't be ranked fairly: {_list_groups(groups)}"
     aimed = completed[completed.objective.notna()]
     aims = zip(aimed.objective.map(clean), merged.labels[aimed.index], strict=True)
-    if len(groups := _grouped(aims)) > 1:
-        yield f"the studies aimed at different objectives, and one ranking favours some: {_listed(groups)}"
+    if len(groups := _group(aims)) > 1:
+        yield f"the studies aimed at different objectives, and one ranking favours some: {_list_groups(groups)}"
     if sort in TEST_METRICS:
         yield "what is chosen by the test set has no fair test left: its figures here flatter it"
 
@@ -343,7 +342,7 @@ def _judges(merged: Merged, completed: pd.DataFrame) -> list[tuple[str, str]]:
     recorded, searched = [], []
     for _, rows in completed.groupby(keys, dropna=False, sort=False):
         first, name = rows.iloc[0], str(names[rows.index[0]])
-        judges = (held_out(config_in(folder)) for folder in rows.folder[:PROBED])
+        judges = (validation_images(config_in(folder)) for folder in rows.folder[:PROBED])
         if judge := next(filter(None, judges), None):
             recorded.append((judge, name))
         if words := [f"{each}={clean(first[each])}" for each in data if pd.notna(first[each])]:
@@ -351,12 +350,12 @@ def _judges(merged: Merged, completed: pd.DataFrame) -> list[tuple[str, str]]:
     return recorded or searched
 
 
-def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+def _group(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = defaultdict(list)
     for key, name in dict.fromkeys(pairs):
         groups[key].append(name)
     return groups
 
 
-def _listed(groups: Mapping[str, Sequence[str]]) -> str:
+def _list_groups(groups: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(f"{key} ({first_names(names)})" for key, names in groups.items())

@@ -128,7 +128,7 @@ def merge(found: Found) -> Merged:
     whole = pd.concat(parts, keys=range(len(parts)))
     tested = [TESTED] if TESTED in whole and whole[TESTED].notna().any() else []
     whole = whole[[*COLUMNS, *tested, *(name for name in whole.columns if name not in FIGURES)]]
-    repeated = _repeated(whole)
+    repeated = _find_repeated(whole)
     frame = whole[~repeated].reset_index(level=0, names="part").reset_index(drop=True)
     labels = _labels(frame.part, frame.study.fillna("").map(clean), places)
     first = labels.drop_duplicates()
@@ -155,14 +155,14 @@ def read_table(path: Path) -> pd.DataFrame:
     if lacking := [name for name in COLUMNS if name not in frame.columns]:
         raise DataError(f"{clean(path)} is not a table of trials: it lacks {', '.join(lacking)}; {WANTED}")
     places = zip(frame.folder, frame.number, strict=True)
-    folders = [_resolvable(folder, number, path.parent) for folder, number in places]
+    folders = [_resolve_folder(folder, number, path.parent) for folder, number in places]
     frame["folder"] = pd.array(folders, dtype="string")
     for name in set(frame.columns) - set(FIGURES):  # earlier versions wrote the quotes of quoted text
         frame[name] = frame[name].map(without_quotes, na_action="ignore").astype("string")
     return frame
 
 
-def _resolvable(folder: Any, number: Any, study: Path) -> Any:
+def _resolve_folder(folder: Any, number: Any, study: Path) -> Any:
     """A trial's folder from the one that its study's table names: relative to the study, or absolute, as older
     versions wrote it, and perhaps of another machine."""
     if folder is pd.NA or number is pd.NA:
@@ -197,7 +197,7 @@ def run_row(folder: Path) -> dict[str, Any]:
             "settings": {
                 **{group: str(record["config"][group][key]) for group, key in CHOSEN.items()},
                 **{name: without_quotes(value) for name, _, value in overrides if "." not in name},
-                **{name: written(value) for name, value in identity(record["config"]).items()},
+                **{name: setting_text(value) for name, value in identity(record["config"]).items()},
             },
         }
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -229,14 +229,14 @@ def _run_frame(rows: list[dict[str, Any]], searched: list[str]) -> pd.DataFrame:
     return pd.concat([figures, settings.reindex(columns=parameters).astype("string")], axis=1)
 
 
-def written(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """A setting as tables of trials hold it: lists without blanks, as the command line takes them."""
     if isinstance(value, list):
-        return f"[{','.join(map(written, value))}]"
+        return f"[{','.join(map(setting_text, value))}]"
     return "null" if value is None else str(value)
 
 
-def _repeated(frame: pd.DataFrame) -> "pd.Series[bool]":
+def _find_repeated(frame: pd.DataFrame) -> "pd.Series[bool]":
     """Which rows are there before: trials with everything but the place the same, and runs in the same folder."""
     runs = frame.number.isna()
     folders = frame.folder.map(os.path.abspath, na_action="ignore")

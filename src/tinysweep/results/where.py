@@ -35,7 +35,7 @@ NODES = (
 )  # fmt: skip
 
 
-def column_named(name: str, columns: Sequence[str], option: str, hint: str = "") -> str:
+def find_column(name: str, columns: Sequence[str], option: str, hint: str = "") -> str:
     """The column that is meant by its name or by the header that the tables show.
 
     Raises:
@@ -46,10 +46,10 @@ def column_named(name: str, columns: Sequence[str], option: str, hint: str = "")
     leaves = {each.rpartition(".")[2]: each for each in reversed(columns)}
     close = difflib.get_close_matches(name, [*columns, *ALIASES, *leaves], n=1)
     meant = f"; did you mean {clean((leaves | ALIASES).get(close[0], close[0]))}?" if close else ""
-    raise ConfigError(f"{option}: {clean(name)!r} is not a column{meant}{hint}; {_listed(columns)}")
+    raise ConfigError(f"{option}: {clean(name)!r} is not a column{meant}{hint}; {_list_columns(columns)}")
 
 
-def _listed(columns: Sequence[str]) -> str:
+def _list_columns(columns: Sequence[str]) -> str:
     return f"the columns are {', '.join(map(clean, columns))}"
 
 
@@ -70,17 +70,17 @@ def rows_where(condition: str, frame: pd.DataFrame) -> pd.DataFrame:
             return name.title()
         if token["name"] in KEYWORDS:
             return name
-        columns[f"column_{len(columns)}"] = column_named(name, names, "--where", "; text needs quotes")
+        columns[f"column_{len(columns)}"] = find_column(name, names, "--where", "; text needs quotes")
         return list(columns)[-1]
 
     def refusal(why: str) -> ConfigError:
-        return ConfigError(f"--where {clean(condition)!r}: {why}; {GRAMMAR}; {_listed(names)}")
+        return ConfigError(f"--where {clean(condition)!r}: {why}; {GRAMMAR}; {_list_columns(names)}")
 
     try:
         tree = ast.parse(TOKEN.sub(stand_in, condition).strip(), mode="eval")
-        if why := _unfit(tree):
+        if why := _why_unfit(tree):
             raise refusal(why)
-        if wrong := _percentage(tree, columns):
+        if wrong := _why_percentage(tree, columns):
             raise ConfigError(f"--where {clean(condition)!r}: {wrong}")
         values = pd.DataFrame({plain: _values(frame[column]) for plain, column in columns.items()})
         met = values.eval(ast.unparse(tree), engine="python")
@@ -93,7 +93,7 @@ def rows_where(condition: str, frame: pd.DataFrame) -> pd.DataFrame:
     return frame[met]
 
 
-def _unfit(tree: ast.Expression) -> str:
+def _why_unfit(tree: ast.Expression) -> str:
     """Why an expression isn't one that can do nothing but compare; empty if it is."""
     comparisons = [node for node in ast.walk(tree) if isinstance(node, ast.Compare)]
     pairs = [pair for each in comparisons for pair in zip(each.ops, each.comparators, strict=True)]
@@ -109,7 +109,7 @@ def _unfit(tree: ast.Expression) -> str:
     return ""
 
 
-def _percentage(tree: ast.Expression, columns: Mapping[str, str]) -> str:
+def _why_percentage(tree: ast.Expression, columns: Mapping[str, str]) -> str:
     """What to write for a percentage, where a column holds parts of one: no row would meet it, or every row."""
     for node in (each for each in ast.walk(tree) if isinstance(each, ast.Compare)):
         names = [columns[each.id] for each in ast.walk(node) if isinstance(each, ast.Name)]
