@@ -12,35 +12,40 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, ClassVar, TextIO
 
-from tinysweep.errors import TinysweepError, message_of
+from tinysweep.errors import message_of
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 # The exit statuses by which shells know a command that Ctrl-C stopped, and one whose reader went away.
 INTERRUPTED, READER_GONE = 130, 141
+FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's variable, which means the same in every command
 
 
 def program(parser: argparse.ArgumentParser, task: Callable[[argparse.Namespace], None]) -> None:
-    """Parse the command line and run `task` on it.
-
-    Exits with status 1 and one line on an error that the user can mend, with 2 on arguments that the parser
-    refuses, with 130 when interrupted or terminated. A reader that goes away, such as `head`, ends it quietly.
-    """
+    """Parse the command line and run `task` on it. Exits as `errors_in_a_line` says, and with 2 on arguments that
+    the parser refuses."""
     parser.add_argument(
         "--version", action="version", version=version_line(), help="tell tinysweep's version and exit"
     )
+    with errors_in_a_line():
+        task(parser.parse_args())
+
+
+@contextmanager
+def errors_in_a_line(line_of: Callable[[Exception], str | None] = message_of) -> Iterator[None]:
+    """Exit with status 1 and one line on an error that the user can mend, with 130 when interrupted or terminated.
+    A reader that goes away, such as `head`, ends it quietly. HYDRA_FULL_ERROR=1 shows the traceback of every error.
+    """
+    full_error = os.environ.get(FULL_ERROR) == "1"
     with outlets():
         try:
-            task(parser.parse_args())
+            yield
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
         except Exception as error:
-            line = message_of(error)
-            if line is None or (
-                os.environ.get("HYDRA_FULL_ERROR") == "1" and not isinstance(error, TinysweepError)
-            ):
+            if full_error or (line := line_of(error)) is None:
                 raise
             print(f"error: {line}", file=sys.stderr)
             raise SystemExit(1) from None

@@ -1,20 +1,19 @@
-"""What the commands share: composition by Hydra, and errors that are one clear line."""
+"""What the commands that Hydra composes share: composition, and errors that are one clear line."""
 
 import contextlib
 import os
 import sys
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
-from hydra.plugins.sweeper import Sweeper
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from tinysweep import drop_new_folders, new_folders
 from tinysweep.errors import ConfigError, message_of
@@ -22,88 +21,108 @@ from tinysweep.search.plugin import OWN_SWEEPER
 from tinysweep.settings.compose import COMPOSITION_ERRORS, CONFIG_FOLDER, LIBRARY_ERRORS, register_schema, typed
 from tinysweep.settings.explain import ONE_CHOICE, explain, require_groups, require_words
 from tinysweep.settings.schema import Config
-from tinysweep.terminal import INTERRUPTED, outlets, version_line
+from tinysweep.terminal import FULL_ERROR, errors_in_a_line, version_line
+
+WHITELIST = (f"{__name__}.Hooks",)
 
 
 def command(task: Callable[[Config], object], sweeps: bool = True, usage: str | None = None) -> None:
     """Run `task` on the configuration that Hydra composes from the command line, or on many if it `sweeps`.
     `usage` is printed for --help instead of what conf/hydra/help says of the command tinysweep.
 
-    Exits with status 1 and one line on an error that the user can mend, with 130 when interrupted or
-    terminated. HYDRA_FULL_ERROR=1 shows tracebacks instead.
+    Exits as `errors_in_a_line` says.
     """
-    traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    # Hydra prints composition errors over many lines and exits, unless it is told to let them through.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    Hooks.stage, Hooks.sweeps = "composing", sweeps
 
-    def checked(composed: DictConfig) -> object:
-        hydra_config = HydraConfig.get()
+    def job(composed: DictConfig) -> object:
+        own = HydraConfig.get()
+        one_run = own.mode != RunMode.MULTIRUN
         try:
-            if hydra_config.mode == RunMode.MULTIRUN:
-                _require_sweep(hydra_config, sweeps)
-            require_groups(hydra_config)
-            return task(_as_typed(typed(composed), Path(hydra_config.runtime.cwd)))
+            if not one_run:
+                require_own_sweeper(own, sweeps)
+            require_groups(own)
+            config = with_data_from(Path(own.runtime.cwd), typed(composed))
+            Hooks.stage = "working"
+            return task(config)
         except Exception as error:
-            line = message_of(error)
-            if line is None or traceback_wanted or hydra_config.mode == RunMode.MULTIRUN:
-                raise  # a job's error is its sweeper's to judge
-            _fail(line)  # here, because Hydra would put a line of its own before an error it sees
+            if one_run:
+                raise PastHydra(error) from error
+            raise  # that of a job is its sweeper's to judge
         finally:
-            if hydra_config.mode == RunMode.MULTIRUN:
-                new_folders[:] = [hydra_config.runtime.output_dir]  # in a study's folder
+            if not one_run:
+                new_folders[:] = [own.runtime.output_dir]  # in a study's folder
             drop_new_folders()
 
-    with outlets():
+    with errors_in_a_line(_line):
         if "--version" in sys.argv[1:]:
             print(version_line())
-            return
-        if usage and {"-h", "--help"} & set(sys.argv[1:]):
+        elif usage and {"-h", "--help"} & set(sys.argv[1:]):
             print(usage, end="")
-            return
-        try:
+        else:
             require_words(sys.argv[1:])
             register_schema()
-            _check_sweepers(sweeps)
-            HydraConfig.instance().set_config = _set_config  # type: ignore[method-assign, assignment]
-            hydra.main(config_path=str(CONFIG_FOLDER), config_name="config")(checked)()
-        except Exception as error:
-            line = _line(error)
-            if line is None or traceback_wanted:
-                raise
-            _fail(line)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise SystemExit(INTERRUPTED) from None
+            try:
+                with _errors_let_through():
+                    hydra.main(str(CONFIG_FOLDER), "config", execution_whitelist=WHITELIST)(job)()
+            except PastHydra as carrier:
+                raise carrier.error from None
 
 
-def _check_sweepers(sweeps: bool) -> None:
-    """Refuse a multirun before its sweeper is made, whatever its configuration is composed of.
+@contextlib.contextmanager
+def _errors_let_through() -> Iterator[None]:
+    """Keep Hydra from printing an error of composition over many lines and ending the process."""
+    before = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(FULL_ERROR)
+        if before is not None:
+            os.environ[FULL_ERROR] = before
 
-    An error raised in a Hydra callback would become a warning, and so wouldn't stop it.
-    """
-    plugins = Plugins.instance()
 
-    def instantiate_sweeper(*, config: DictConfig, **others: Any) -> Sweeper:
-        _require_sweep(config.hydra, sweeps)
-        return Plugins.instantiate_sweeper(plugins, config=config, **others)
+class PastHydra(BaseException):
+    """Carries an error past Hydra, which would print a line of its own before that of a run, and make a warning of
+    one in a callback."""
 
-    plugins.instantiate_sweeper = instantiate_sweeper  # type: ignore[method-assign]
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
-def _require_sweep(hydra_config: HydraConf, sweeps: bool) -> None:
-    """Refuse a multirun of a command that doesn't sweep, or by another sweeper than tinysweep's own.
+class Hooks(Callback):
+    """What Hydra calls when it has composed a configuration, before it makes a folder or a sweeper; named in
+    conf/config.yaml."""
 
-    Raises:
-        ConfigError: it is one.
-    """
+    stage = "composing"  # then "composed", and "working" once the task has begun
+    sweeps = True
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Note the folders that aren't there yet."""
+        Hooks.stage = "composed"
+        with contextlib.suppress(OSError, OmegaConfBaseException):  # which Hydra meets again when it makes them
+            folder = Path(config.hydra.run.dir).absolute()
+            new_folders[:] = [str(path) for path in (folder, *folder.parents) if not path.exists()]
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Refuse a sweep that isn't ours, whatever its configuration is composed of."""
+        Hooks.stage = "composed"
+        try:
+            require_own_sweeper(config.hydra, Hooks.sweeps)
+        except ConfigError as error:
+            raise PastHydra(error) from error
+
+
+def require_own_sweeper(own: HydraConf, sweeps: bool) -> None:
+    """Refuse a multirun of a command that doesn't sweep, or by another sweeper than tinysweep's own."""
     if not sweeps:
         raise ConfigError("tinysweep-inspect shows one model; leave out -m, and give one value to each setting")
-    if not OmegaConf.is_dict(hydra_config.sweeper):
+    if not OmegaConf.is_dict(own.sweeper):
         return  # no sweeper at all, which Hydra refuses
-    target = hydra_config.sweeper.get("_target_")
+    target = own.sweeper.get("_target_")
     if target == OWN_SWEEPER:
         return
-    chosen = hydra_config.runtime.choices.get("hydra/sweeper")
+    chosen = own.runtime.choices.get("hydra/sweeper")
     given = f"hydra.sweeper._target_={target}" if chosen == "budget" else f"hydra/sweeper={chosen}"
     raise ConfigError(
         f"{given} must be left out: only tinysweep's own sweeper holds to the budget and leaves the test set "
@@ -111,7 +130,7 @@ def _require_sweep(hydra_config: HydraConf, sweeps: bool) -> None:
     )
 
 
-def _as_typed(config: Config, start: Path) -> Config:
+def with_data_from(start: Path, config: Config) -> Config:
     """The configuration with its data where it was when the command was typed in `start`, should
     hydra.job.chdir have taken the task elsewhere."""
     if not config.data.root.startswith("~") and Path.cwd() != start:
@@ -123,25 +142,8 @@ def _line(error: Exception) -> str | None:
     """The one line for an error that isn't the program's own; None for one that is."""
     if line := message_of(error):
         return line
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if any(frame.f_code.co_name == "checked" for frame in frames):
-        return None  # raised by a task
-    modules = [str(frame.f_globals["__name__"]) for frame in frames]
-    ours = any(name.startswith("tinysweep.") and name != __name__ for name in modules)
-    if isinstance(error, LIBRARY_ERRORS if ours else COMPOSITION_ERRORS):
-        return explain(error)
-    return ONE_CHOICE if isinstance(error, TypeError) and modules[-1].startswith("hydra.") else None
-
-
-def _set_config(config: DictConfig) -> None:
-    """As Hydra calls it before it makes the folder of a run: note what of that isn't there yet."""
-    HydraConfig.set_config(HydraConfig.instance(), config)
-    if config.hydra.mode != RunMode.MULTIRUN:
-        folder = Path(config.hydra.run.dir).absolute()
-        with contextlib.suppress(OSError):  # which Hydra raises again when it makes the folder
-            new_folders[:] = [str(path) for path in (folder, *folder.parents) if not path.exists()]
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(1)
+    composing = Hooks.stage == "composing"
+    if composing and isinstance(error, TypeError):
+        return ONE_CHOICE
+    expected = {"composing": COMPOSITION_ERRORS, "composed": LIBRARY_ERRORS}.get(Hooks.stage, ())
+    return explain(error) if isinstance(error, expected) else None
