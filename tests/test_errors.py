@@ -19,7 +19,6 @@ from tinysweep.commands import compare, export, final, predict, report, train
 from tinysweep.commands import inspect as layers
 from tinysweep.errors import message_of
 from tinysweep.files import write_whole
-from tinysweep.run.run import run
 from tinysweep.terminal import program
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "here/record.json")
@@ -45,7 +44,7 @@ def test_what_the_machine_refuses_is_one_line(
     def refused(*_: object) -> None:
         raise fault
 
-    monkeypatch.setattr(run, "run", refused)
+    monkeypatch.setattr("tinysweep.run.run.run", refused)
     for main in (train.main, lambda: program(argparse.ArgumentParser(), refused)):
         ended = command(main=main)
         assert (ended.status, ended.out, ended.err.count("\n")) == (1, "", 1)
@@ -115,6 +114,7 @@ def test_a_file_that_cant_be_written_whole_is_named_and_nothing_is_left(
 INSTALLED = [str(Path(sys.executable).with_name(name)) for name in ("tinysweep", "tinysweep-compare")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[INSTALLED[0]], [sys.executable, "-m", "tinysweep"], [INSTALLED[1], "missing"]])
 def test_ctrl_c_at_any_moment_of_a_start_ends_it_with_one_word(place: Path, words: list[str]) -> None:
     for moment in np.random.default_rng(0).uniform(0.1, 0.5, 4):

@@ -34,9 +34,8 @@ def program(parser: argparse.ArgumentParser, task: Callable[[argparse.Namespace]
 
 @contextmanager
 def errors_in_a_line(line_of: Callable[[Exception], str | None] = message_of) -> Iterator[None]:
-    """Exit with status 1 and one line on an error that the user can mend, with 130 when interrupted or terminated.
-    A reader that goes away, such as `head`, ends it quietly. HYDRA_FULL_ERROR=1 shows the traceback of every error.
-    """
+    """Exit with status 1 and one line on an error that the user can mend, with 130 when interrupted or terminated;
+    quietly when a reader such as `head` goes away. HYDRA_FULL_ERROR=1 shows the traceback of every error."""
     full_error = os.environ.get(FULL_ERROR) == "1"
     with outlets():
         try:

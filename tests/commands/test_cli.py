@@ -3,6 +3,7 @@
 import csv
 import importlib.metadata
 import json
+import os
 import re
 import signal
 import subprocess
@@ -17,14 +18,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
 import tinysweep
 from conftest import Command
 from tinysweep.commands import cli, inspect, train
 from tinysweep.errors import DataError
-from tinysweep.run.run import run
 from tinysweep.search.compose_trial import GROUPS
 from tinysweep.settings.compose import CONFIG_FOLDER
 from tinysweep.settings.explain import require_schema
@@ -122,7 +121,7 @@ WRONG = [
         ["model.depth=[[1,2],[1]]"],
         ["model.depth=[[1, 2], [1]] must be a list such as [1,2,1]", "each a whole number"],
     ),
-    (["-m", "model.depth=[[1,2],[1]],[1]"], ["model.depth=[[1,2],[1]] must be a list such as [1,2,1]"]),
+    (["-m", "model.depth=[[1,2],[1]],[1]"], ["model.depth=[[1, 2], [1]] must be a list such as [1,2,1]"]),
     (["model.depth=[1,x]"], ["model.depth=[1,x] must be a list", "each a whole number"]),
     (["model.width=wide"], ["model.width=wide must be a number or auto"]),
     (["trainer.epochs=1.5"], ["trainer.epochs=1.5 must be a whole number"]),
@@ -277,7 +276,7 @@ def test_an_error_in_the_program_is_not_taken_for_a_mistake_of_the_user(
     def broken(*_: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(run, "run", broken)
+    monkeypatch.setattr("tinysweep.run.run.run", broken)
     with pytest.raises(ValueError, match="a bug"):
         command()
 
@@ -351,7 +350,7 @@ def test_the_settings_are_printed_whole_and_can_be_read_back(command: Command, p
 
 TORCH_PROBE = """
 import sys
-from tinysweep.{module} import main
+from tinysweep.commands.{module} import main
 try:
     main()
 finally:
@@ -361,7 +360,7 @@ finally:
 
 @pytest.mark.parametrize(
     ("module", "arguments", "status"),
-    [("train", ["--help"], 0), ("train", ["model.widht=3"], 1), ("layers", ["dropout.rate=1.5"], 1)],
+    [("train", ["--help"], 0), ("train", ["model.widht=3"], 1), ("inspect", ["dropout.rate=1.5"], 1)],
 )
 def test_neither_help_nor_a_refusal_waits_for_torch(
     place: Path, module: str, arguments: list[str], status: int
@@ -453,15 +452,31 @@ def test_a_sweep_by_another_sweeper_is_refused_before_it_begins(
 def test_a_job_of_another_sweeper_trains_nothing(
     command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "_check_sweepers", lambda _sweeps: None)
-    monkeypatch.setattr(run, "run", lambda *_: pytest.fail("it was trained"))
-    monkeypatch.setattr(
-        Plugins.instance(), "instantiate_sweeper", Plugins.instantiate_sweeper.__get__(Plugins.instance())
-    )
-    ended = command("-m", "hydra/sweeper=optuna", "hydra/launcher=basic", "trainer.seed=0,1")
+    monkeypatch.setattr("tinysweep.run.run.run", lambda *_: pytest.fail("it was trained"))
+    words = ["hydra/launcher=basic", "hydra.sweep.dir=swept", "trainer.seed=0,1", "~hydra.callbacks.tinysweep"]
+    ended = command("-m", "hydra/sweeper=basic", *words)
     assert ended.status == 1
-    assert "error: hydra/sweeper=optuna must be left out" in ended.err
+    assert "error: hydra/sweeper=basic must be left out" in ended.err
     assert not list(place.rglob("record.json"))
+
+
+def test_hydra_calls_back_before_it_makes_a_folder_or_a_sweeper(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages: list[str] = []
+    monkeypatch.setattr("tinysweep.run.run.run", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr(cli, "require_groups", lambda _: stages.append(cli.Hooks.stage))
+    monkeypatch.setattr(cli, "typed", lambda _: pytest.fail(f"stopped, {tinysweep.new_folders}"))
+    with pytest.raises(BaseException, match=r"stopped, \['.*default', .*outputs/runs.*"):
+        command()
+    assert stages == ["composed"]
+
+
+def test_hydra_full_error_is_as_it_was_once_a_command_has_ended(command: Command) -> None:
+    assert command("model.widht=3").status == 1
+    assert "HYDRA_FULL_ERROR" not in os.environ
+    assert command("--cfg", "job").status == 0
+    assert "HYDRA_FULL_ERROR" not in os.environ
 
 
 def test_another_sweeper_is_of_no_account_to_a_single_run(command: Command) -> None:
@@ -471,6 +486,7 @@ def test_another_sweeper_is_of_no_account_to_a_single_run(command: Command) -> N
 # ---- whole runs
 
 
+@pytest.mark.slow
 def test_a_run_prints_its_result_and_leaves_its_record(place: Path, mnist_root: Path) -> None:
     overrides = [
         "data.limit=512", "data.validation=256", "trainer.epochs=1", "trainer.threads=1", "name=first",
@@ -502,6 +518,7 @@ def test_a_run_prints_its_result_and_leaves_its_record(place: Path, mnist_root: 
     assert tinysweep.load(folder)(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
+@pytest.mark.slow
 def test_a_multirun_leaves_a_record_for_each_value(command: Command, place: Path, mnist_root: Path) -> None:
     ended = command(
         "-m", "hydra/launcher=basic", "trainer.seed=0,1", f"data.root={mnist_root}", "data.limit=64", *SMALL
@@ -516,6 +533,7 @@ def test_a_multirun_leaves_a_record_for_each_value(command: Command, place: Path
     assert "test accuracy" not in ended.out
 
 
+@pytest.mark.slow
 def test_a_folder_of_ones_own_holds_one_run_and_data_is_found_from_it(
     command: Command, place: Path, mnist_root: Path
 ) -> None:
@@ -535,6 +553,7 @@ def test_a_folder_of_ones_own_holds_one_run_and_data_is_found_from_it(
     assert command("hydra.run.dir=mine", main=inspect.main).status == 0, "it writes nothing"
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_run_and_keeps_its_epochs(place: Path, mnist_root: Path) -> None:
     many = ["data.limit=64", f"data.root={mnist_root}", *SMALL, "trainer.epochs=100000"]
     with start(*many) as process:
@@ -564,7 +583,7 @@ def test_a_run_told_to_terminate_or_whose_terminal_closes_ends_like_one_interrup
     command: Command, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     signal.signal(number, signal.SIG_DFL)
-    monkeypatch.setattr(run, "run", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr("tinysweep.run.run.run", lambda *_: signal.raise_signal(number))
     ended = command()
     assert ended.status == 130
     assert ended.err == "interrupted\n"
@@ -577,7 +596,7 @@ def test_a_signal_that_is_ignored_stays_ignored(command: Command, monkeypatch: p
         signal.raise_signal(signal.SIGHUP)
         raise DataError("the run has gone on")
 
-    monkeypatch.setattr(run, "run", run_on)
+    monkeypatch.setattr("tinysweep.run.run.run", run_on)
     assert "the run has gone on" in command().err
 
 

@@ -69,6 +69,7 @@ def test_what_only_prints_ends_quietly(unread: Command, words: list[str], main: 
     assert (ended.status, ended.err) == (141, "")
 
 
+@pytest.mark.slow
 def test_what_works_goes_on_and_what_reads_its_results_ends_quietly(
     unread: Command, place: Path, mnist_root: Path
 ) -> None:

@@ -5,18 +5,23 @@ memory with int8 activations.
 """
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import BudgetError
-from tinysweep.network.build import Crop, SpatialPool, build_model, with_width
+from tinysweep.network.build import Crop, Residual, SpatialPool, build_model, with_width
 from tinysweep.settings.schema import AUTO, BudgetConfig, Config, DropoutConfig, ModelConfig
 
 LARGEST_WIDTH = 100_000  # where the range of model.width ends
+CONTAINERS = (nn.Sequential, Residual)
+IN_PLACE = (nn.BatchNorm2d, nn.ReLU, nn.SiLU, nn.Dropout)  # or folded into the layer before
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -51,41 +56,67 @@ class Cost:
 
 
 def measure(config: ModelConfig, shape: DataShape, dropout: DropoutConfig | None = None) -> Cost:
-    """The cost of the model of `config`, from its layers alone: no weight is allocated, and no image computed.
-    The layers of `dropout`, which cost nothing, are listed if it is given.
+    """The cost of the model of `config`: no weight is allocated, and no image computed. The layers of `dropout`,
+    which cost nothing, are listed if it is given.
 
     MACs are counted for convolutions, linear layers and learned pooling. Peak activation memory is the largest
     sum of a layer's input and output at a byte a value, as a microcontroller needs it that runs layer by layer
     with batch norm folded into the convolution and activation and the shortcut's sum done in place (the accounting
     of Lin et al., 2020, MCUNet, arXiv:2007.10319).
+
+    Of a layer that isn't among ours, such as one of a block of your own, the parameters and activations are
+    counted, but no MACs.
     """
     with torch.device("meta"):
         model = build_model(config, shape, dropout)
-    layers: list[LayerCost] = []
-    inputs: tuple[int, ...] = (shape.channels, shape.size, shape.size)
-    for name, layer in model.named_modules():  # in the order of execution, as every container is a sequence
-        if not list(layer.children()):
-            outputs = output_shape(layer, inputs)
-            layers.append(_layer_cost(name, layer, inputs, outputs))
-            inputs = outputs
-    return Cost(tuple(layers))
+    image = (shape.channels, shape.size, shape.size)
+    return Cost(tuple(_known_layers(model, image) or _passed_layers(model, image)))
 
 
-def output_shape(layer: nn.Module, inputs: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape, without the batch, of what a layer makes of an input of shape (C, H, W) or (features,).
+def _known_layers(model: nn.Module, inputs: Shape) -> list[LayerCost]:
+    """The layers of a model in the order of execution, which is that of their names where every container is a
+    sequence; empty if some layer or container isn't known."""
+    found = []
+    for name, layer in model.named_modules():
+        if list(layer.children()):
+            if not isinstance(layer, CONTAINERS):
+                return []
+            continue
+        if (outputs := output_shape(layer, inputs)) is None:
+            return []
+        found.append(_layer_cost(name, layer, inputs, outputs))
+        inputs = outputs
+    return found
 
-    A forward pass on the meta device would tell as well, but PyTorch imports its compiler for that: seconds.
-    """
-    if isinstance(layer, nn.Conv2d):
-        assert isinstance(layer.padding, tuple)
-        sides = zip(inputs[1:], layer.kernel_size, layer.padding, strict=True)
-        return (layer.out_channels, *(side + 2 * padding - kernel + 1 for side, kernel, padding in sides))
+
+def _passed_layers(model: nn.Module, image: Shape) -> list[LayerCost]:
+    """The layers of a model as a forward pass on the meta device meets them. It isn't done where every layer is
+    known, as PyTorch imports its compiler for it, which takes seconds."""
+    found: list[LayerCost] = []
+    counted: set[nn.Module] = set()
+
+    def note(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
+        cost = _layer_cost(name, layer, tuple(inputs[0].shape[1:]), tuple(outputs.shape[1:]))
+        found.append(dataclasses.replace(cost, params=0) if layer in counted else cost)  # it may be used twice
+        counted.add(layer)
+
+    for name, layer in model.named_modules():
+        if not list(layer.children()) or list(layer.parameters(recurse=False)):
+            layer.register_forward_hook(functools.partial(note, name))
+    model.eval()(torch.empty(1, *image, device="meta"))
+    return found
+
+
+def output_shape(layer: nn.Module, inputs: Shape) -> Shape | None:
+    """The shape, without the batch, of what a layer makes of an input of shape (C, H, W) or (features,); None if
+    the layer isn't known."""
+    if isinstance(layer, nn.Conv2d) and not isinstance(layer.padding, str) and layer.dilation == (1, 1):
+        return (layer.out_channels, *map(_slid, inputs[1:], layer.kernel_size, layer.padding, layer.stride))
     if isinstance(layer, Crop):
         return (inputs[0], *(side - 2 * layer.pixels for side in inputs[1:]))
-    if isinstance(layer, nn.MaxPool2d):
-        assert isinstance(layer.kernel_size, int)
-        return (inputs[0], *(side // layer.kernel_size for side in inputs[1:]))
-    if isinstance(layer, nn.AdaptiveAvgPool2d):
+    if isinstance(layer, nn.MaxPool2d) and layer.kernel_size == layer.stride == 2:
+        return (inputs[0], *(side // 2 for side in inputs[1:]))
+    if isinstance(layer, nn.AdaptiveAvgPool2d) and layer.output_size == 1:
         return (inputs[0], 1, 1)
     if isinstance(layer, SpatialPool):
         return inputs[:1]
@@ -93,21 +124,24 @@ def output_shape(layer: nn.Module, inputs: tuple[int, ...]) -> tuple[int, ...]:
         return (math.prod(inputs),)
     if isinstance(layer, nn.Linear):
         return (layer.out_features,)
-    assert isinstance(layer, nn.BatchNorm2d | nn.ReLU | nn.SiLU | nn.Dropout), f"no rule for {type(layer)}"
-    return inputs
+    return inputs if isinstance(layer, IN_PLACE) else None
 
 
-def _layer_cost(name: str, layer: nn.Module, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> LayerCost:
+def _slid(side: int, kernel: int, padding: int, stride: int) -> int:
+    return (side + 2 * padding - kernel) // stride + 1
+
+
+def _layer_cost(name: str, layer: nn.Module, inputs: Shape, outputs: Shape) -> LayerCost:
     values = math.prod(outputs)
     macs, live = 0, math.prod(inputs) + values
     if isinstance(layer, nn.Conv2d):
         macs = values * layer.weight[0].numel()
     elif isinstance(layer, nn.Linear | SpatialPool):
         macs = layer.weight.numel()
-    elif isinstance(layer, nn.BatchNorm2d | nn.ReLU | nn.SiLU | nn.Dropout | nn.Flatten):
+    elif isinstance(layer, (*IN_PLACE, nn.Flatten)):
         live = values  # folded, in place, or no work at all
-    params = sum(parameter.numel() for parameter in layer.parameters() if parameter.requires_grad)
-    return LayerCost(name, _kind(layer), outputs, params, macs, live)
+    own = layer.parameters(recurse=False)
+    return LayerCost(name, _kind(layer), outputs, sum(p.numel() for p in own if p.requires_grad), macs, live)
 
 
 def _kind(layer: nn.Module) -> str:
@@ -182,7 +216,6 @@ def gate(config: Config, shape: DataShape) -> Cost:
     """The cost of a configuration that may be trained; the width must be a number.
 
     Raises:
-        ConfigError: the width is still auto.
         BudgetError: it costs more than the budget allows.
     """
     cost = measure(config.model, shape)

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import env_override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -19,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tinysweep.errors import ConfigError
 from tinysweep.search.space import Value, is_setting, override, parse
-from tinysweep.settings.command_line import as_value
+from tinysweep.settings.command_line import as_value, read_override
 from tinysweep.settings.compose import COMPOSITION_ERRORS, compose, typed
 from tinysweep.settings.explain import explain, nearest, require_groups, settings
 from tinysweep.settings.schema import Config
@@ -223,7 +222,7 @@ def apply_overrides(config: Config, words: Sequence[str], composed_of: Sequence[
 def _parse_change(word: str) -> Override:
     """An override that gives one value to one setting or group."""
     try:
-        change = OverridesParser.create().parse_override(word)
+        change = read_override(word)
     except COMPOSITION_ERRORS as error:
         raise ConfigError(f"{word} can't be read as an override: {explain(error)}") from error
     key = change.get_key_element()

@@ -9,7 +9,6 @@ from decimal import Decimal
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tinysweep.errors import ConfigError
 from tinysweep.search.study import Status, status
-from tinysweep.settings.command_line import as_choice
+from tinysweep.settings.command_line import as_choice, read_override
 from tinysweep.settings.compose import COMPOSITION_ERRORS
 from tinysweep.settings.explain import explain, nearest, settings
 from tinysweep.settings.schema import Config
@@ -105,7 +104,7 @@ def _require_sweep(name: str, written: Any) -> None:
 def _read(text: str) -> tuple[str, BaseDistribution | None]:
     """The key of an override and, if it is a sweep, its distribution."""
     try:
-        read = OverridesParser.create().parse_override(text)
+        read = read_override(text)
         sweep = create_optuna_distribution_from_override(read) if read.is_sweep_override() else None
     except (AssertionError, NotImplementedError) as error:
         raise ConfigError(
@@ -168,7 +167,7 @@ def typed_value(name: str, value: Any) -> Any:
 @functools.lru_cache(maxsize=4096, typed=True)
 def parse(name: str, value: Value) -> Any:
     """A drawn value as the command line would read it: Optuna holds lists and quoted text as their source."""
-    return OverridesParser.create().parse_override(f"{name}={value}").value() if isinstance(value, str) else value
+    return read_override(f"{name}={value}").value() if isinstance(value, str) else value
 
 
 def without_quotes(value: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 PASSWORD = re.compile(r"(://[^/@:]*:)[^@]*(?=@)|([?&]\w*pass\w*=)[^&'\"]*", re.IGNORECASE)
@@ -63,6 +63,15 @@ def _text(text: str) -> str:
 
 def _read(text: str) -> Any:
     try:
-        return OverridesParser.create().parse_override(f"key={text}").value()
+        return read_override(f"key={text}").value()
     except HydraException:
         return None
+
+
+def read_override(word: str) -> Override:
+    """A word of the command line in Hydra's grammar.
+
+    Raises:
+        HydraException: it is none.
+    """
+    return OverridesParser.create().parse_override(word)
