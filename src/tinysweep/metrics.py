@@ -77,3 +77,4 @@ TEST_METRICS = {
         Metric("test_loss", "test loss", "test loss (cross-entropy)", "test\nloss", LOSS),
     )
 }  # known of finals and single runs, never of trials
+ALL_METRICS = METRICS | TEST_METRICS

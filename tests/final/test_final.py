@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hydra
@@ -28,11 +29,11 @@ from tinysweep.commands import final, train
 from tinysweep.data.catalogue import DataShape
 from tinysweep.data.folder import content_digest
 from tinysweep.data.load import Images, load_test
-from tinysweep.errors import ConfigError, DivergedError
+from tinysweep.errors import DivergedError
 from tinysweep.final import candidates as final_candidates
 from tinysweep.final import runs as final_runs
 from tinysweep.final.candidates import Candidate, Job, Stage
-from tinysweep.final.results import Trained
+from tinysweep.final.results import rank
 from tinysweep.final.runs import Run
 from tinysweep.final.settings import FinalConfig, read_words
 from tinysweep.network.budget import measure
@@ -40,7 +41,7 @@ from tinysweep.results.verdict import compare, summarise
 from tinysweep.run import run as run_module
 from tinysweep.run.checkpoint import load
 from tinysweep.run.record import RunFolder
-from tinysweep.search.compose_trial import apply_overrides, identity
+from tinysweep.search.compose_trial import identity
 from tinysweep.search.table import read_trials
 from tinysweep.settings.compose import CONFIG_FOLDER, compose, register_schema, typed
 from tinysweep.settings.schema import Config, DataConfig, DataName, ModelConfig, Precision, TrainerConfig
@@ -768,14 +769,6 @@ def test_trials_on_different_data_are_refused(hold: Final, study: Path) -> None:
     assert "have different data or validation images, so their figures can't be compared" in ended.err
 
 
-def test_a_full_disk_is_noticed_before(hold: Final, trained: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**30, 2**30, 2**20))
-    ended = hold("top=2", "seeds=2")
-    assert ended.status == 1
-    assert "has 1 MiB free, but 10 runs may need 10 MiB; make room, or ask for fewer seeds" in ended.err
-    assert trained == []
-
-
 def test_two_finals_at_once_do_not_meet(hold: Final, study: Path, trained: list[str]) -> None:
     (study / "final").mkdir()
     with FileLock(study / "final/.lock"):
@@ -805,13 +798,6 @@ def test_neither_help_nor_a_wrong_setting_waits_for_torch(words: list[str]) -> N
     assert done.stdout.splitlines()[-1] == f"[] {0 if words == ['--help'] else 1}"
 
 
-def test_help_names_every_setting(command: Command) -> None:
-    ended = command("--help", main=final.main)
-    assert ended.status == 0
-    for spec in dataclasses.fields(FinalConfig):
-        assert f"  {spec.name}=" in ended.out
-
-
 def test_words_are_parted_by_their_dots() -> None:
     settings, overrides = read_words(["top=5", "trainer.epochs=3", "baseline=null", "exclude=[1,2]", "top=4"])
     assert settings == FinalConfig(top=4, baseline=None, exclude=[1, 2])
@@ -821,57 +807,36 @@ def test_words_are_parted_by_their_dots() -> None:
 # ---- the choice
 
 
-def candidate(name: str, *losses: float, accuracy: float = 0.5) -> Trained:
+def best(judge: str, **figures: list[tuple[float, float]]) -> list[str]:
+    """Candidates of these validation losses and accuracies, by seed, in their order."""
     config = Config(model=ModelConfig(width=2, depth=[1]))
-    model = Candidate(name, config, measure(config.model, SHAPE))
-    runs = [
-        Run(
-            Job(Stage.validation, name, seed, config, Path(name)),
-            RunFolder(Path(name)),
-            {"metrics": {"validation_loss": loss, "validation_accuracy": accuracy}},
-        )
-        for seed, loss in enumerate(losses)
-    ]
-    return Trained("candidate", model, runs)
+    candidates = [Candidate(name, config, measure(config.model, SHAPE), config.data) for name in figures]
+    plan: Any = SimpleNamespace(
+        candidates=candidates, judge=judge, settings=FinalConfig(), view=SimpleNamespace(folder=Path())
+    )
+    runs = {
+        name: [
+            Run(
+                Job(Stage.validation, name, seed, config, Path(name)),
+                RunFolder(Path(name)),
+                {"metrics": {"validation_loss": loss, "validation_accuracy": accuracy}, "train_seconds": 1.0},
+            )
+            for seed, (loss, accuracy) in enumerate(seeds)
+        ]
+        for name, seeds in figures.items()
+    }
+    return [each.name for each in rank(plan, runs)]
 
 
 def test_the_best_mean_wins_and_not_the_luckiest_run() -> None:
-    lucky, steady = candidate("lucky", 0.01, 0.09, 0.08), candidate("steady", 0.05, 0.05, 0.05)
-    assert sorted([lucky, steady], key=lambda one: one.rank("validation_loss")) == [steady, lucky]
+    lucky, steady = [(0.01, 0.5), (0.09, 0.5), (0.08, 0.5)], [(0.05, 0.5)] * 3
+    assert best("validation_loss", lucky=lucky, steady=steady) == ["steady", "lucky"]
 
 
 def test_more_accuracy_is_better_and_less_loss_breaks_ties() -> None:
-    one, other = candidate("one", 0.2, accuracy=0.9), candidate("other", 0.1, accuracy=0.8)
-    third = candidate("third", 0.1, accuracy=0.9)
-    ordered = sorted([other, one, third], key=lambda each: each.rank("validation_accuracy"))
-    assert [each.candidate.name for each in ordered] == ["third", "one", "other"]
-
-
-# ---- retraining
-
-CHANGES: dict[str, tuple[list[str], list[str]]] = {
-    "settings": (
-        ["model=plain", "trainer.epochs=3"],
-        ["trainer.epochs=9", "model.depth=[1,2]", "data.limit=null"],
-    ),
-    "a group": (["augmentation.rotation_degrees=33", "model=plain"], ["augmentation=light"]),
-    "a group before its settings": (["scheduler=cosine"], ["scheduler.gamma=0.25", "scheduler=step"]),
-    "nothing": (["experiment=era_seed"], []),
-}
-
-
-@pytest.mark.parametrize("case", CHANGES)
-def test_a_configuration_is_changed_as_the_command_line_would(case: str) -> None:
-    words, changes = CHANGES[case]
-    assert apply_overrides(compose(*words), changes, words) == compose(*words, *changes)
-
-
-@pytest.mark.parametrize(
-    "word", ["+a.b=1", "~trainer.epochs", "experiment=era_seed", "trainer={epochs:3}", "model.widht=3"]
-)
-def test_what_is_no_change_of_a_setting_is_refused(word: str) -> None:
-    with pytest.raises(ConfigError):
-        apply_overrides(Config(), [word], [])
+    assert best("validation_accuracy", other=[(0.1, 0.8)], one=[(0.2, 0.9)], third=[(0.1, 0.9)]) == [
+        "third", "one", "other"
+    ]  # fmt: skip
 
 
 # ---- several processes

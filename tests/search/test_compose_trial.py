@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 import tinysweep
 from conftest import loaded
 from tinysweep.errors import ConfigError
-from tinysweep.search.compose_trial import INCIDENTAL, Composer, digest, identity
+from tinysweep.search.compose_trial import INCIDENTAL, Composer, apply_overrides, digest, identity
 from tinysweep.search.space import Value, override
-from tinysweep.settings.compose import COMPOSITION_ERRORS, CONFIG_FOLDER, register_schema, typed
+from tinysweep.settings.compose import COMPOSITION_ERRORS, CONFIG_FOLDER, compose, register_schema, typed
 from tinysweep.settings.explain import settings
 from tinysweep.settings.schema import (
     Config,
@@ -425,3 +425,24 @@ def test_a_job_composes_what_was_costed(
     names = sorted(generator.sample(sorted(SEARCHED), 4), key=lambda name: "." in name)
     values = {name: generator.choice(SEARCHED[name]) for name in names}
     assert require_same(composer, values, job, monkeypatch) is allowed
+
+
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        (["model=plain", "trainer.epochs=3"], ["trainer.epochs=9", "model.depth=[1,2]", "data.limit=null"]),
+        (["augmentation.rotation_degrees=33", "model=plain"], ["augmentation=light"]),
+        (["scheduler=cosine"], ["scheduler.gamma=0.25", "scheduler=step"]),  # the group comes first all the same
+        (["experiment=era_seed"], []),
+    ],
+)
+def test_a_configuration_is_changed_as_the_command_line_would(words: list[str], changes: list[str]) -> None:
+    assert apply_overrides(compose(*words), changes, words) == compose(*words, *changes)
+
+
+@pytest.mark.parametrize(
+    "word", ["+a.b=1", "~trainer.epochs", "experiment=era_seed", "trainer={epochs:3}", "model.widht=3"]
+)
+def test_what_is_no_change_of_a_setting_is_refused(word: str) -> None:
+    with pytest.raises(ConfigError):
+        apply_overrides(Config(), [word], [])

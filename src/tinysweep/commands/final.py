@@ -25,12 +25,7 @@ Run the same command again after an interruption: what has finished is not train
 
 
 def hold(options: argparse.Namespace) -> None:
-    """Hold the final of the study that the command line names.
-
-    Raises:
-        TinysweepError: a wrong setting; no study, candidate or data; a run that failed; another final at work.
-        KeyboardInterrupt: passed on, once the runs are stopped.
-    """
+    """Hold the final of the study that the command line names."""
     settings, overrides = read_words(options.settings)
     from filelock import FileLock, Timeout  # noqa: PLC0415 torch and Optuna are imported for good arguments alone
 

@@ -1,8 +1,7 @@
 """Who takes part in a final, the best trials of a study, each with its whole recipe, and the baseline; and the
 plan of their runs, checked before anything is trained."""
 
-import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -23,9 +22,6 @@ from tinysweep.settings.compose import compose
 from tinysweep.settings.schema import Config, DataConfig, DataName
 from tinysweep.training.device import hardware, usable_cores
 
-RUN_BYTES = 2**20  # what a run leaves, its model aside, rounded up
-WEIGHT_BYTES = 4
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -35,16 +31,16 @@ class Candidate:
     name: str
     recipe: Config
     cost: Cost
+    held_out: DataConfig
     trial: int | None = None
-    held_out: DataConfig | None = None
     changed: dict[str, Any] = field(default_factory=dict)
 
     @property
     def images(self) -> tuple[object, ...]:
         """What decides which images it is judged by."""
-        data, held_out = self.recipe.data, self.held_out or self.recipe.data
+        data = self.held_out
         content = (data.digest or data.root) if data.name == DataName.image_folder else data.name
-        return content, data.test_fraction, held_out.validation, held_out.split_seed
+        return content, data.test_fraction, data.validation, data.split_seed
 
 
 class Stage(StrEnum):
@@ -66,23 +62,13 @@ class Job:
 
 
 class Plan:
-    """One call of the command; `notes` say what of that which was asked for is done otherwise."""
+    """One call of the command, refused where it can't be carried out; `notes` say what of that which was asked for
+    is done otherwise."""
 
     def __init__(self, study_folder: Path, settings: FinalConfig, overrides: list[str]) -> None:
-        """
-        Raises:
-            TinysweepError: a wrong setting or override; no such study or baseline; no trial that can take part; a
-                recipe over budget; data or a record that is missing or damaged; no room for the runs.
-        """
         self.settings = settings
         self.view = open_view(study_folder, settings.storage, settings.study)
         self.folder = study_folder / "final"
-        self.notes: list[str] = []
-        if self.view.retrain is None:
-            self.notes.append(
-                "the study doesn't say what its best are retrained with, which its sweep, run once more, notes; "
-                f"they are trained as they were searched{', with ' if overrides else ''}{' '.join(overrides)}"
-            )
         words = [*(self.view.retrain or []), *overrides]
         self.retrain = list({word.partition("=")[0]: word for word in words}.values())  # of two, the last counts
         aim = self.view.objectives[0]
@@ -91,14 +77,10 @@ class Plan:
         self.workers = settings.jobs or usable_cores()
         self.candidates = best_trials(self.view, settings.top, settings.exclude, self.retrain)
         self.baseline = find_baseline(settings.baseline, self.candidates[0]) if settings.baseline else None
-        self._note_what_differs()
+        self.notes = list(self._find_notes(overrides))
         self._require_same_images()
-        check(
-            [data for each in self.candidates for data in (each.held_out or each.recipe.data, each.recipe.data)],
-            images=False,
-        )
+        check([data for each in self.candidates for data in (each.held_out, each.recipe.data)], images=False)
         hardware(self.candidates[0].recipe.trainer)
-        self._require_room()
 
     @property
     def selects(self) -> bool:
@@ -108,7 +90,7 @@ class Plan:
     @property
     def total(self) -> int:
         """How many runs the final has."""
-        return len(self.selection_jobs()) + len(self.test_jobs(self.roles(self.candidates)))
+        return len(self.selection_jobs()) + len(self.test_jobs(self.roles(self.candidates).values()))
 
     def selection_jobs(self) -> list[Job]:
         """Every candidate on every seed, with the validation images held out and the test set left alone."""
@@ -123,9 +105,9 @@ class Plan:
             roles["baseline"] = self.baseline
         return roles
 
-    def test_jobs(self, roles: dict[str, Candidate]) -> list[Job]:
+    def test_jobs(self, models: Iterable[Candidate]) -> list[Job]:
         """Each of these on every seed and on all training images, tested once."""
-        return self._jobs(Stage.test, roles.values(), self.settings.seeds)
+        return self._jobs(Stage.test, models, self.settings.seeds)
 
     def _jobs(self, stage: Stage, candidates: Iterable[Candidate], seeds: int) -> list[Job]:
         return [self._job(stage, candidate, seed) for candidate in candidates for seed in range(seeds)]
@@ -134,7 +116,7 @@ class Plan:
         recipe, tested = candidate.recipe, stage == Stage.test
         slug = candidate.name.replace(" ", "-").replace("/", "-")
         trainer = replace(recipe.trainer, seed=seed, test=tested)
-        data = recipe.data if tested or candidate.held_out is None else candidate.held_out
+        data = recipe.data if tested else candidate.held_out
         config = replace(recipe, name=slug, data=data, trainer=trainer)
         return Job(stage, candidate.name, seed, config, self.folder / "runs" / stage / f"{slug}-seed-{seed}")
 
@@ -148,19 +130,22 @@ class Plan:
         seeds = seeds_in_words(self.settings.seeds)
         return [f"final of the study {self.view.name}: {chosen}{tested} on {seeds} and the test set", *self.notes]
 
-    def _note_what_differs(self) -> None:
+    def _find_notes(self, overrides: Sequence[str]) -> Iterator[str]:
         found, top, first = len(self.candidates), self.settings.top, self.candidates[0]
         data = first.recipe.data
-        if found < top:
-            self.notes.append(f"top={top}, but the study has {found} completed trials of different recipes")
-        if not self.selects:
-            self.notes.append(
-                f"nothing to choose from: {first.name} goes to the test as the best single run of the search"
+        if self.view.retrain is None:
+            yield (
+                "the study doesn't say what its best are retrained with, which its sweep, run once more, notes; "
+                f"they are trained as they were searched{', with ' if overrides else ''}{' '.join(overrides)}"
             )
+        if found < top:
+            yield f"top={top}, but the study has {found} completed trials of different recipes"
+        if not self.selects:
+            yield f"nothing to choose from: {first.name} goes to the test as the best single run of the search"
         if self.settings.baseline and not self.baseline:
-            self.notes.append(f"baseline={self.settings.baseline} is left out: it isn't a recipe for {data.name}")
+            yield f"baseline={self.settings.baseline} is left out: it isn't a recipe for {data.name}"
         if data.name == DataName.image_folder and data.digest is None:
-            self.notes.append(
+            yield (
                 f"the study is of an earlier version, which didn't note what {data.root} held; it is taken as "
                 "it is now"
             )
@@ -174,24 +159,9 @@ class Plan:
                 "can't be compared; leave trials out by exclude=[NUMBER]"
             )
 
-    def _require_room(self) -> None:
-        largest = max(each.cost.params for each in self.roles(self.candidates).values())
-        needed = self.total * (RUN_BYTES + WEIGHT_BYTES * largest)
-        free = shutil.disk_usage(self.view.folder).free
-        if free < needed:
-            raise StudyError(
-                f"{self.view.folder} has {free // 2**20:,} MiB free, but {self.total} runs may need "
-                f"{needed // 2**20:,} MiB; make room, or ask for fewer seeds"
-            )
-
 
 def best_trials(view: StudyView, wanted: int, excluded: Sequence[int], retrain: Sequence[str]) -> list[Candidate]:
-    """The best completed trials whose recipes differ, at most as many as are wanted.
-
-    Raises:
-        TinysweepError: a trial to exclude isn't there; `retrain` can't be applied; no completed trial is left; a
-            recipe is over budget; a trial's record is missing or damaged.
-    """
+    """The best completed trials whose recipes differ, at most as many as are wanted."""
     known = {trial.number for trial in view.trials}
     if strangers := [number for number in excluded if number not in known]:
         raise ConfigError(f"exclude names trial {strangers[0]}, which the study {view.name} doesn't have")
@@ -221,19 +191,13 @@ def _candidate(view: StudyView, trial: FrozenTrial, retrain: Sequence[str]) -> C
         replace(recipe.data, validation=own.data.validation, split_seed=own.data.split_seed)
     )
     trainer = replace(recipe.trainer, seed=0, threads=0, test=True)
-    changed = plain_params(trial)
     recipe = replace(recipe, data=replace(held_out, validation=0.0), trainer=trainer, trial=None)
-    return Candidate(f"trial {trial.number}", *_within_budget(recipe), trial.number, held_out, changed)
+    return Candidate(f"trial {trial.number}", *_within_budget(recipe), held_out, trial.number, plain_params(trial))
 
 
 def find_baseline(name: str, rival: Candidate) -> Candidate | None:
     """The experiment of this name as it stands, but on the images that its rival has; None if it is a recipe for
-    another data set.
-
-    Raises:
-        ConfigError: there is no such experiment.
-        BudgetError: it costs more than its own budget allows.
-    """
+    another data set."""
     try:
         config, data = compose(f"experiment={name}"), rival.recipe.data
     except ConfigError as error:
@@ -241,7 +205,7 @@ def find_baseline(name: str, rival: Candidate) -> Candidate | None:
     if config.data.name != data.name:
         return None
     trainer = replace(config.trainer, seed=0, threads=0, test=True, device=rival.recipe.trainer.device)
-    return Candidate(name, *_within_budget(replace(config, data=data, trainer=trainer)))
+    return Candidate(name, *_within_budget(replace(config, data=data, trainer=trainer)), data)
 
 
 def _within_budget(config: Config) -> tuple[Config, Cost]:

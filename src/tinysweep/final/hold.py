@@ -2,16 +2,25 @@
 and of those that it is compared with. Who fails by its own configuration drops out of both, and the verdict is
 given without it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from textwrap import indent
 
 from tinysweep import console
 from tinysweep.errors import StudyError
 from tinysweep.final.candidates import Candidate, Plan, Stage
-from tinysweep.final.results import Final, Outcome, Trained, gather_predictions, write_files
+from tinysweep.final.results import (
+    Final,
+    FinalModel,
+    Outcome,
+    RankedCandidate,
+    Verdict,
+    gather_predictions,
+    rank,
+    write_files,
+)
 from tinysweep.final.runs import Failure, Run, RunProgress, complete
 from tinysweep.final.settings import seeds_in_words
-from tinysweep.metrics import METRICS, TEST_METRICS
+from tinysweep.metrics import ALL_METRICS, METRICS
 from tinysweep.results.verdict import Summary
 
 
@@ -26,31 +35,37 @@ def hold_final(plan: Plan) -> None:
     with RunProgress(plan.total) as progress:
         for line in plan.heading():
             progress.print(line)
-        runs, failures = complete(plan.selection_jobs(), plan.workers, progress)
-        ranked = [Trained("candidate", each, runs[each.name]) for each in plan.candidates if each.name in runs]
-        ranked.sort(key=lambda trained: trained.rank(plan.judge))
-        ordered = [trained.candidate for trained in ranked] if plan.selects else plan.candidates
-        tested = _test(plan, ordered, failures, progress)
-    outcome = Outcome(plan, ranked, tested, list(failures.values()))
-    predictions = gather_predictions(tested)
-    final = outcome.final(predictions)
+        try:
+            judged, failures = complete(plan.selection_jobs(), plan.workers, progress)
+            ranked = rank(plan, judged)
+            left = [each.name for each in ranked] if plan.selects else [plan.candidates[0].name]
+            roles, runs = _test(plan, left, failures, progress)
+        except KeyboardInterrupt:
+            progress.print(
+                f"stopped; {progress.done} of {plan.total} runs are done; the same command goes on from here"
+            )
+            raise
+    outcome = Outcome(plan, ranked, roles, runs, list(failures.values()))
+    predictions = gather_predictions(roles, runs)
+    final = outcome.final(predictions, [run for those in judged.values() for run in those])
     command = write_files(outcome, final, predictions)
     print(result(plan, final, len(predictions), command))
 
 
 def _test(
-    plan: Plan, ordered: Sequence[Candidate], failures: dict[str, Failure], progress: RunProgress
-) -> list[Trained]:
-    """The final models, the winner first. As long as one drops out, which `failures` then tells, the next in the
-    order that was fixed before takes its place."""
+    plan: Plan, order: Sequence[str], failures: dict[str, Failure], progress: RunProgress
+) -> tuple[dict[str, Candidate], dict[str, list[Run]]]:
+    """Who is tested, by role, and the runs, by name. As long as one drops out, which `failures` then tells, the
+    next in the order that was fixed before takes its place."""
+    named = {candidate.name: candidate for candidate in plan.candidates}
     runs: dict[str, list[Run]] = {}
     while True:
-        left = [candidate for candidate in ordered if candidate.name not in failures]
+        left = [named[name] for name in order if name not in failures]
         _require_verdict(plan, left, failures)
         roles = plan.roles(left)
-        missing = {role: candidate for role, candidate in roles.items() if candidate.name not in runs}
+        missing = [candidate for candidate in roles.values() if candidate.name not in runs]
         if not missing:
-            return [Trained(role, candidate, runs[candidate.name]) for role, candidate in roles.items()]
+            return roles, runs
         more, failed = complete(plan.test_jobs(missing), plan.workers, progress)
         runs |= more
         failures |= failed
@@ -78,7 +93,7 @@ def result(plan: Plan, final: Final, images: int, command: str) -> str:
     parts = [_candidates(plan, final)] if final.candidates else []
     parts.append(_models(plan, final, images))
     if final.comparisons:
-        parts.append("\n".join(_comparisons(final)))
+        parts.append("\n".join(map(_comparison, final.comparisons)))
     places = [
         ("models", str(plan.folder / "runs" / Stage.test)),
         ("figures", f"{plan.folder / 'final.json'}, final.csv, predictions.csv"),
@@ -89,57 +104,55 @@ def result(plan: Plan, final: Final, images: int, command: str) -> str:
 
 
 def _candidates(plan: Plan, final: Final) -> str:
-    judge = METRICS[plan.judge]
-    rows = [["", "", "loss", "accuracy", "params", f"{judge.header} of each seed"]]
-    for each in final.candidates:
-        means = (
-            _mean("validation_loss", each.validation_loss),
-            _mean("validation_accuracy", each.validation_accuracy),
-        )
-        seeds = " ".join(_figure(plan.judge, getattr(run, plan.judge)) for run in each.runs)
-        rows.append(["chosen" if each.chosen else "", each.name, *means, f"{each.params:,}", seeds])
+    rows = [
+        _row("chosen" if each.chosen else "", each, ("validation_loss", "validation_accuracy"), plan.judge)
+        for each in final.candidates
+    ]
     for failure in final.dropped:
         rows.append(["dropped out", failure.name, "–", "–", "–", f"seed {failure.seed}: {failure.reason}"])
-    title = f"candidates by mean {judge.label} over {seeds_in_words(plan.selection_seeds)}"
-    return f"{title}, {_spread(final)}:\n{_aligned(rows)}"
+    header = ["", "", "loss", "accuracy", "params", f"{METRICS[plan.judge].header} of each seed"]
+    title = f"candidates by mean {METRICS[plan.judge].label} over {seeds_in_words(plan.selection_seeds)}"
+    return f"{title}, {_spread(final)}:\n{_aligned(header, rows)}"
 
 
 def _models(plan: Plan, final: Final, images: int) -> str:
-    rows = [["", "", "accuracy", "loss", "params", "accuracy of each seed"]]
-    for each in final.tested:
-        means = _mean("test_accuracy", each.test_accuracy), _mean("test_loss", each.test_loss)
-        seeds = " ".join(_figure("test_accuracy", run.test_accuracy) for run in each.runs)
-        rows.append([each.role, each.name, *means, f"{each.params:,}", seeds])
-    over = seeds_in_words(plan.settings.seeds)
-    return f"final models on the {images:,} test images over {over}, {_spread(final)}:\n{_aligned(rows)}"
+    rows = [_row(each.role, each, ("test_accuracy", "test_loss"), "test_accuracy") for each in final.tested]
+    header = ["", "", "accuracy", "loss", "params", "accuracy of each seed"]
+    title = f"final models on the {images:,} test images over {seeds_in_words(plan.settings.seeds)}"
+    return f"{title}, {_spread(final)}:\n{_aligned(header, rows)}"
 
 
-def _comparisons(final: Final) -> Iterator[str]:
-    """A line each: the difference with its interval over test images, and what may be said."""
-    for found in final.comparisons:
-        interval = ""
-        if found.low is not None and found.high is not None:
-            interval = f" [{100 * found.low:+.2f}, {100 * found.high:+.2f} over test images]"
-        points = f"{found.winner} less {found.against}: {100 * found.difference:+.2f} points"
-        yield f"{points}{interval}; {found.verdict}"
+def _row(role: str, each: RankedCandidate | FinalModel, metrics: tuple[str, str], judge: str) -> list[str]:
+    means = [_mean(name, getattr(each, name)) for name in metrics]
+    seeds = " ".join(_figure(judge, getattr(run, judge)) for run in each.runs)
+    return [role, each.name, *means, f"{each.params:,}", seeds]
+
+
+def _mean(metric: str, found: Summary) -> str:
+    mean = ALL_METRICS[metric].shown(found.mean)
+    if found.sd is None:
+        return mean
+    sd, low, high = (_figure(metric, value) for value in (found.sd, found.low, found.high))
+    return f"{mean} ± {sd} [{low}, {high}]"
+
+
+def _figure(metric: str, value: float | None) -> str:
+    """A figure without its unit, which stands beside it already."""
+    return ALL_METRICS[metric].shown(value).removesuffix("%")
 
 
 def _spread(final: Final) -> str:
     return f"mean ± standard deviation [{100 * final.confidence:g}% interval of the mean]"
 
 
-def _mean(metric: str, found: Summary) -> str:
-    shown = (METRICS | TEST_METRICS)[metric].shown(found.mean)
-    if found.sd is None:
-        return shown
-    sd, low, high = (_figure(metric, value) for value in (found.sd, found.low, found.high))
-    return f"{shown} ± {sd} [{low}, {high}]"
+def _aligned(header: list[str], rows: list[list[str]]) -> str:
+    return indent(console.table([header, *rows], "l" * len(header)), console.GAP)
 
 
-def _figure(metric: str, value: float | None) -> str:
-    """A figure without its unit, which stands beside it already."""
-    return (METRICS | TEST_METRICS)[metric].shown(value).removesuffix("%")
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    return indent(console.table(rows, "l" * len(rows[0])), console.GAP)
+def _comparison(found: Verdict) -> str:
+    """The difference with its interval over test images, and what may be said."""
+    interval = ""
+    if found.low is not None and found.high is not None:
+        interval = f" [{100 * found.low:+.2f}, {100 * found.high:+.2f} over test images]"
+    points = f"{found.winner} less {found.against}: {100 * found.difference:+.2f} points"
+    return f"{points}{interval}; {found.verdict}"

@@ -1,10 +1,9 @@
 """What a final finds, and the files that it leaves: final.json, written from these classes and read back into
 them, final.csv, predictions.csv and experiment/best.yaml."""
 
-import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -16,15 +15,14 @@ from numpy.typing import NDArray
 from tinysweep.errors import DataError, first_line
 from tinysweep.files import write_whole
 from tinysweep.final.candidates import Candidate, Plan, Stage
-from tinysweep.final.runs import Failure, Run, tested_otherwise
+from tinysweep.final.runs import METRICS_OF, Failure, Run, tested_otherwise
 from tinysweep.final.settings import seeds_in_words
 from tinysweep.metrics import METRICS
-from tinysweep.results.verdict import Comparison, Summary, compare, method_in_words, summarise, verdict
+from tinysweep.results.verdict import Summary, compare, method_in_words, summarise, verdict
 from tinysweep.search.study import TRAINED
 from tinysweep.search.table import write_experiment
 
 BEST = "best"
-VALIDATION, TEST = ("validation_loss", "validation_accuracy"), ("test_loss", "test_accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,182 +152,176 @@ def _from_json(kind: Any, content: Any) -> Any:
     return (get_origin(kind) or kind)(content)
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A candidate or the baseline, in its role, with a finished run for each seed."""
-
-    role: str
-    candidate: Candidate
-    runs: list[Run]
-
-    def mean(self, metric: str) -> float:
-        return float(np.mean([run.metric(metric) for run in self.runs]))
-
-    def rank(self, judge: str) -> tuple[float, float]:
-        """What candidates are sorted by, the best having the lowest: the mean over seeds, ties by validation
-        loss."""
-        return METRICS[judge].loss(self.mean(judge)), self.mean("validation_loss")
-
-    def summary(self, metrics: Sequence[str], confidence: float) -> dict[str, Any]:
-        """What `RankedCandidate` and `FinalModel` have in common."""
-        means = {name: summarise([run.metric(name) for run in self.runs], confidence) for name in metrics}
-        one, cost = self.candidate, self.candidate.cost
-        return {"name": one.name, "trial": one.trial, "params": cost.params, "macs": cost.macs, **means}
+# ---- from the runs
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What the runs of a final came to: the candidates, best first, none if there was nothing to choose from; the
-    final models, the winner first; and what made others drop out."""
-
-    plan: Plan
-    ranked: Sequence[Trained]
-    tested: Sequence[Trained]
-    failures: Sequence[Failure] = ()
-
-    def final(self, predictions: pd.DataFrame) -> Final:
-        """The means of all, and the winner compared with the others by their predictions."""
-        confidence = self.plan.settings.confidence
-        records = [run.record for each in (*self.ranked, *self.tested) for run in each.runs]
-        correct = [_correct(predictions, each) for each in self.tested]
-        return Final(
-            study=self.plan.view.name,
-            choice=" ".join([self._selection(), *self._drops(), self._test(), *self._earlier()]),
-            confidence=confidence,
-            dropped=list(self.failures),
-            candidates=[self._candidate(each) for each in self.ranked],
-            tested=[self._model(each, ~right) for each, right in zip(self.tested, correct, strict=True)],
-            comparisons=[
-                self._verdict(other, compare(correct[0], right, confidence), len(predictions))
-                for other, right in zip(self.tested[1:], correct[1:], strict=True)
-            ],
-            started=min(record["started"] for record in records),
-            finished=max(record["finished"] for record in records),
-            versions={"python": records[-1]["python"], **records[-1]["versions"]},
+def rank(plan: Plan, runs: dict[str, list[Run]]) -> list[RankedCandidate]:
+    """The candidates that have runs, by their means over seeds, ties by validation loss, the best first."""
+    found = [
+        RankedCandidate(
+            **_means(plan, each, runs[each.name]),
+            changed=each.changed,
+            chosen=False,
+            runs=[ValidationRun(**_figures(plan, run)) for run in runs[each.name]],
         )
-
-    def _candidate(self, each: Trained) -> RankedCandidate:
-        return RankedCandidate(
-            **each.summary(VALIDATION, self.plan.settings.confidence),
-            changed=each.candidate.changed,
-            chosen=each.candidate is self.tested[0].candidate,
-            runs=[ValidationRun(**self._run(run, VALIDATION)) for run in each.runs],
-        )
-
-    def _model(self, each: Trained, wrong: NDArray[np.bool_]) -> FinalModel:
-        return FinalModel(
-            **each.summary(TEST, self.plan.settings.confidence),
-            role=each.role,
-            runs=[
-                FinalRun(**self._run(run, TEST), errors=np.flatnonzero(missed).tolist())
-                for run, missed in zip(each.runs, wrong, strict=True)
-            ],
-            errors_in_every_seed=np.flatnonzero(wrong.all(axis=0)).tolist(),
-            errors_in_any_seed=np.flatnonzero(wrong.any(axis=0)).tolist(),
-        )
-
-    def _run(self, run: Run, metrics: Sequence[str]) -> dict[str, Any]:
-        return {
-            "seed": run.job.seed,
-            "folder": run.folder.path.relative_to(self.plan.view.folder).as_posix(),
-            **{name: run.metric(name) for name in metrics},
-            "seconds": run.record["train_seconds"],
-        }
-
-    def _verdict(self, other: Trained, found: Comparison, images: int) -> Verdict:
-        winner, against = self.tested[0].candidate.name, other.candidate.name
-        return Verdict(
-            winner=winner,
-            against=against,
-            role=other.role,
-            **dataclasses.asdict(found),
-            test=method_in_words(images),
-            verdict=verdict(winner, against, found, self.plan.settings.confidence),
-        )
-
-    # ---- the choice, in words
-
-    @property
-    def images(self) -> str:
-        """What final models are trained on."""
-        limit = self.tested[0].candidate.recipe.data.limit
-        return "all training images" if limit is None else f"{limit:,} training images"
-
-    def _selection(self) -> str:
-        plan, winner, view = self.plan, self.tested[0].candidate.name, self.plan.view
-        trained, completed = len(view.of(*TRAINED)), len(view.completed)
-        trials = f"Of {trained} trials trained in the study {view.name}, {completed} of them to their end,"
-        if not self.ranked:
-            return f"{trials} {winner} was taken for the best by the single run of the search."
-        changes = f" with {' '.join(plan.retrain)}" if plan.retrain else ""
-        replaced = any(failure.stage == Stage.test for failure in self.failures)
-        chosen = "best of those that are left; their order was fixed" if replaced else "best; it was chosen"
-        return (
-            f"{trials} the best {len(plan.candidates)} were trained again{changes} on "
-            f"{seeds_in_words(plan.selection_seeds)} each, with the study's validation images held out. The mean "
-            "over the seeds takes the place of the search's figure, which is that of one run and, being the best "
-            f"of many, partly luck. By mean {METRICS[plan.judge].label} {winner} is the {chosen} before any test "
-            "image was read."
-        )
-
-    def _drops(self) -> list[str]:
-        failures = "; ".join(map(str, self.failures))
-        return [f"No verdict is given of what failed by its own configuration: {failures}."] if failures else []
-
-    def _test(self) -> str:
-        others = [f"the {each.role} {each.candidate.name}" for each in self.tested[1:]]
-        named = f"{', '.join(['The winner', *others[:-1]])} and {others[-1]} were" if others else "The winner was"
-        models = sum(len(each.runs) for each in self.tested)
-        seeds = f"{seeds_in_words(self.plan.settings.seeds)}{' each' if others else ''}"
-        count = f"each of these {models} models, after its" if models > 1 else "this model, after the"
-        return (
-            f"{named} then trained on {self.images} on {seeds}. The test set was read once for {count} last epoch."
-        )
-
-    def _earlier(self) -> list[str]:
-        """That this wasn't the first look at the test set, if it wasn't."""
-        count = tested_otherwise([run for each in self.tested for run in each.runs])
-        return [f"Beside these, finals of this study have had {count} models tested."] if count else []
+        for each in plan.candidates
+        if each.name in runs
+    ]
+    loss = METRICS[plan.judge].loss
+    return sorted(found, key=lambda each: (loss(getattr(each, plan.judge).mean), each.validation_loss.mean))
 
 
-def write_files(outcome: Outcome, final: Final, predictions: pd.DataFrame) -> str:
-    """Write every file, each whole, final.json last, and return the command that trains the winner's recipe."""
-    plan, winner = outcome.plan, outcome.tested[0].candidate
-    write_whole(plan.folder / "predictions.csv", _csv(predictions))
-    write_whole(plan.folder / "final.csv", _csv(table(final)))
-    changes = f", with {' '.join(plan.retrain)}" if plan.retrain else ""
-    origin = f"The winner of the final of the study {final.study}: {winner.name}{changes}, on {outcome.images}."
-    recipe = dataclasses.replace(winner.recipe, name=f"{final.study}-{BEST}")
-    command = write_experiment(plan.folder, BEST, recipe, origin)
-    content = json.dumps(dataclasses.asdict(final), indent=2, allow_nan=False)
-    write_whole(plan.folder / "final.json", content + "\n")
-    return command
+def _means(plan: Plan, each: Candidate, runs: Sequence[Run]) -> dict[str, Any]:
+    names, confidence = METRICS_OF[runs[0].job.stage], plan.settings.confidence
+    means = {name: summarise([run.metric(name) for run in runs], confidence) for name in names}
+    return {"name": each.name, "trial": each.trial, "params": each.cost.params, "macs": each.cost.macs, **means}
 
 
-def gather_predictions(tested: Sequence[Trained]) -> pd.DataFrame:
+def _figures(plan: Plan, run: Run) -> dict[str, Any]:
+    figures = {name: run.metric(name) for name in METRICS_OF[run.job.stage]}
+    folder = run.folder.path.relative_to(plan.view.folder).as_posix()
+    return {"seed": run.job.seed, "folder": folder, **figures, "seconds": run.record["train_seconds"]}
+
+
+def gather_predictions(roles: dict[str, Candidate], runs: dict[str, list[Run]]) -> pd.DataFrame:
     """predictions.csv: a row for each test image, a column of predicted classes for each final model.
 
     Raises:
         DataError: the models were not tested on the same images.
     """
-    first = tested[0].runs[0].folder
+    first = runs[roles["winner"].name][0].folder
     gathered = pd.read_csv(first.predictions)[["index", "label"]]
-    for each in tested:
-        for run in each.runs:
+    for role, each in roles.items():
+        for run in runs[each.name]:
             own, path = pd.read_csv(run.folder.predictions), run.folder.path
             if not own["label"].equals(gathered["label"]):
                 raise DataError(
                     f"{path} was tested on other images than {first.path}, so the data was changed meanwhile; "
                     f"move {path.parent} away and run the same command again"
                 )
-            gathered[f"{each.role}-seed-{run.job.seed}"] = own["predicted"]
+            gathered[f"{role}-seed-{run.job.seed}"] = own["predicted"]
     return gathered
 
 
-def _correct(predictions: pd.DataFrame, each: Trained) -> NDArray[np.bool_]:
+@dataclass(frozen=True)
+class Outcome:
+    """What the runs of a final came to: the candidates, best first, none if there was nothing to choose from; who
+    was tested, by role, the winner first, with the runs by name; and what made others drop out."""
+
+    plan: Plan
+    ranked: list[RankedCandidate]
+    roles: dict[str, Candidate]
+    runs: dict[str, list[Run]]
+    failures: list[Failure]
+
+    @property
+    def winner(self) -> Candidate:
+        return self.roles["winner"]
+
+    @property
+    def images(self) -> str:
+        """What final models are trained on, in words."""
+        limit = self.winner.recipe.data.limit
+        return "all training images" if limit is None else f"{limit:,} training images"
+
+    def final(self, predictions: pd.DataFrame, judged: Sequence[Run]) -> Final:
+        """The means of all, and the winner compared with the others by their predictions; `judged` are the runs of
+        candidates."""
+        records = [run.record for run in (*judged, *self._test_runs())]
+        return Final(
+            study=self.plan.view.name,
+            choice=f"{self._selection()} {self._test()}",
+            confidence=self.plan.settings.confidence,
+            dropped=self.failures,
+            candidates=[replace(each, chosen=each.name == self.winner.name) for each in self.ranked],
+            tested=[self._model(role, predictions) for role in self.roles],
+            comparisons=[self._verdict(role, predictions) for role in self.roles if role != "winner"],
+            started=min(record["started"] for record in records),
+            finished=max(record["finished"] for record in records),
+            versions={"python": records[-1]["python"], **records[-1]["versions"]},
+        )
+
+    def _model(self, role: str, predictions: pd.DataFrame) -> FinalModel:
+        candidate, wrong = self.roles[role], ~_right(predictions, role)
+        runs = self.runs[candidate.name]
+        return FinalModel(
+            **_means(self.plan, candidate, runs),
+            role=role,
+            runs=[
+                FinalRun(**_figures(self.plan, run), errors=np.flatnonzero(missed).tolist())
+                for run, missed in zip(runs, wrong, strict=True)
+            ],
+            errors_in_every_seed=np.flatnonzero(wrong.all(axis=0)).tolist(),
+            errors_in_any_seed=np.flatnonzero(wrong.any(axis=0)).tolist(),
+        )
+
+    def _verdict(self, role: str, predictions: pd.DataFrame) -> Verdict:
+        names, confidence = (self.winner.name, self.roles[role].name), self.plan.settings.confidence
+        found = compare(_right(predictions, "winner"), _right(predictions, role), confidence)
+        method, said = method_in_words(len(predictions)), verdict(*names, found, confidence)
+        return Verdict(winner=names[0], against=names[1], role=role, **asdict(found), test=method, verdict=said)
+
+    def _test_runs(self) -> list[Run]:
+        return [run for each in self.roles.values() for run in self.runs[each.name]]
+
+    def _selection(self) -> str:
+        """How the winner was chosen, in words, and who dropped out."""
+        plan, winner, view = self.plan, self.winner.name, self.plan.view
+        trained, completed = len(view.of(*TRAINED)), len(view.completed)
+        said = f"Of {trained} trials trained in the study {view.name}, {completed} of them to their end, "
+        if self.ranked:
+            changes = f" with {' '.join(plan.retrain)}" if plan.retrain else ""
+            replaced = any(failure.stage == Stage.test for failure in self.failures)
+            chosen = "best of those that are left; their order was fixed" if replaced else "best; it was chosen"
+            said += (
+                f"the best {len(plan.candidates)} were trained again{changes} on "
+                f"{seeds_in_words(plan.selection_seeds)} each, with the study's validation images held out. The "
+                "mean over the seeds takes the place of the search's figure, which is that of one run and, being "
+                f"the best of many, partly luck. By mean {METRICS[plan.judge].label} {winner} is the {chosen} "
+                "before any test image was read."
+            )
+        else:
+            said += f"{winner} was taken for the best by the single run of the search."
+        if self.failures:
+            failures = "; ".join(map(str, self.failures))
+            said += f" No verdict is given of what failed by its own configuration: {failures}."
+        return said
+
+    def _test(self) -> str:
+        """How the final models were tested, in words, and whether that was the first look at the test set."""
+        others = [f"the {role} {each.name}" for role, each in self.roles.items() if role != "winner"]
+        named = f"{', '.join(['The winner', *others[:-1]])} and {others[-1]} were" if others else "The winner was"
+        runs = self._test_runs()
+        seeds = f"{seeds_in_words(self.plan.settings.seeds)}{' each' if others else ''}"
+        count = f"each of these {len(runs)} models, after its" if len(runs) > 1 else "this model, after the"
+        before = tested_otherwise(runs)
+        earlier = f" Beside these, finals of this study have had {before} models tested." if before else ""
+        return (
+            f"{named} then trained on {self.images} on {seeds}. The test set was read once for {count} last "
+            f"epoch.{earlier}"
+        )
+
+
+def _right(predictions: pd.DataFrame, role: str) -> NDArray[np.bool_]:
     """Which images each seed of a model gets right, bool (seeds, images)."""
-    columns = predictions[[f"{each.role}-seed-{run.job.seed}" for run in each.runs]]
+    columns = predictions.filter(regex=rf"^{role}-seed-\d+$")
     return columns.eq(predictions["label"], axis=0).to_numpy().T
+
+
+# ---- the files
+
+
+def write_files(outcome: Outcome, final: Final, predictions: pd.DataFrame) -> str:
+    """Write every file, each whole, final.json last, and return the command that trains the winner's recipe."""
+    plan, winner = outcome.plan, outcome.winner
+    write_whole(plan.folder / "predictions.csv", _csv(predictions))
+    write_whole(plan.folder / "final.csv", _csv(table(final)))
+    changes = f", with {' '.join(plan.retrain)}" if plan.retrain else ""
+    origin = f"The winner of the final of the study {final.study}: {winner.name}{changes}, on {outcome.images}."
+    recipe = replace(winner.recipe, name=f"{final.study}-{BEST}")
+    command = write_experiment(plan.folder, BEST, recipe, origin)
+    write_whole(plan.folder / "final.json", json.dumps(asdict(final), indent=2, allow_nan=False) + "\n")
+    return command
 
 
 def table(final: Final) -> pd.DataFrame:
@@ -340,7 +332,8 @@ def table(final: Final) -> pd.DataFrame:
         for model in models
         for run in model.runs
     ]
-    columns = ["stage", "role", "name", "trial", "seed", "params", "macs", *VALIDATION, *TEST, "seconds", "folder"]
+    metrics = [name for names in METRICS_OF.values() for name in names]
+    columns = ["stage", "role", "name", "trial", "seed", "params", "macs", *metrics, "seconds", "folder"]
     return pd.DataFrame(rows, columns=columns).astype({"trial": "Int64"})
 
 

@@ -10,7 +10,6 @@ from concurrent.futures import BrokenExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from joblib import Parallel, delayed
@@ -19,7 +18,7 @@ from tinysweep.console import Progress
 from tinysweep.errors import AbandonedError, StudyError, TinysweepError, is_from_outside
 from tinysweep.files import write_whole
 from tinysweep.final.candidates import Job, Stage
-from tinysweep.metrics import METRICS, TEST_METRICS
+from tinysweep.metrics import ALL_METRICS
 from tinysweep.run.record import RunFolder, State, read_record
 from tinysweep.run.run import run
 from tinysweep.search.compose_trial import identity
@@ -27,6 +26,7 @@ from tinysweep.settings.schema import Config, DataName
 from tinysweep.training.device import usable_cores
 from tinysweep.training.loop import Epoch
 
+METRICS_OF = {stage: (f"{stage}_loss", f"{stage}_accuracy") for stage in Stage}  # that a run of a stage has
 DIED = "its worker died, killed or out of memory"
 
 
@@ -61,18 +61,11 @@ class Failure:
 
 
 class RunProgress(Progress):
-    """A line for each run."""
+    """A line for each run, and how many are done."""
 
     def __init__(self, total: int) -> None:
         super().__init__(total, "runs")
-        self.done, self.total = 0, total
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        if kind is KeyboardInterrupt:
-            self.print(f"stopped; {self.done} of {self.total} runs are done; the same command goes on from here")
+        self.done = 0
 
     def found(self, count: int) -> None:
         """So many runs need not be trained: they count as done, but not for the pace."""
@@ -81,18 +74,14 @@ class RunProgress(Progress):
             self.leave_out(count)
             self.print(f"{count} run{'s are' if count > 1 else ' is'} there already")
 
-    def finished(self, trained: Run) -> None:
-        self.done += 1
-        job, known = trained.job, METRICS | TEST_METRICS
-        loss, accuracy = (
-            known[name].shown(trained.metric(name)) for name in (f"{job.stage}_loss", f"{job.stage}_accuracy")
-        )
-        self._line(job, f"loss {loss}  {accuracy:>7}  {trained.record['train_seconds']:6.1f} s")
-
-    def failed(self, failure: Failure) -> None:
-        self._line(failure, f"failed: {failure.reason}")
-
-    def _line(self, of: Job | Failure, said: str) -> None:
+    def ended(self, outcome: Run | Failure) -> None:
+        if isinstance(outcome, Run):
+            of: Job | Failure = outcome.job
+            loss, accuracy = (ALL_METRICS[name].shown(outcome.metric(name)) for name in METRICS_OF[of.stage])
+            said = f"loss {loss}  {accuracy:>7}  {outcome.record['train_seconds']:6.1f} s"
+            self.done += 1
+        else:
+            of, said = outcome, f"failed: {outcome.reason}"
         self.print(f"{of.stage:<10}  {of.name:<10}  seed {of.seed:<2}  {said}")
         self.advance()
 
@@ -106,32 +95,27 @@ def complete(
 
     Raises:
         StudyError: some failed for another reason; all that finished are kept.
-        KeyboardInterrupt: passed on, once what was being trained is stopped.
     """
     outcomes = {job.folder: look_up(job) for job in jobs}
-    todo = [job for job in jobs if outcomes[job.folder] is None]
+    todo = [job for job in jobs if not outcomes[job.folder]]
     progress.found(sum(isinstance(outcome, Run) for outcome in outcomes.values()))
     for outcome in outcomes.values():
         if isinstance(outcome, Failure):
-            progress.failed(outcome)
+            progress.ended(outcome)
     lost: list[Failure] = []
 
     def ended(job: Job, reason: str | None) -> None:
         outcomes[job.folder] = outcome = look_up(job)
-        if isinstance(outcome, Run):
-            progress.finished(outcome)
-            return
-        failure = Failure.of(job, reason or "it left no finished record")
-        progress.failed(failure)
-        if outcome is None:
-            lost.append(failure)
+        if not outcome:
+            outcome = Failure.of(job, reason or "it left no finished record")
+            lost.append(outcome)
+        progress.ended(outcome)
 
     train_all(todo, workers, ended, progress.print)
     if lost:
         more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
-        first = f"{lost[0].name} with seed {lost[0].seed}: {lost[0].reason}"
         raise StudyError(
-            f"no verdict, because {len(lost)} of {len(jobs)} runs failed: {first}{more}; what has finished is "
+            f"no verdict, because {len(lost)} of {len(jobs)} runs failed: {lost[0]}{more}; what has finished is "
             "kept: run the same command again, or leave a trial out by exclude=[NUMBER]"
         )
     failures: dict[str, Failure] = {}
@@ -155,8 +139,8 @@ def look_up(job: Job) -> Run | Failure | None:
         record = read_record(folder.path)
         if record is None or not _is_of(record, job):
             continue
-        tested = job.stage == Stage.validation or folder.predictions.exists()
-        if record["state"] == State.complete and tested:
+        whole = job.stage == Stage.validation or folder.predictions.exists()
+        if record["state"] == State.complete and whole:
             return Run(job, folder, record)
         if record["state"] == State.failed and not is_from_outside(record.get("error"), record["reason"] or ""):
             failure = Failure.of(job, record["reason"])
@@ -227,19 +211,19 @@ def train_all(
     groups = [list(jobs)]
     while groups:
         left = {job.folder: job for job in groups.pop(0)}
+        if not left:
+            continue
         alone = len(left) == 1
         try:
             _train_group(left, workers, threads, ended)
         except BrokenExecutor:
             for job in [job for job in left.values() if alone or look_up(job)]:
                 ended(left.pop(job.folder), DIED)
-            if not left:
-                continue
-            say("a worker died, killed or out of memory; the runs that this ended begin anew, one at a time")
-            begun = [job for job in left.values() if any(_folders(job))]
+            begun = [job for job in left.values() if any(_folders(job))] or list(left.values())
+            if begun:
+                say("a worker died, killed or out of memory; the runs that this ended begin anew, one at a time")
             fresh = [job for job in left.values() if job not in begun]
-            together = [fresh] if begun and fresh else [[job] for job in fresh]
-            groups = [*together, *([job] for job in begun), *groups]
+            groups = [fresh, *([job] for job in begun), *groups]
         except KeyboardInterrupt:
             for job in left.values():
                 _close(job)
@@ -254,9 +238,7 @@ def _train_group(
     for job in left.values():
         _clear(job)
     parallel = Parallel(
-        n_jobs=min(
-            workers, max(2, len(left))
-        ),  # one alone isn't trained in this process, which it might bring down
+        n_jobs=min(workers, max(2, len(left))),  # a lone run might bring down this process
         backend="loky",
         batch_size=1,
         return_as="generator_unordered",

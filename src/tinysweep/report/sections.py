@@ -9,7 +9,7 @@ from datetime import UTC
 from optuna.trial import FrozenTrial
 
 from tinysweep.final.results import Final, FinalModel, RankedCandidate, Verdict
-from tinysweep.metrics import METRICS, PER_CENT, TEST_METRICS
+from tinysweep.metrics import ALL_METRICS, METRICS, PER_CENT, TEST_METRICS
 from tinysweep.network.budget import Cost
 from tinysweep.report.style import status_name, value_text
 from tinysweep.results.verdict import Summary
@@ -20,7 +20,6 @@ from tinysweep.search.table import metric
 MOST_RANKED = 50
 MOST_REASONS = 40
 LONGEST_REASON = 400
-ALL_METRICS = METRICS | TEST_METRICS
 SPREAD = "mean\u00a0±\u00a0sd"
 
 

@@ -19,14 +19,13 @@ from tinysweep.console import GAP, clean, first_names, table, width
 from tinysweep.data.catalogue import DATA_SETS
 from tinysweep.errors import DataError
 from tinysweep.files import write_whole
-from tinysweep.metrics import METRICS, TEST_METRICS
+from tinysweep.metrics import ALL_METRICS, TEST_METRICS
 from tinysweep.results.merge import RUNS, TABLE, TESTED, Found, Merged, find, merge, read_record, setting_text
 from tinysweep.results.where import find_column, read_value, rows_where
 from tinysweep.search.compose_trial import identity
 from tinysweep.search.study import Status
 from tinysweep.search.table import COLUMNS
 
-ALL_METRICS = METRICS | TEST_METRICS
 SHOWN = ["validation_accuracy", "validation_loss", "params", TESTED, "macs", "seconds"]
 JUDGED = ("validation_accuracy", TESTED)  # what chance changes from image to image
 WORDS = {"trial", "study", "state", "reason", "objective", "folder"}  # columns of text, read from the left
