@@ -4,7 +4,6 @@ import contextlib
 import functools
 import random
 import re
-import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -25,10 +24,9 @@ import made_study as made
 from conftest import Command, Ended
 from report_reader import Reader, main_part, read_page, whole_page
 from tinysweep.commands import report
-from tinysweep.results.view import StudyView, open_view
+from tinysweep.results.view import StudyView
 from tinysweep.search.study import Status
 from tinysweep.search.table import Table
-from tinysweep.settings.compose import compose
 
 pytestmark = pytest.mark.usefixtures("quiet_optuna")
 
@@ -74,28 +72,6 @@ def test_a_study_becomes_a_page_and_four_pictures_while_it_goes_on(call: Report,
     optuna.load_study(study_name="s", storage=f"sqlite:///{folder}/study.db").add_trial(made.completed(17, 1, 600))
     assert call("outputs/sweeps/s").status == 0
     assert "best validation accuracy 100.00% trial 17" in main_part((folder / "report.html").read_text()).words
-
-
-@pytest.mark.slow
-def test_the_command_on_the_page_of_a_real_study_goes_on_with_that_study(
-    command: Command, call: Report, place: Path, mnist_root: Path
-) -> None:
-    tiny = ["data.limit=32", "data.validation=50", "trainer.epochs=1", "trainer.threads=1"]
-    words = [f"data.root={mnist_root}", *tiny, "model.width=2,3,40"]
-    assert command("-m", *words, "hydra.sweeper.study_name=s", "hydra/launcher=basic").status == 0
-    table = (place / "outputs/sweeps/s/trials.csv").read_text()
-    assert call("outputs/sweeps/s").status == 0
-    page = main_part((place / "outputs/sweeps/s/report.html").read_text())
-    assert "2 complete 1 over budget" in page.words
-    study, alone, *_ = (shlex.split(unescape(text)) for text in re.findall(r"<pre[^>]*>([^<]*)</pre>", page.html))
-    assert study[:2] == ["tinysweep", "-m"]
-    again = command(*study[1:], "hydra/launcher=basic")
-    assert (again.status, again.err) == (0, "")
-    assert (place / "outputs/sweeps/s/trials.csv").read_text() == table
-    assert alone[0] == "tinysweep"
-    config = compose(*alone[1:])
-    assert (config.data.limit, config.trainer.test) == (32, False)
-    assert config.model.width in (2, 3)
 
 
 def test_help_shows_examples_and_imports_nothing_slow() -> None:
@@ -290,11 +266,6 @@ def test_what_cant_be_had_is_said_in_a_sentence(kind: str, why: str) -> None:
 @pytest.mark.slow
 def test_a_study_of_thousands_stays_a_page_that_can_be_sent(tmp_path: Path) -> None:
     assert len(whole_page(made.view(tmp_path, made.mixed(count=5000))).encode()) < 7_000_000
-
-
-def test_a_table_without_trials_is_an_empty_study(tmp_path: Path) -> None:
-    Table("s", ["params"], ["model.width"]).write([], tmp_path / "trials.csv")
-    assert "no trial has begun" in read_page(open_view(tmp_path, None)).words
 
 
 # ---- nothing leaves, nothing gets in
