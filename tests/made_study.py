@@ -14,7 +14,9 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from tinysweep.final.results import Final, FinalModel, FinalRun, RankedCandidate, ValidationRun, Verdict
 from tinysweep.metrics import METRICS
+from tinysweep.results.verdict import Summary
 from tinysweep.results.view import StudyView
 from tinysweep.search.storage.opening import open_storage
 from tinysweep.search.study import STATES, Status
@@ -56,15 +58,10 @@ def trial(
 
 def completed(number: int, accuracy: float, params: int, **more: Any) -> FrozenTrial:
     """A completed trial with all of its figures."""
-    notes: dict[str, Any] = {"validation_accuracy": accuracy, "validation_loss": 3 * (1 - accuracy) + 0.001}
-    notes |= {
-        "params": params,
-        "macs": 70 * params,
-        "activation_bytes": 9000,
-        "epochs": 4,
-        "seconds": 12.5,
-        "seed": 0,
-    }
+    notes: dict[str, Any] = {
+        "validation_accuracy": accuracy, "validation_loss": 3 * (1 - accuracy) + 0.001, "params": params,
+        "macs": 70 * params, "activation_bytes": 9000, "epochs": 4, "seconds": 12.5, "seed": 0,
+    }  # fmt: skip
     return trial(number, **{**notes, **more})
 
 
@@ -75,20 +72,16 @@ def refused(number: int, params: int, **more: Any) -> FrozenTrial:
 
 def pruned(number: int, accuracy: float, params: int, **more: Any) -> FrozenTrial:
     reason = "stopped by MedianPruner after epoch 1 of 4"
-    figures: dict[str, Any] = {
-        "validation_accuracy": accuracy,
-        "validation_loss": 3 * (1 - accuracy),
-        "seconds": 3.0,
-    }
-    return trial(number, Status.pruned, reason=reason, params=params, macs=70 * params, **figures, **more)
+    figures: dict[str, Any] = {"validation_accuracy": accuracy, "validation_loss": 3 * (1 - accuracy)}
+    return trial(
+        number, Status.pruned, reason=reason, params=params, macs=70 * params, seconds=3.0, **figures, **more
+    )
 
 
 def draw(generator: random.Random, *, sparse: bool = False) -> dict[str, Any]:
     """Values for KINDS; `sparse`: the learning rate is drawn by some trials only."""
-    chosen: dict[str, Any] = {
-        "model": generator.choice(["plain", "residual"]),
-        "model.width": generator.randint(2, 25),
-    }
+    chosen: dict[str, Any] = {"model": generator.choice(["plain", "residual"])}
+    chosen["model.width"] = generator.randint(2, 25)
     if not sparse or generator.random() < 0.6:
         chosen["optimizer.lr"] = math.exp(generator.uniform(math.log(0.01), 0))
     return chosen
@@ -101,19 +94,18 @@ def mixed(
     generator, trials = random.Random(seed), list[FrozenTrial]()
     others = [state for state in Status if state not in (Status.complete, Status.over_budget, Status.pruned)]
     for number in range(count):
-        chosen = draw(generator)
+        chosen, kind = draw(generator), number % 8
         accuracy = 0.99 - 0.1 * abs(math.log(chosen["optimizer.lr"] / 0.1)) / 3 - 0.002 * generator.random()
-        kind = number % 8
         if kind in (1, 4):
-            trials.append(refused(number, generator.randint(20_000, 90_000), chosen=chosen))
+            made = refused(number, generator.randint(20_000, 90_000), chosen=chosen)
         elif kind == 6:
-            trials.append(pruned(number, accuracy - 0.1, generator.randint(900, 19_999), chosen=chosen))
-        elif number < 8 * len(others) and kind == 7:
-            trials.append(trial(number, others[number // 8], chosen, reason=f"because {number}"))
+            made = pruned(number, accuracy - 0.1, generator.randint(900, 19_999), chosen=chosen)
+        elif kind == 7 and number < 8 * len(others):
+            made = trial(number, others[number // 8], chosen, reason=f"because {number}")
         else:
-            trials.append(
-                completed(number, accuracy, generator.randint(900, 19_999), chosen=chosen, objectives=objectives)
-            )
+            size = generator.randint(900, 19_999)
+            made = completed(number, accuracy, size, chosen=chosen, objectives=objectives)
+        trials.append(made)
     return trials
 
 
@@ -165,11 +157,11 @@ def leave(folder: Path, number: int, losses: Sequence[float], overrides: Sequenc
         rows.writerows([epoch, loss + 0.1, loss, 1 - loss, 0.1, 1.0] for epoch, loss in enumerate(losses, 1))
 
 
-def summary(values: Sequence[float]) -> dict[str, Any]:
+def summary(values: Sequence[float]) -> Summary:
     mean = sum(values) / len(values)
-    spread = 0.0004 if len(values) > 1 else None
-    ends = {"low": mean - 0.001, "high": mean + 0.001} if spread else {"low": None, "high": None}
-    return {"mean": mean, "sd": spread, **ends, "n": len(values)}
+    if len(values) == 1:
+        return Summary(mean, None, None, None, 1)
+    return Summary(mean, 0.0004, mean - 0.001, mean + 0.001, len(values))
 
 
 def finish(
@@ -178,32 +170,34 @@ def finish(
     """A final of a winner, whose seeds give images `wrong` classes by index, and of a baseline that is right."""
     home = folder / "final"
     home.mkdir(parents=True, exist_ok=True)
-    accuracies = [1 - len(errors) / len(labels) for errors in wrong]
-    runs = [{"seed": seed, "folder": f"final/runs/test/w-{seed}", "test_accuracy": accuracy, "test_loss": 0.02,
-             "errors": sorted(errors), "seconds": 9.0}
-            for seed, (errors, accuracy) in enumerate(zip(wrong, accuracies, strict=True))]  # fmt: skip
-    every = {"name": name, "trial": number, "params": 1234, "macs": 56789}
-    found = {"test_accuracy": summary(accuracies), "test_loss": summary([0.02] * len(wrong))}
-    errors = [set(indices) for indices in wrong]
-    tested = {**every, "role": "winner", **found, "runs": runs,
-              "errors_in_every_seed": sorted(set.intersection(*errors)),
-              "errors_in_any_seed": sorted(set.union(*errors))}  # fmt: skip
-    judged = [{"seed": run["seed"], "folder": f"final/runs/validation/w-{run['seed']}", "seconds": 9.0,
-               "validation_loss": 0.03, "validation_accuracy": 0.991} for run in runs]  # fmt: skip
-    held_out = {"validation_loss": summary([0.03] * len(wrong)), "validation_accuracy": summary([0.991])}
-    candidate = {**every, "changed": {"model.width": 4}, "chosen": True, **held_out, "runs": judged}
-    comparison = {"winner": name, "against": "era_seed", "role": "baseline", "test": "a paired test",
-                  "difference": 0.0016, "low": 0.0006, "high": 0.0026, "p_value": 0.0004,
-                  "p_value_seeds": None, "verdict": "the winner is better"}  # fmt: skip
-    baseline = {**tested, "name": "era_seed", "role": "baseline", "trial": None}
-    content = {"study": "s", "choice": "Chosen on validation images.", "confidence": 0.95,
-               "started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:01:00+00:00", "versions": {},
-               "candidates": [candidate], "tested": [tested, baseline], "comparisons": [comparison]}  # fmt: skip
-    (home / "final.json").write_text(json.dumps(content))
+    seeds, accuracies = range(len(wrong)), [1 - len(errors) / len(labels) for errors in wrong]
+    size: dict[str, Any] = {"name": name, "trial": number, "params": 1234, "macs": 56789}
+    judged = [ValidationRun(seed=seed, folder=f"final/runs/validation/w-{seed}", validation_loss=0.03,
+                            validation_accuracy=0.991, seconds=9.0) for seed in seeds]  # fmt: skip
+    tested = [FinalRun(seed=seed, folder=f"final/runs/test/w-{seed}", test_loss=0.02, seconds=9.0,
+                       test_accuracy=accuracies[seed], errors=sorted(wrong[seed])) for seed in seeds]  # fmt: skip
+    candidate = RankedCandidate(
+        **size, changed={"model.width": 4}, chosen=True, validation_loss=summary([0.03] * len(wrong)),
+        validation_accuracy=summary([0.991]), runs=judged,
+    )  # fmt: skip
+    winner = FinalModel(
+        **size, role="winner", test_loss=summary([0.02] * len(wrong)), test_accuracy=summary(accuracies),
+        runs=tested, errors_in_every_seed=[], errors_in_any_seed=[],
+    )  # fmt: skip
+    baseline = dataclasses.replace(winner, role="baseline", name="era_seed", trial=None)
+    verdict = Verdict(
+        winner=name, against="era_seed", role="baseline", difference=0.0016, low=0.0006, high=0.0026,
+        p_value=0.0004, test="a paired test", verdict="the winner is better",
+    )  # fmt: skip
+    final = Final(
+        study="s", choice="Chosen on validation images.", confidence=0.95, dropped=[], candidates=[candidate],
+        tested=[winner, baseline], comparisons=[verdict], started="", finished="", versions={},
+    )  # fmt: skip
+    (home / "final.json").write_text(json.dumps(dataclasses.asdict(final)))
     with (home / "predictions.csv").open("w", newline="") as stream:
         rows = csv.writer(stream)
-        rows.writerow(
-            ["index", "label", *(f"winner-seed-{seed}" for seed in range(len(wrong))), "baseline-seed-0"]
+        rows.writerow(["index", "label", *(f"winner-seed-{seed}" for seed in seeds), "baseline-seed-0"])
+        rows.writerows(
+            [index, true, *(errors.get(index, true) for errors in wrong), true]
+            for index, true in enumerate(labels)
         )
-        for index, true in enumerate(labels):
-            rows.writerow([index, true, *(errors.get(index, true) for errors in wrong), true])
