@@ -430,7 +430,7 @@ def test_jobs_that_live_on_when_a_launcher_raises_are_waited_for(
 
     def live(number: int) -> None:
         folder = RunFolder(bench.study.trial_folder(number))
-        with folder.held():
+        with folder.hold():
             for _ in range(20):
                 time.sleep(0.01)
                 assert bench.record(number)["state"] == "running", "nobody else writes into it"

@@ -65,7 +65,7 @@ def load(path: str | Path) -> nn.Module:
         DataError: there is no such file, or it is not a model that tinysweep saved.
     """
     file = _model_file(path)
-    return _rebuilt(file, _content(file))[0]
+    return _rebuild(file, _read_content(file))[0]
 
 
 def read_model(path: str | Path) -> SavedModel:
@@ -76,8 +76,8 @@ def read_model(path: str | Path) -> SavedModel:
         DataError: as `load`, or the record is damaged.
     """
     file = _model_file(path)
-    content = _content(file)
-    model, shape = _rebuilt(file, content)
+    content = _read_content(file)
+    model, shape = _rebuild(file, content)
     try:
         data = _section(DataConfig, OmegaConf.create(content["data"])) if "data" in content else _data_beside(file)
         classes = tuple(map(str, content["classes"])) if "classes" in content else None
@@ -127,7 +127,7 @@ def read_state(folder: RunFolder, config: Config) -> TrainingState:
         ConfigError: it was trained with another configuration.
         DataError: there is none, or it is damaged.
     """
-    content = _content(folder.model)
+    content = _read_content(folder.model)
     if "training" not in content:
         raise DataError(f"{folder.model} holds a model, but nothing to go on from; begin the run anew")
     try:
@@ -145,7 +145,7 @@ def _model_file(path: str | Path) -> Path:
     return file / "model.pt" if file.is_dir() else file
 
 
-def _content(file: Path) -> dict[str, Any]:
+def _read_content(file: Path) -> dict[str, Any]:
     """All that a file of `save` holds, on the CPU."""
     try:
         with zipfile.ZipFile(file) as archive:
@@ -159,7 +159,7 @@ def _content(file: Path) -> dict[str, Any]:
         raise _refusal(file, error) from error
 
 
-def _rebuilt(file: Path, content: dict[str, Any]) -> tuple[nn.Module, DataShape]:
+def _rebuild(file: Path, content: dict[str, Any]) -> tuple[nn.Module, DataShape]:
     try:
         held = sections({key: OmegaConf.create(content[key]) for key in ("model", "dropout") if key in content})
         config, dropout = _section(ModelConfig, held["model"]), _section(DropoutConfig, held.get("dropout", {}))

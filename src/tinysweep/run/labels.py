@@ -24,10 +24,7 @@ class LabelNames:
 
     @classmethod
     def from_json(cls, text: str) -> "LabelNames":
-        """
-        Raises:
-            ValueError, KeyError, TypeError: it is not what `to_json` wrote.
-        """
+        """What `to_json` wrote; a ValueError, KeyError or TypeError if it didn't."""
         content = json.loads(text)
         names = tuple(str(name) for name in content["classes"])
         return cls(DataName(content["data"]), int(content["channels"]), int(content["size"]), names)

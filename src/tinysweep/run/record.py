@@ -159,7 +159,7 @@ class RunFolder:
         return is_held(self._lock)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
         """Let no other process go on with this run meanwhile. The operating system frees the lock of one that is
         killed.
 

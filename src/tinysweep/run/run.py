@@ -48,7 +48,7 @@ def run(config: Config, wanted: Path, overrides: list[str], report: OnEpoch | No
     if not report:  # a sweep and a final have said which images they mean
         config = dataclasses.replace(config, data=pin(config.data))
     record, folder = Record.begin(config, cost, machine, overrides), RunFolder.claim(wanted)
-    with folder.held():
+    with folder.hold():
         checkpoint = None if report else Checkpoint(folder, config, shape)
         return _Run(folder, record, machine, data, report, checkpoint).complete()
 
@@ -68,7 +68,7 @@ def go_on(path: Path) -> Record:
         )
     if not folder.record.is_file():
         raise ConfigError(f"resume={path} is not the folder of a run: it holds no record.json")
-    with folder.held():
+    with folder.hold():
         begun = _read_unfinished(folder)
         config, shape = begun.config, describe(begun.config.data)
         cost, machine = budget.gate(config, shape), _same_hardware(folder, begun)
