@@ -22,10 +22,9 @@ from tinysweep.metrics import METRICS
 from tinysweep.run.record import RunFolder
 from tinysweep.search import launch as launch_module
 from tinysweep.search.compose_trial import digest, identity
-from tinysweep.search.launch import DIED, Jobs, figures, settle
+from tinysweep.search.launch import DIED, Jobs, Reporter, figures, settle
 from tinysweep.search.propose import Proposal, Refusal
 from tinysweep.search.study import Status, Study, failed_from_outside, reopened, status
-from tinysweep.search.trial import Reporter
 from tinysweep.settings.schema import Config, ModelConfig, TrainerConfig
 from tinysweep.training.loop import Epoch
 

@@ -30,7 +30,7 @@ from tinysweep.report.again import words_of_study
 from tinysweep.report.style import value_text
 from tinysweep.results.view import open_view
 from tinysweep.run.run import run
-from tinysweep.search import trial
+from tinysweep.search import launch
 from tinysweep.search.propose import Proposer
 from tinysweep.search.storage import opening
 from tinysweep.search.study import Presence
@@ -376,7 +376,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> dict[int, Exception]:
             raise error
         return real(config, *rest)
 
-    monkeypatch.setattr(trial, "run", faulty_run)
+    monkeypatch.setattr(launch, "run", faulty_run)
     return faults
 
 

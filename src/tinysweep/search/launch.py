@@ -1,25 +1,117 @@
-"""The jobs of trials that are launched together, each settled as soon as its record says what became of it."""
+"""The jobs of trials: what each does in its own process, and how a sweep launches and settles them."""
 
+import logging
 import math
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import optuna
 from hydra.core.utils import JobReturn, JobStatus
-from optuna.trial import FrozenTrial
+from omegaconf import DictConfig
+from optuna.trial import FrozenTrial, Trial
+from sqlalchemy.exc import SQLAlchemyError
 
-from tinysweep.errors import ConfigError, TinysweepError, first_line
+from tinysweep.data.load import describe
+from tinysweep.errors import AbandonedError, ConfigError, PrunedError, TinysweepError, first_line
 from tinysweep.metrics import METRICS
-from tinysweep.run.record import RunFolder, State, close_left_record, read_record
+from tinysweep.network.budget import resolve
+from tinysweep.run.record import Record, RunFolder, State, close_left_record, read_record
+from tinysweep.run.run import run
+from tinysweep.search.compose_trial import digest, identity
+from tinysweep.search.plan import Launch, build_pruner
 from tinysweep.search.propose import Proposal, Refusal
-from tinysweep.search.study import Status, Study, trial_path
+from tinysweep.search.storage.opening import open_storage
+from tinysweep.search.study import Status, Study, is_closed, reopened, trial_path
+from tinysweep.settings.schema import Config
+from tinysweep.training.loop import Epoch
 
 POLL_SECONDS = 0.3
 DIED = "its worker died, killed or out of memory"
 
-Launch = Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
+log = logging.getLogger(__name__)
+
+
+# ---- in the job
+
+
+def run_trial(
+    config: Config, sweeper: DictConfig, study_folder: Path, folder: Path, overrides: list[str]
+) -> Record:
+    """Train trial number `config.trial` of the study that `sweeper`, the composed hydra.sweeper, describes.
+
+    Raises:
+        TinysweepError: as `run`; the record tells.
+    """
+    assert config.trial is not None
+    study = optuna.load_study(
+        study_name=sweeper.study_name,
+        storage=open_storage(sweeper.storage, study_folder),
+        sampler=optuna.samplers.RandomSampler(),  # nothing is drawn here, and the default sampler costs time
+        pruner=build_pruner(sweeper.pruner),
+    )
+    first = sweeper.objective if isinstance(sweeper.objective, str) else sweeper.objective[0]
+    reporter = Reporter(reopened(study, config.trial), first, config.trainer.epochs)
+    reporter.require_open()
+    reporter.require_costed(config)
+    return run(config, folder, overrides, reporter)
+
+
+class Reporter:
+    """Called after each epoch: reports it to the study and asks whether to go on."""
+
+    def __init__(self, trial: Trial, metric: str, epochs: int) -> None:
+        self.trial, self.metric, self.epochs = trial, metric, epochs
+        # Optuna compares epochs for a single objective only, and what a model costs doesn't change with them.
+        self.compares = len(trial.study.directions) == 1 and METRICS[metric].each_epoch
+
+    def __call__(self, epoch: Epoch) -> None:
+        """Report an epoch.
+
+        Raises:
+            PrunedError: the pruner stops the trial.
+            AbandonedError: the trial was closed by another sweeper, its own having died.
+        """
+        try:
+            self.require_open()
+            value = getattr(epoch, self.metric) if self.compares else None
+            if value is None:
+                return
+            self.trial.report(value, epoch.epoch)
+            prune = self.trial.should_prune()
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            raise self._abandoned() from error
+        except (optuna.exceptions.StorageInternalError, SQLAlchemyError, OSError) as error:
+            # The result, which the record keeps, is worth more than the chance to prune.
+            log.warning("trial %d: epoch %d not reported: %s", self.trial.number, epoch.epoch, error)
+            return
+        if prune and epoch.epoch < self.epochs:
+            name = type(self.trial.study.pruner).__name__
+            raise PrunedError(f"stopped by {name} after epoch {epoch.epoch} of {self.epochs}")
+
+    def require_open(self) -> None:
+        """Refuse to go on with a trial that another sweeper has closed, because this job's own has died."""
+        if is_closed(self.trial):
+            raise self._abandoned()
+
+    def _abandoned(self) -> AbandonedError:
+        return AbandonedError(f"trial {self.trial.number} was closed by another sweeper")
+
+    def require_costed(self, config: Config) -> None:
+        """Refuse a configuration other than the one that the sweep composed, counted and compared with those of
+        all other trials: a YAML file, or what a resolver gives, has changed meanwhile."""
+        costed = self.trial.user_attrs.get("key")
+        if costed not in (None, digest(identity(resolve(config, describe(config.data))))):
+            raise ConfigError(
+                "the job composes another configuration than its sweep did, as after a change of a YAML file; "
+                "the same command begins again with what holds now"
+            )
+
+
+# ---- in the sweep
 
 
 def settle(study: Study, number: int, record: dict[str, Any], objectives: list[str]) -> bool:

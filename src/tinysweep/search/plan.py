@@ -3,6 +3,7 @@
 import itertools
 import re
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ import numpy as np
 import optuna
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -27,7 +29,6 @@ from tinysweep.search.compose_trial import (
     identity,
     interpolates,
 )
-from tinysweep.search.launch import Launch
 from tinysweep.search.propose import Proposal
 from tinysweep.search.space import (
     Points,
@@ -50,6 +51,7 @@ from tinysweep.settings.stored import flatten, renamed
 from tinysweep.settings.sweeper import SweeperConfig
 from tinysweep.training.device import usable_cores
 
+Launch = Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
 DEFAULT_TRIALS = 20
 BATCH_A_WORKER = 4  # keeps all but the last seconds of a batch busy, while the sampler still hears back often
 TRIAL_SUBDIR = "trials/${trial}"  # as study.trial_path has it
