@@ -20,7 +20,7 @@ from tinysweep.data.catalogue import DATA_SETS
 from tinysweep.errors import DataError
 from tinysweep.files import write_whole
 from tinysweep.metrics import ALL_METRICS, TEST_METRICS
-from tinysweep.results.merge import RUNS, TABLE, TESTED, Found, Merged, find, merge, read_record, setting_text
+from tinysweep.results.merge import RUNS, TABLE, TESTED, Found, Merged, find, load_record, merge, setting_text
 from tinysweep.results.where import find_column, read_value, rows_where
 from tinysweep.search.compose_trial import identity
 from tinysweep.search.study import Status
@@ -251,7 +251,7 @@ def _contrast(two: pd.DataFrame, merged: Merged) -> str:
 def config_in(folder: Any) -> dict[str, Any]:
     """The configuration in the record of a trial's folder; empty where the record isn't on this machine."""
     try:
-        found = read_record(Path(str(folder)))["config"]
+        found = load_record(Path(str(folder)))["config"]
     except (DataError, KeyError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -178,7 +178,7 @@ def run_row(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: there is no record in the folder, or something else.
     """
-    record = read_record(folder)
+    record = load_record(folder)
     try:
         metrics, cost = record["metrics"], record["cost"]
         # Choices of groups, such as model=plain, of which a configuration holds at most the kind.
@@ -205,8 +205,9 @@ def run_row(folder: Path) -> dict[str, Any]:
         raise DataError(f"{clean(folder / RECORD)} is not the record of a run ({clean(what)})") from error
 
 
-def read_record(folder: Path) -> Any:
-    """
+def load_record(folder: Path) -> Any:
+    """The record of a run, read without the module that writes it, for which comparisons would wait for torch.
+
     Raises:
         DataError: there is no record in the folder, or it can't be read.
     """
