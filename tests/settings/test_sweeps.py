@@ -23,7 +23,7 @@ from tinysweep.settings.schema import Config
 from tinysweep.settings.sweeper import SweeperConfig
 
 STUDIES = sorted(file.stem for file in SWEEPS_FOLDER.glob("*.yaml"))
-DRAWS = 200
+DRAWS = 50
 
 
 class Composed:

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ from tinysweep.errors import ConfigError
 from tinysweep.search.space import Value, is_setting, override, parse
 from tinysweep.settings.command_line import as_value, read_override
 from tinysweep.settings.compose import COMPOSITION_ERRORS, compose, typed
-from tinysweep.settings.explain import explain, nearest, require_groups, settings
+from tinysweep.settings.explain import GROUPS, explain, nearest, require_groups, settings
 from tinysweep.settings.schema import Config
 from tinysweep.settings.stored import flatten, renamed
 
@@ -37,7 +37,6 @@ INCIDENTAL = (
     "trainer.test",
 )
 DIGEST = "data.digest"
-GROUPS = tuple(spec.name for spec in fields(Config) if is_dataclass(spec.type))  # as conf/ has them
 NOTHING_HELD_OUT = "data.validation=0 leaves a sweep nothing to judge by; hold images out, such as 5000"
 
 

@@ -24,6 +24,7 @@ from tinysweep.settings.sweeper import SweeperConfig, chosen_with_slash
 NO_MAPPING = "must hold settings by name, such as trainer: {epochs: 6}"
 UNREADABLE: dict[str, str] = {}  # what is wrong with a choice that Hydra doesn't know of, as sweeps/NAME
 ONE_CHOICE = "a group takes one of its choices by name, such as model=plain; tinysweep --help lists them"
+GROUPS = tuple(spec.name for spec in fields(Config) if is_dataclass(spec.type))  # as conf/ has them
 # Hydra's options, of which any beginning will do.
 _OPTIONS = tuple(
     f"--{name}"
@@ -143,7 +144,7 @@ def require_groups(hydra: HydraConf) -> None:
     """
     overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # they may hold interpolations
     _require_one_choice(overrides)
-    for group in _groups():
+    for group in GROUPS:
         if hydra.runtime.choices.get(group) is None:
             raise ConfigError(
                 f"{group} must be one choice, and a defaults list leaves it out, or sets it to null or a list; "
@@ -151,18 +152,14 @@ def require_groups(hydra: HydraConf) -> None:
             )
 
 
-def _groups() -> list[str]:
-    return [spec.name for spec in fields(Config) if is_dataclass(spec.type)]
-
-
 def _require_one_choice(overrides: Sequence[str]) -> None:
     """Refuse `~group`, and a list for a group, which Hydra takes without noting a choice."""
     for override in overrides:
         removed = re.fullmatch(r"~(\w+)(=.*)?", override)
-        if removed and removed[1] in (*_groups(), "schema"):
+        if removed and removed[1] in (*GROUPS, "schema"):
             raise ConfigError(_removed(removed[1]))
         listed = re.match(r"\+{0,2}([\w/]+)(@[^=]*)?=\s*\[", override)
-        if listed and (listed[1] in (*_groups(), "experiment", "sweeps") or "/" in listed[1]):
+        if listed and (listed[1] in (*GROUPS, "experiment", "sweeps") or "/" in listed[1]):
             raise ConfigError(f"{override}: {ONE_CHOICE}")
 
 
