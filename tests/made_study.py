@@ -14,7 +14,9 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from tinysweep.final.candidates import Stage
 from tinysweep.final.results import Final, FinalModel, FinalRun, RankedCandidate, ValidationRun, Verdict
+from tinysweep.final.runs import Failure
 from tinysweep.metrics import METRICS
 from tinysweep.results.verdict import Summary
 from tinysweep.results.view import StudyView
@@ -190,7 +192,8 @@ def finish(
         p_value=0.0004, test="a paired test", verdict="the winner is better",
     )  # fmt: skip
     final = Final(
-        study="s", choice="Chosen on validation images.", confidence=0.95, dropped=[], candidates=[candidate],
+        study="s", choice="Chosen on validation images.", confidence=0.95,
+        dropped=[Failure("trial 9", Stage.validation, 1, "diverged")], candidates=[candidate],
         tested=[winner, baseline], comparisons=[verdict], started="", finished="", versions={},
     )  # fmt: skip
     (home / "final.json").write_text(json.dumps(dataclasses.asdict(final)))

@@ -55,6 +55,7 @@ def test_the_final_is_told_with_every_seed(view: StudyView) -> None:
     assert "trial 2 against era_seed (baseline) +0.16 +0.06 to +0.26 < 0.001 – the winner is better" in text
     assert "Test: a paired test." in text
     assert "trial 2 chosen 1,234 99.10% – 99.10%, 99.10%, 99.10% 0.0300 ± 0.0004" in text
+    assert "Dropped out model failed in with seed reason trial 9 validation 1 diverged" in text
 
 
 def test_the_trial_that_the_final_chose_is_the_winner_of_the_page(view: StudyView) -> None:

@@ -35,13 +35,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write the page and the pictures of a study.
-
-    Raises:
-        ConfigError: a package that this command needs isn't installed.
-        StudyError: no such study, or its folder can't be written.
-        DataError: trials.csv can't be read.
-    """
+    """Write the page and the pictures of a study."""
     for module, package in PACKAGES.items():
         require_package("tinysweep-report", package, "report", module)
     import optuna  # noqa: PLC0415 slow imports only once the packages are known to be there

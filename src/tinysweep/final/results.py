@@ -128,11 +128,11 @@ def read_final(folder: Path) -> Final | None:
     except FileNotFoundError:
         return None
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise DataError(damaged("final/final.json", error)) from error
+        raise DataError(damage_message("final/final.json", error)) from error
     return final
 
 
-def damaged(file: str, error: Exception) -> str:
+def damage_message(file: str, error: Exception) -> str:
     """What to say of a file that tinysweep-final has left, and that can't be read."""
     missing = "it lacks " if isinstance(error, KeyError) else ""
     return f"{file} isn't as tinysweep-final writes it ({missing}{first_line(error)}); run tinysweep-final again"

@@ -16,7 +16,7 @@ from torch import Tensor
 from tinysweep.data.folder import class_names
 from tinysweep.data.load import load_test
 from tinysweep.errors import DataError, TinysweepError
-from tinysweep.final.results import damaged
+from tinysweep.final.results import damage_message
 from tinysweep.results.view import StudyView
 from tinysweep.settings.schema import DataName
 
@@ -78,7 +78,7 @@ def read_predictions(folder: Path) -> Predictions | None:
     except FileNotFoundError:
         return None
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise DataError(damaged("final/predictions.csv", error)) from error
+        raise DataError(damage_message("final/predictions.csv", error)) from error
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def write_pictures(view: StudyView, drawn: Mapping[str, go.Figure | str]) -> lis
 
 
 def png(drawn: go.Figure | str, title: str) -> bytes:
-    """A figure as a PNG: what plotly was told, in as far as a report's figures tell it, drawn by matplotlib."""
+    """A figure as a PNG: what a report's figures ask of plotly, drawn by matplotlib."""
     # A name may hold $, which is no formula, and letters that the font lacks, which show as boxes.
     with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
@@ -89,22 +89,22 @@ def _draw(figure: Figure, drawn: go.Figure) -> None:
         panels[0].legend(**corner, ncols=6, frameon=False, fontsize=9)
 
 
-def _set_axis(axes: Axes, which: str, told: Any) -> None:
+def _set_axis(axes: Axes, which: str, asked: Any) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
-    if told.type == "log":
+    if asked.type == "log":
         axes.set(**{f"{which}scale": "log"})
-    if told.range:
-        axes.set(**{f"{which}lim": [10**end if told.type == "log" else end for end in told.range]})
-    if told.autorange == "reversed":
+    if asked.range:
+        axes.set(**{f"{which}lim": [10**end if asked.type == "log" else end for end in asked.range]})
+    if asked.autorange == "reversed":
         axis.set_inverted(True)
-    if told.tickvals is not None:
-        axis.set_ticks(told.tickvals, [html.unescape(text) for text in told.ticktext])
+    if asked.tickvals is not None:
+        axis.set_ticks(asked.tickvals, [html.unescape(text) for text in asked.ticktext])
         axis.set_minor_locator(NullLocator())
     elif which == "x":
         axis.set_major_locator(MaxNLocator(integer=True))
-    if told.showgrid is not False:
-        axis.grid(color=told.gridcolor)
-    axis.set_label_text(told.title.text or "")
+    if asked.showgrid is not False:
+        axis.grid(color=asked.gridcolor)
+    axis.set_label_text(asked.title.text or "")
 
 
 def _add_points(axes: Axes, trace: Any) -> None:

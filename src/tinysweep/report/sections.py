@@ -68,7 +68,7 @@ class Table:
         return {column for column in columns if any(isinstance(row[column], Number) for row in self.rows)}
 
 
-def count(value: int) -> Number:
+def count_cell(value: int) -> Number:
     return Number(f"{value:,}", value)
 
 
@@ -152,7 +152,7 @@ def final_tables(final: Final, judge: str) -> dict[str, Table]:
         "On the test set": models(final.tested, test, confidence),
         "Is the winner better?": comparisons(final),
         "Candidates on validation images": models(final.candidates, validation, confidence),
-        "Dropped out": dropped(final),
+        "Dropped out": dropped_models(final),
     }
 
 
@@ -174,18 +174,18 @@ def models(
         rows.append([
             Line(each.name, is_strong=True) if leads else each.name,
             role,
-            count(each.params),
-            mean(first.name, getattr(each, first.name)),
-            interval(first.name, getattr(each, first.name)),
+            count_cell(each.params),
+            mean_cell(first.name, getattr(each, first.name)),
+            interval_text(first.name, getattr(each, first.name)),
             Line(", ".join(first.shown(figure) for figure in seeds)),
-            *(mean(one.name, getattr(each, one.name)) for one in others),
-            count(each.macs),
+            *(mean_cell(one.name, getattr(each, one.name)) for one in others),
+            count_cell(each.macs),
             *(value_text(changed.get(name)) for name in searched),
         ])  # fmt: skip
     return Table("models of the final", [*header, *searched], rows)
 
 
-def mean(name: str, summary: Summary) -> Number:
+def mean_cell(name: str, summary: Summary) -> Number:
     """A mean over seeds with its standard deviation, where there is one."""
     text = ALL_METRICS[name].shown(summary.mean)
     if summary.sd is not None:
@@ -194,7 +194,7 @@ def mean(name: str, summary: Summary) -> Number:
     return Number(text, summary.mean)
 
 
-def interval(name: str, summary: Summary) -> str:
+def interval_text(name: str, summary: Summary) -> str:
     """The ends of a mean's interval; one seed has none."""
     if summary.low is None or summary.high is None:
         return "–"
@@ -226,7 +226,7 @@ def comparisons(final: Final) -> Table:
     return Table("comparisons", header, [row(each) for each in final.comparisons])
 
 
-def dropped(final: Final) -> Table:
+def dropped_models(final: Final) -> Table:
     """Those of whom no verdict is given."""
     rows: list[Row] = [[each.name, each.stage, str(each.seed), each.reason] for each in final.dropped]
     return Table("models that dropped out", ["model", "failed in", "with seed", "reason"], rows)
@@ -247,7 +247,7 @@ def reasons(view: StudyView) -> Table:
         which = ", ".join(str(trial.number) for trial in trials[:6]) + (", …" if len(trials) > 6 else "")
         said = str(trials[-1].user_attrs["reason"])
         said = said if len(said) <= LONGEST_REASON else said[: LONGEST_REASON - 1] + "…"
-        rows.append([status_name(each), count(len(trials)), said, which])
+        rows.append([status_name(each), count_cell(len(trials)), said, which])
     header = ["state", "trials", "reason, that of the last", "which"]
     label, more = "reasons of trials that did not complete", max(0, len(rows) - MOST_REASONS)
     return Table(label, header, rows[:MOST_REASONS], left_out=more)
@@ -261,7 +261,7 @@ def ranking(view: StudyView) -> Table:
     for rank, trial in enumerate(view.completed[:MOST_RANKED], 1):
         figures = [metric(trial, one.name) for one in shown]
         rows.append([
-            count(rank),
+            count_cell(rank),
             Number(str(trial.number), trial.number),
             *(Number(one.shown(figure), figure) for one, figure in zip(shown, figures, strict=True)),
             *(_value(trial.params.get(name)) for name in view.searched),
@@ -279,12 +279,10 @@ def _value(value: object) -> str | Number:
 def layers(cost: Cost) -> Table:
     """A model layer by layer, and what each costs."""
     rows: list[Row] = [
-        [
-            layer.name, layer.kind, "×".join(map(str, layer.output)), count(layer.params), count(layer.macs),
-            count(layer.activation_bytes),
-        ]
+        [layer.name, layer.kind, "×".join(map(str, layer.output)),
+         *map(count_cell, (layer.params, layer.macs, layer.activation_bytes))]
         for layer in cost.layers
     ]  # fmt: skip
     peak = Number(f"{cost.activation_bytes:,} peak", cost.activation_bytes)
-    rows.append([Line("total", is_strong=True), "", "", count(cost.params), count(cost.macs), peak])
+    rows.append([Line("total", is_strong=True), "", "", count_cell(cost.params), count_cell(cost.macs), peak])
     return Table("layers", ["layer", "kind", "output", "params", "MACs", "live bytes"], rows)
