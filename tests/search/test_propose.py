@@ -80,6 +80,20 @@ def test_what_is_over_the_budget_is_closed_with_its_cost_and_a_constraint_that_t
     assert "key" not in trial.user_attrs, "so it is never taken for one that is being trained"
 
 
+def test_other_bounds_and_rules_between_settings_are_gates_too(study: Study) -> None:
+    composer = Composer(*loaded(), ["budget.macs=100000", "model=residual"])
+    space = Space({"model.padding": CategoricalDistribution([True, False]), "model.width": IntDistribution(4, 5)})
+    proposer = Proposer(study, space, composer, None)
+    over = proposer.propose({"model.padding": True, "model.width": 4})
+    broken = proposer.propose({"model.padding": False, "model.width": 5})
+    assert isinstance(over, Refusal)
+    assert isinstance(broken, Refusal)
+    assert (over.became, broken.became) == (Status.over_budget, Status.invalid)
+    assert "budget.macs=100000" in over.reason
+    assert "model.padding" in broken.reason
+    assert study.trial(over.number).constraints["macs"] > 0 > study.trial(over.number).constraints["params"]
+
+
 def test_what_may_be_trained_is_running_with_its_key_cost_and_seed(study: Study, composer: Composer) -> None:
     proposal = propose(Proposer(study, DRAWN, composer, None))
     trial = study.trial(proposal.number)
