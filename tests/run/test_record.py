@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from tinysweep.data.catalogue import DataShape
 from tinysweep.network.budget import Cost, measure
 from tinysweep.run import record as module
-from tinysweep.run.record import PACKAGES, Record, RunFolder, State, git_commit
+from tinysweep.run.record import PACKAGES, Record, RunFolder, State, close_left_record, git_commit, read_record
 from tinysweep.settings.schema import (
     AugmentationConfig,
     Config,
@@ -148,6 +148,22 @@ def test_a_record_of_an_earlier_version_is_read(tmp_path: Path, begun: Record) -
     (tmp_path / "record.json").write_text(json.dumps(held))
     config = dataclasses.replace(begun.config, dropout=DropoutConfig(DropoutName.head, 0.3))
     assert Record.read(tmp_path / "record.json") == dataclasses.replace(begun, config=config)
+
+
+def test_the_record_of_a_run_whose_process_is_gone_is_closed(tmp_path: Path, begun: Record) -> None:
+    folder = RunFolder(tmp_path)
+    close_left_record(tmp_path, State.failed, "there is none")
+    assert read_record(tmp_path) is None
+    folder.write(begun, EPOCHS)
+    with folder.hold():
+        close_left_record(tmp_path, State.failed, "somebody is at work on it")
+        assert Record.read(folder.record) == begun
+    close_left_record(tmp_path, State.failed, "its worker died", "OSError")
+    closed = Record.read(folder.record)
+    assert (closed.state, closed.reason, closed.error) == ("failed", "its worker died", "OSError")
+    assert (closed.epochs, closed.config) == (2, begun.config)
+    close_left_record(tmp_path, State.interrupted, "it is closed already")
+    assert Record.read(folder.record) == closed
 
 
 # ---- the commit

@@ -31,11 +31,7 @@ class LabelNames:
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
-    """The names of a data set's classes, in the order of the labels.
-
-    Raises:
-        DataError: an image folder is missing or holds no classes.
-    """
+    """The names of a data set's classes, in the order of the labels."""
     if config.name != DataName.image_folder:
         return DATA_SETS[config.name].classes
     return tuple(image_folder.class_names(config))

@@ -103,11 +103,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> "Record":
-        """The record in a file, which may be of an earlier version.
-
-        Raises:
-            Exception: of any kind; it isn't there or is damaged.
-        """
+        """The record in a file, which may be of an earlier version; an exception of any kind if it is damaged."""
         held: dict[str, Any] = json.loads(path.read_text())
         known = {spec.name: held[spec.name] for spec in dataclasses.fields(cls) if spec.name in held}
         return cls(**known | {"state": State(held["state"]), "config": read_config(held["config"])})
@@ -161,11 +157,7 @@ class RunFolder:
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Let no other process go on with this run meanwhile. The operating system frees the lock of one that is
-        killed.
-
-        Raises:
-            ConfigError: another process holds it.
-        """
+        killed."""
         lock = FileLock(self._lock)
         try:
             lock.acquire(timeout=1)  # is_held looks for a moment

@@ -45,11 +45,7 @@ class Hardware:
 
 
 def hardware(config: TrainerConfig) -> Hardware:
-    """The hardware that `device`, `precision` and `threads` ask for.
-
-    Raises:
-        ConfigError: the device isn't there.
-    """
+    """The hardware that `device`, `precision` and `threads` ask for."""
     available = {
         Device.cpu: True,
         Device.cuda: torch.cuda.is_available(),

@@ -167,8 +167,10 @@ class _Training:
         number, began = len(self.history) + 1, time.perf_counter()
         self.step.total.zero_()
         self.model.train()
+        steps = self.config.trainer.epochs * self.steps_per_epoch
         for pixels, labels in self._batches(number):
-            self.lr = self._scheduled_lr()
+            scale = factor(self.config.scheduler, self.steps_taken, steps, self.steps_per_epoch)
+            self.lr = self.config.optimizer.lr * scale
             self.advance(pixels, labels, self.lr)
             self.steps_taken += 1
         loss = self.step.total.item() / self.steps_per_epoch
@@ -195,11 +197,6 @@ class _Training:
             pixels = augment(chunk.pixels.float(), augmentation, self.generator)
             pixels = pixels.contiguous(memory_format=torch.channels_last)
             yield from zip(pixels.split(self.batch_size), chunk.labels.split(self.batch_size), strict=True)
-
-    def _scheduled_lr(self) -> float:
-        steps = self.config.trainer.epochs * self.steps_per_epoch
-        scale = factor(self.config.scheduler, self.steps_taken, steps, self.steps_per_epoch)
-        return self.config.optimizer.lr * scale
 
     def state(self) -> TrainingState:
         """What `restore` needs; copies on the device, so that taking it doesn't wait for that."""
