@@ -39,4 +39,4 @@ def test_the_license_that_the_package_names_is_there() -> None:
 def test_the_package_offers_nothing_else() -> None:
     assert tinysweep.Config is Config
     with pytest.raises(AttributeError, match="nonsense"):
-        _ = tinysweep.nonsense
+        _ = tinysweep.nonsense  # type: ignore[attr-defined]

@@ -84,16 +84,18 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version  # noqa: PLC0415 few need it
+if not TYPE_CHECKING:  # to which every name that isn't above is a mistake
 
-        return version("tinysweep")
-    # Commands that only print help or refuse a value must not wait for torch to be imported.
-    if name not in _HOMES:
-        raise AttributeError(f"module 'tinysweep' has no attribute {name!r}")
-    module, attribute = _HOMES[name]
-    return getattr(importlib.import_module(f"tinysweep.{module}"), attribute)
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version  # noqa: PLC0415 few need it
+
+            return version("tinysweep")
+        # Commands that only print help or refuse a value must not wait for torch to be imported.
+        if name not in _HOMES:
+            raise AttributeError(f"module 'tinysweep' has no attribute {name!r}")
+        module, attribute = _HOMES[name]
+        return getattr(importlib.import_module(f"tinysweep.{module}"), attribute)
 
 
 def __dir__() -> list[str]:

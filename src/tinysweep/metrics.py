@@ -19,7 +19,7 @@ class Metric:
     higher_is_better: bool = False
     each_epoch: bool = False  # known after every epoch, so that a pruner can compare it
 
-    def shown(self, value: float | None) -> str:
+    def text(self, value: float | None) -> str:
         """A figure as people read it."""
         if value is None or not math.isfinite(value):
             return "–"

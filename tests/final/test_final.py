@@ -43,7 +43,7 @@ from tinysweep.run.checkpoint import load
 from tinysweep.run.record import RunFolder
 from tinysweep.search.compose_trial import identity
 from tinysweep.search.table import read_trials
-from tinysweep.settings.compose import CONFIG_FOLDER, compose, register_schema, typed
+from tinysweep.settings.compose import CONFIG_FOLDER, compose, register_schema, to_config
 from tinysweep.settings.schema import Config, DataConfig, DataName, ModelConfig, Precision, TrainerConfig
 from tinysweep.training import loop as training
 
@@ -317,7 +317,7 @@ def test_the_best_recipe_composes_to_what_was_tested(held: Held) -> None:
     register_schema()
     search = f"hydra.searchpath=[file://{(study / 'final').absolute()}]"
     with hydra.initialize_config_dir(str(CONFIG_FOLDER)):
-        recipe = typed(hydra.compose("config", overrides=[search, "experiment=best"]))
+        recipe = to_config(hydra.compose("config", overrides=[search, "experiment=best"]))
     first = found["tested"][0]["runs"][0]
     assert identity(recipe) == identity(record_in(study / first["folder"])["config"])
     assert recipe.name == "s-best"

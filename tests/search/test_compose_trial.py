@@ -18,7 +18,7 @@ from conftest import loaded
 from tinysweep.errors import ConfigError
 from tinysweep.search.compose_trial import INCIDENTAL, Composer, apply_overrides, digest, identity
 from tinysweep.search.space import Value, override
-from tinysweep.settings.compose import COMPOSITION_ERRORS, CONFIG_FOLDER, compose, register_schema, typed
+from tinysweep.settings.compose import COMPOSITION_ERRORS, CONFIG_FOLDER, compose, register_schema, to_config
 from tinysweep.settings.explain import settings
 from tinysweep.settings.schema import (
     Config,
@@ -379,7 +379,7 @@ def job(context: tuple[HydraContext, DictConfig], tmp_path: Path, monkeypatch: p
 
     def run(overrides: list[str], number: int) -> Config | ConfigError:
         launcher = BasicLauncher()
-        launcher.setup(hydra_context=context[0], task_function=typed, config=context[1])
+        launcher.setup(hydra_context=context[0], task_function=to_config, config=context[1])
         try:
             (returned,) = launcher.launch([overrides], number)
             config: Config = returned.return_value

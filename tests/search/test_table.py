@@ -28,7 +28,7 @@ from tinysweep.search.compose_trial import INCIDENTAL, Composer, identity
 from tinysweep.search.space import Value
 from tinysweep.search.study import STATES, Status, status
 from tinysweep.search.table import COLUMNS, Table, pareto_front, ranked, read_trials, write_results, write_winner
-from tinysweep.settings.compose import CONFIG_FOLDER, register_schema, typed
+from tinysweep.settings.compose import CONFIG_FOLDER, register_schema, to_config
 from tinysweep.settings.schema import Config
 
 # As Optuna holds it: the local time, without a zone.
@@ -341,7 +341,7 @@ def composed(folder: Path, *overrides: str) -> Config:
     register_schema()
     words = [f"hydra.searchpath=[file://{folder}]", "experiment=winner", *overrides]
     with hydra.initialize_config_dir(str(CONFIG_FOLDER)):
-        return typed(hydra.compose("config", overrides=words))
+        return to_config(hydra.compose("config", overrides=words))
 
 
 CASES: dict[str, tuple[dict[str, Value], list[str]]] = {

@@ -18,7 +18,13 @@ from omegaconf.errors import OmegaConfBaseException
 from tinysweep import drop_new_folders, new_folders
 from tinysweep.errors import ConfigError, message_of
 from tinysweep.search.plugin import OWN_SWEEPER
-from tinysweep.settings.compose import COMPOSITION_ERRORS, CONFIG_FOLDER, LIBRARY_ERRORS, register_schema, typed
+from tinysweep.settings.compose import (
+    COMPOSITION_ERRORS,
+    CONFIG_FOLDER,
+    LIBRARY_ERRORS,
+    register_schema,
+    to_config,
+)
 from tinysweep.settings.explain import ONE_CHOICE, explain, require_groups, require_words
 from tinysweep.settings.schema import Config
 from tinysweep.terminal import FULL_ERROR, errors_in_a_line, version_line
@@ -41,7 +47,7 @@ def command(task: Callable[[Config], object], sweeps: bool = True, usage: str | 
             if not one_run:
                 require_own_sweeper(own, sweeps)
             require_groups(own)
-            config = with_data_from(Path(own.runtime.cwd), typed(composed))
+            config = with_data_from(Path(own.runtime.cwd), to_config(composed))
             Hooks.stage = "working"
             return task(config)
         except Exception as error:

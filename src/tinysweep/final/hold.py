@@ -129,7 +129,7 @@ def _row(role: str, each: RankedCandidate | FinalModel, metrics: tuple[str, str]
 
 
 def _mean(metric: str, found: Summary) -> str:
-    mean = ALL_METRICS[metric].shown(found.mean)
+    mean = ALL_METRICS[metric].text(found.mean)
     if found.sd is None:
         return mean
     sd, low, high = (_figure(metric, value) for value in (found.sd, found.low, found.high))
@@ -138,7 +138,7 @@ def _mean(metric: str, found: Summary) -> str:
 
 def _figure(metric: str, value: float | None) -> str:
     """A figure without its unit, which stands beside it already."""
-    return ALL_METRICS[metric].shown(value).removesuffix("%")
+    return ALL_METRICS[metric].text(value).removesuffix("%")
 
 
 def _spread(final: Final) -> str:

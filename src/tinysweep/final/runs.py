@@ -77,7 +77,7 @@ class RunProgress(Progress):
     def ended(self, outcome: Run | Failure) -> None:
         if isinstance(outcome, Run):
             of: Job | Failure = outcome.job
-            loss, accuracy = (ALL_METRICS[name].shown(outcome.metric(name)) for name in METRICS_OF[of.stage])
+            loss, accuracy = (ALL_METRICS[name].text(outcome.metric(name)) for name in METRICS_OF[of.stage])
             said = f"loss {loss}  {accuracy:>7}  {outcome.record['train_seconds']:6.1f} s"
             self.done += 1
         else:

@@ -51,7 +51,7 @@ def hover_text(view: StudyView, trial: FrozenTrial) -> str:
     lines = [f"<b>trial {trial.number}</b>, {status_name(became)}"]
     for name in dict.fromkeys([*view.objectives, *more]):
         if notes.get(name) is not None:
-            lines.append(f"{METRICS[name].label} {METRICS[name].shown(notes[name])}")
+            lines.append(f"{METRICS[name].label} {METRICS[name].text(notes[name])}")
     if detailed and became != Status.complete and notes.get("reason"):
         lines.append(label(notes["reason"], 90))
     elif detailed:

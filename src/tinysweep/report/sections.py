@@ -82,7 +82,7 @@ def tiles(view: StudyView, final: Final | None) -> list[Tile]:
         tested, over = winner.test_accuracy, f"one seed of {winner.name}"
         if tested.sd is not None:
             over = f"± {100 * tested.sd:.2f} over {tested.n} seeds of {winner.name}"
-        found.append(Tile("test accuracy", TEST_METRICS["test_accuracy"].shown(tested.mean), over))
+        found.append(Tile("test accuracy", TEST_METRICS["test_accuracy"].text(tested.mean), over))
     if view.completed:
         found += [_best_tile(view, name) for name in dict.fromkeys([view.objectives[0], "validation_accuracy"])]
     if winner or view.completed:
@@ -96,7 +96,7 @@ def tiles(view: StudyView, final: Final | None) -> list[Tile]:
 
 def _best_tile(view: StudyView, name: str) -> Tile:
     best = min(view.completed, key=lambda trial: METRICS[name].loss(metric(trial, name)))
-    return Tile(f"best {METRICS[name].label}", METRICS[name].shown(metric(best, name)), f"trial {best.number}")
+    return Tile(f"best {METRICS[name].label}", METRICS[name].text(metric(best, name)), f"trial {best.number}")
 
 
 def _size_tile(view: StudyView, winner: FinalModel | None) -> Tile:
@@ -177,7 +177,7 @@ def models(
             count_cell(each.params),
             mean_cell(first.name, getattr(each, first.name)),
             interval_text(first.name, getattr(each, first.name)),
-            Line(", ".join(first.shown(figure) for figure in seeds)),
+            Line(", ".join(first.text(figure) for figure in seeds)),
             *(mean_cell(one.name, getattr(each, one.name)) for one in others),
             count_cell(each.macs),
             *(value_text(changed.get(name)) for name in searched),
@@ -187,7 +187,7 @@ def models(
 
 def mean_cell(name: str, summary: Summary) -> Number:
     """A mean over seeds with its standard deviation, where there is one."""
-    text = ALL_METRICS[name].shown(summary.mean)
+    text = ALL_METRICS[name].text(summary.mean)
     if summary.sd is not None:
         is_share = ALL_METRICS[name].format == PER_CENT
         text += f" ± {100 * summary.sd:.2f}" if is_share else f" ± {summary.sd:.4f}"
@@ -198,7 +198,7 @@ def interval_text(name: str, summary: Summary) -> str:
     """The ends of a mean's interval; one seed has none."""
     if summary.low is None or summary.high is None:
         return "–"
-    shown = ALL_METRICS[name].shown
+    shown = ALL_METRICS[name].text
     return f"{shown(summary.low).removesuffix('%')} – {shown(summary.high)}"
 
 
@@ -263,7 +263,7 @@ def ranking(view: StudyView) -> Table:
         rows.append([
             count_cell(rank),
             Number(str(trial.number), trial.number),
-            *(Number(one.shown(figure), figure) for one, figure in zip(shown, figures, strict=True)),
+            *(Number(one.text(figure), figure) for one, figure in zip(shown, figures, strict=True)),
             *(_value(trial.params.get(name)) for name in view.searched),
         ])  # fmt: skip
     header = ["rank", "trial", *(one.label for one in shown), *view.searched]

@@ -186,7 +186,7 @@ def value_text(column: str, value: Any, digits: int = 3) -> str:
     if pd.isna(value):
         return "–"
     if column in ALL_METRICS:
-        return ALL_METRICS[column].shown(value)
+        return ALL_METRICS[column].text(value)
     if column not in COLUMNS and isinstance(value, str):
         value = read_value(value)
     if isinstance(value, float):

@@ -239,8 +239,8 @@ def _heading(config: Config, cost: budget.Cost, machine: Hardware) -> str:
 def _epoch_line(epoch: Epoch, epochs: int) -> str:
     validation = ""
     if epoch.validation_accuracy is not None:
-        loss = METRICS["validation_loss"].shown(epoch.validation_loss)
-        accuracy = METRICS["validation_accuracy"].shown(epoch.validation_accuracy)
+        loss = METRICS["validation_loss"].text(epoch.validation_loss)
+        accuracy = METRICS["validation_accuracy"].text(epoch.validation_accuracy)
         validation = f"  validation loss {loss}  accuracy {accuracy}"
     number = f"{epoch.epoch:>{len(str(epochs))}}/{epochs}"
     return f"epoch {number}  loss {epoch.train_loss:.4f}{validation}  {epoch.seconds:.1f} s"
@@ -251,6 +251,6 @@ def _summary(folder: RunFolder, record: Record) -> str:
     for name, note in (("validation_accuracy", ""), ("test_accuracy", " (read once, after the last epoch)")):
         if (value := record.metrics[name]) is not None:
             metric = (METRICS | TEST_METRICS)[name]
-            rows.append((metric.label, metric.shown(value) + note))
+            rows.append((metric.label, metric.text(value) + note))
     rows += [("training", f"{record.train_seconds:.1f} s"), ("record", str(folder.path))]
     return "\n".join(["", *(f"{name:<20} {value}" for name, value in rows)])

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tinysweep.errors import ConfigError
 from tinysweep.search.space import Value, is_setting, override, parse
 from tinysweep.settings.command_line import as_value, read_override
-from tinysweep.settings.compose import COMPOSITION_ERRORS, compose, typed
+from tinysweep.settings.compose import COMPOSITION_ERRORS, compose, to_config
 from tinysweep.settings.explain import GROUPS, explain, nearest, require_groups, settings
 from tinysweep.settings.schema import Config
 from tinysweep.settings.stored import flatten, renamed
@@ -129,7 +129,7 @@ class Composer:
             ConfigError: the values break a rule, alone or together.
         """
         with self.settings(values, number) as composed:
-            return typed(composed)
+            return to_config(composed)
 
     def overrides(self, values: Mapping[str, Value], config: Config) -> list[str]:
         """The overrides that make a trial: its values, then what each interpolation came to in `config`, so that
@@ -215,7 +215,7 @@ def apply_overrides(config: Config, words: Sequence[str], composed_of: Sequence[
             OmegaConf.update(changed, key, change.value())
         except OmegaConfBaseException as error:
             raise ConfigError(explain(error)) from error
-    return typed(changed)
+    return to_config(changed)
 
 
 def _parse_change(word: str) -> Override:

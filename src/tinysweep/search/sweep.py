@@ -252,7 +252,7 @@ class Sweep:
 
 def figure(trial: FrozenTrial, name: str) -> str:
     """A metric of a completed trial."""
-    return METRICS[name].shown(metric(trial, name))
+    return METRICS[name].text(metric(trial, name))
 
 
 def trial_line(trial: FrozenTrial, best: FrozenTrial | None, objective: str) -> str:
@@ -261,8 +261,8 @@ def trial_line(trial: FrozenTrial, best: FrozenTrial | None, objective: str) -> 
     parts = [
         f"trial {trial.number:<4} {became.value:<11}",
         f"{notes.get('params', 0):>6,} params",
-        f"{METRICS['validation_accuracy'].shown(notes.get('validation_accuracy')):>7}",
-        f"{METRICS['seconds'].shown(notes.get('seconds') or 0.0):>8}",
+        f"{METRICS['validation_accuracy'].text(notes.get('validation_accuracy')):>7}",
+        f"{METRICS['seconds'].text(notes.get('seconds') or 0.0):>8}",
     ]
     if best:
         parts.append(f"best {figure(best, objective)} (trial {best.number})")

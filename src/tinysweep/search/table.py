@@ -18,7 +18,7 @@ from tinysweep.search.compose_trial import DIGEST, INCIDENTAL, Composer
 from tinysweep.search.space import plain_params
 from tinysweep.search.study import Status, status
 from tinysweep.settings.command_line import line, shown_folder
-from tinysweep.settings.compose import typed
+from tinysweep.settings.compose import to_config
 from tinysweep.settings.schema import Config, DataName
 
 WINNER = "winner"
@@ -182,7 +182,7 @@ def write_winner(folder: Path, study: str, best: FrozenTrial, composer: Composer
 
     overrides = composer.overrides(best.params, composer.config(best.params, best.number))
     with composer.compose(*overrides, *retrain).as_job() as settings:
-        config = typed(settings)
+        config = to_config(settings)
     changes = f", with {' '.join(retrain)}" if retrain else ""
     origin = f"Trial {best.number} of the study {study}{changes}."
     config = dataclasses.replace(

@@ -55,7 +55,7 @@ def _load_study(file: Path) -> DictConfig:
     return node
 
 
-def typed(composed: DictConfig) -> Config:
+def to_config(composed: DictConfig) -> Config:
     """What Hydra composed, as plain dataclasses.
 
     Raises:
@@ -87,4 +87,4 @@ def compose(*overrides: str) -> Config:
     require_groups(composed.hydra)
     with open_dict(composed):
         del composed["hydra"]
-    return typed(composed)
+    return to_config(composed)

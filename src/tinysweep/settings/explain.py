@@ -5,10 +5,10 @@ import functools
 import os
 import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.conf import HydraConf
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -33,11 +33,7 @@ _OPTIONS = tuple(
         "config-path", "config-name", "config-dir", "experimental-rerun", "info",
     )
 )  # fmt: skip
-_CLUSTERS = (
-    "submitit",
-    "slurm",
-    "ray",
-)  # how launchers of hydra-submitit-launcher and hydra-ray-launcher are called
+_CLUSTERS = ("submitit", "slurm", "ray")  # how the launchers of the extra "clusters" begin
 _HYDRA_GROUPS = {f"hydra.{group}" for group in ("job_logging", "hydra_logging", "help", "hydra_help")}
 
 
@@ -100,11 +96,7 @@ def _leaf(key: str) -> str:
 
 
 def require_words(words: Sequence[str]) -> None:
-    """Refuse a setting that is given as an option, such as --epochs 5, or a group that isn't given one choice.
-
-    Raises:
-        ConfigError: naming the first such word, and how the setting is given.
-    """
+    """Refuse a setting that is given as an option, such as --epochs 5, or a group that isn't given one choice."""
     _require_one_choice(words)
     for word, following in zip(words, [*words[1:], ""], strict=False):
         name, equals, value = word.partition("=")
@@ -122,13 +114,9 @@ def require_words(words: Sequence[str]) -> None:
 
 
 def require_schema(composed: DictConfig) -> None:
-    """Refuse keys that `+key=value` added to the schema, or that `~key` removed from it.
-
-    Raises:
-        ConfigError: naming the first such key.
-    """
+    """Refuse keys that `+key=value` added to the schema, or that `~key` removed from it."""
     known = settings()
-    present = set(_composed_keys(composed, ""))
+    present = set(_keys(cast(dict[Any, Any], OmegaConf.to_container(composed, resolve=False))))
     for key in sorted(present - set(known)):
         raise ConfigError(f"{key} is not a setting; {nearest(key)}")
     for key in known:
@@ -137,11 +125,7 @@ def require_schema(composed: DictConfig) -> None:
 
 
 def require_groups(hydra: HydraConf) -> None:
-    """Refuse a composition without the choice of a group: defaults that nobody chose would stand in for it.
-
-    Raises:
-        ConfigError: `~group` removed it, or a list stands for it, or a defaults list set it to null.
-    """
+    """Refuse a composition without the choice of a group: defaults that nobody chose would stand in for it."""
     overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # they may hold interpolations
     _require_one_choice(overrides)
     for group in GROUPS:
@@ -167,12 +151,12 @@ def _removed(key: str) -> str:
     return f"{key} can't be removed, because a run needs every setting; leave out ~{key}"
 
 
-def _composed_keys(node: DictConfig, prefix: str) -> Iterator[str]:
-    for key in map(str, node):
+def _keys(nested: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of settings and of their sections."""
+    for key, value in nested.items():
         yield f"{prefix}{key}"
-        child = node._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_none():
-            yield from _composed_keys(child, f"{prefix}{key}.")
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{key}.")
 
 
 def explain(error: Exception) -> str:
