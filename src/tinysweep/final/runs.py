@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ from joblib import Parallel, delayed
 
 from tinysweep.console import Progress
 from tinysweep.errors import AbandonedError, StudyError, TinysweepError, is_from_outside
-from tinysweep.files import write_whole
 from tinysweep.final.candidates import Job, Stage
 from tinysweep.metrics import ALL_METRICS
-from tinysweep.run.record import RunFolder, State, read_record
+from tinysweep.run.record import RunFolder, State, close_left_record, read_record
 from tinysweep.run.run import run
 from tinysweep.search.compose_trial import identity
 from tinysweep.settings.schema import Config, DataName
@@ -187,11 +185,9 @@ def _clear(job: Job) -> None:
 def _close(job: Job) -> None:
     """Say in the record of a run whose worker was ended that it was interrupted."""
     for folder in _folders(job):
-        record = read_record(folder.path)
-        if record and record["state"] == State.running:
+        if record := read_record(folder.path):
             reason = f"interrupted after epoch {record['epochs']} of {job.config.trainer.epochs}"
-            closed = {"state": State.interrupted, "reason": reason, "finished": datetime.now(UTC).isoformat()}
-            write_whole(folder.record, json.dumps(record | closed, indent=2) + "\n")
+            close_left_record(folder.path, State.interrupted, reason)
 
 
 # ---- training
