@@ -10,7 +10,6 @@ import optuna
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
-from test_final import swept
 
 from conftest import Command, Ended, made_images
 from tinysweep.data.folder import content_digest
@@ -63,26 +62,18 @@ def search(command: Command) -> Search:
     return lambda *words: command("-m", "hydra/launcher=basic", *TINY, *words)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the folder photos, and a study of two trials on it."""
-    folder = tmp_path_factory.mktemp("made")
-    write_images(folder / "photos")
-    swept(folder, *TINY, *GRID, "data.root=photos")
-    return folder
-
-
 @pytest.fixture
-def study(made: Path, place: Path) -> Path:
-    """The same images and study, copied into a place of their own."""
-    shutil.copytree(made, place, dirs_exist_ok=True)
+def study(place: Path, search: Search) -> Path:
+    """A study of two trials on the folder photos."""
+    write_images(place / "photos")
+    assert search(*GRID, "data.root=photos").status == 0
     return STUDY
 
 
-def test_a_study_is_of_the_images_that_it_began_with(made: Path, study: Path, place: Path, search: Search) -> None:
+def test_a_study_is_of_the_images_that_it_began_with(study: Path, place: Path, search: Search) -> None:
     first = digest_of(place / "photos")
     records = [data_of(study / f"trials/{number}") for number in (0, 1)]
-    assert [(data["root"], data["digest"]) for data in records] == [(str(made / "photos"), first)] * 2
+    assert [(data["root"], data["digest"]) for data in records] == [(str(place / "photos"), first)] * 2
     table = (study / "trials.csv").read_bytes()
 
     shutil.copytree("photos", "moved/photos", copy_function=shutil.copy)  # with new times
@@ -100,6 +91,7 @@ def test_a_study_is_of_the_images_that_it_began_with(made: Path, study: Path, pl
     assert (study / "trials.csv").read_bytes() == table
 
 
+@pytest.mark.slow
 def test_each_folder_of_a_sweep_is_a_configuration_of_its_own(place: Path, search: Search) -> None:
     expected = []
     for seed, name in enumerate(("mine", "yours")):
@@ -122,30 +114,32 @@ def test_each_folder_of_a_sweep_is_a_configuration_of_its_own(place: Path, searc
     assert "  data.digest: " in ended.err, "of a grid that has every point a changed folder is noticed too"
 
 
+@pytest.mark.slow
 def test_the_winner_is_trained_on_its_images_from_any_folder_and_on_no_others(
-    made: Path, place: Path, command: Command
+    study: Path, place: Path, command: Command
 ) -> None:
-    recipe = OmegaConf.load(made / STUDY / "experiment/winner.yaml")
-    wanted = (str(made / "photos"), digest_of(made / "photos"))
+    recipe = OmegaConf.load(study / "experiment/winner.yaml")
+    wanted = (str(place / "photos"), digest_of(place / "photos"))
     assert (recipe.data.root, recipe.data.digest) == wanted
-    words = ["--config-dir", str(made / STUDY), "experiment=winner"]
+    words = ["--config-dir", str(study), "experiment=winner"]
     ended = command(*words)
     assert ended.status == 0, ended.err
     (run,) = (path.parent for path in place.glob("outputs/runs/*/*/record.json"))
     assert (data_of(run)["root"], data_of(run)["digest"]) == wanted
 
-    shutil.copytree(made / "photos", "photos")
-    Path("photos/ant/000.png").unlink()
-    words.append("data.root=photos")
+    shutil.copytree("photos", "fewer")
+    Path("fewer/ant/000.png").unlink()
+    words.append("data.root=fewer")
     ended = command(*words)
     assert ended.status == 1
-    assert ended.err.startswith("error: data.root=photos holds images-")
+    assert ended.err.startswith("error: data.root=fewer holds images-")
     assert f"not the images of data.digest={wanted[1]}: " in ended.err
     assert "a run from its first epoch, not by resume=, with data.digest=null" in ended.err
     assert ended.err.count("\n") == 1
     assert command(*words, "data.digest=null").status == 0
 
 
+@pytest.mark.slow
 def test_a_final_is_held_on_the_images_of_its_study_wherever_they_are_now(study: Path, place: Path) -> None:
     settings = FinalConfig(baseline=None)
     with pytest.raises(
@@ -161,6 +155,7 @@ def test_a_final_is_held_on_the_images_of_its_study_wherever_they_are_now(study:
         Plan(study, settings, ["data.root=photos"])
 
 
+@pytest.mark.slow
 def test_a_study_of_an_earlier_version_takes_a_final_but_no_more_trials(study: Path, search: Search) -> None:
     stored = optuna.load_study(study_name="s", storage=f"sqlite:///{study}/study.db")
     definition = {key: text for key, text in stored.user_attrs["definition"].items() if key != "data.digest"}
