@@ -38,7 +38,7 @@ FRAME = pd.DataFrame(ROWS).astype({name: COLUMNS.get(name, "string") for name in
         ("optimizer.nesterov == false", []),
         ("`+odd name` == 3 and `lambda.class` == 1", [7]),
         ("state == 'complete' and model == '`params`'", []),
-        ("model == 'it\\'s' or model == \"a`b\"", []),
+        ("model == 'it\\'s' or model in [\"a`b\", '@params', '# no comment', 'a\\nb']", []),
         ("data.limit == 64", [8]),  # of a column that holds text as well
         # A missing number differs from all and is in no order; missing text is empty.
         ("macs < 5 or macs >= 5", []),
