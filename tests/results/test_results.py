@@ -1,4 +1,4 @@
-"""The first real results: what README.md and conf/experiment/best_20k.yaml say is what results/ holds."""
+"""The first real results: what the documentation and conf/experiment/best_20k.yaml say is what results/ holds."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tinysweep.search.space import is_setting, parse
 from tinysweep.search.table import read_trials
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+DOCUMENTATION = "\n".join(page.read_text() for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
 STUDY = ROOT / "results/budget20k"
 each_study = pytest.mark.parametrize(
     "study", [STUDY, ROOT / "results/budget20k-random"], ids=lambda path: path.name
@@ -35,7 +35,7 @@ def accuracies(tested: dict[str, Any]) -> list[float]:
 
 
 def in_words(tested: dict[str, Any]) -> str:
-    """As README.md gives it, such as "**99.63%** ± 0.02"."""
+    """As the documentation gives it, such as "**99.63%** ± 0.02"."""
     found = accuracies(tested)
     return f"**{100 * statistics.mean(found):.2f}%** ± {100 * statistics.stdev(found):.2f}"
 
@@ -89,11 +89,11 @@ def test_best_20k_is_the_recipe_of_the_winning_trial() -> None:
 
 
 @each_study
-def test_the_readme_gives_these_means(study: Path) -> None:
+def test_the_documentation_gives_these_means(study: Path) -> None:
     for tested in final(study)["tested"]:
-        assert in_words(tested) in README
+        assert in_words(tested) in DOCUMENTATION
 
 
-def test_the_readme_gives_each_seed_of_the_winner() -> None:
+def test_the_documentation_gives_each_seed_of_the_winner() -> None:
     seeds = ", ".join(f"{100 * accuracy:.2f}" for accuracy in accuracies(winner(STUDY)))
-    assert re.sub(r"\s+", " ", README).count(seeds) == 1
+    assert re.sub(r"\s+", " ", DOCUMENTATION).count(seeds) == 1
