@@ -39,11 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def show(config: Config) -> None:
-    """Print the layers with output shapes, parameters, MACs and live activation bytes; train nothing.
-
-    Raises:
-        SystemExit: the model is over budget, which has been printed.
-    """
+    """Print the layers with output shapes, parameters, MACs and live activation bytes; train nothing."""
     from tinysweep.data.load import describe  # noqa: PLC0415
     from tinysweep.network import budget  # noqa: PLC0415 torch is imported only once the settings are known to be good
 

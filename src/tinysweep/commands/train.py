@@ -46,11 +46,7 @@ def train(config: Config) -> float | None:
 
 def _require_free(folder: Path, overrides: list[str]) -> None:
     """Refuse a folder that was asked for and holds a run: the next free name, which a run that is begun in the
-    second of another takes, would lie beside what was asked for.
-
-    Raises:
-        ConfigError: naming the folder.
-    """
+    second of another takes, would lie beside what was asked for."""
     if (folder / "config.yaml").exists() and any(word.startswith("hydra.run.dir=") for word in overrides):
         raise ConfigError(
             f"hydra.run.dir: {folder} holds a run already; give another folder, or move the run away"

@@ -199,11 +199,7 @@ def widest(config: ModelConfig, shape: DataShape, budget: BudgetConfig) -> int |
 
 
 def resolve(config: Config, shape: DataShape) -> Config:
-    """The configuration with a number for `model.width=auto`: the widest that fits the budget.
-
-    Raises:
-        BudgetError: no width fits.
-    """
+    """The configuration with a number for `model.width=auto`: the widest that fits the budget, or a BudgetError."""
     if config.model.width != AUTO:
         return config
     width = widest(config.model, shape, config.budget)
@@ -213,11 +209,7 @@ def resolve(config: Config, shape: DataShape) -> Config:
 
 
 def gate(config: Config, shape: DataShape) -> Cost:
-    """The cost of a configuration that may be trained; the width must be a number.
-
-    Raises:
-        BudgetError: it costs more than the budget allows.
-    """
+    """The cost of a configuration whose width is a number, or a BudgetError where it is over budget."""
     cost = measure(config.model, shape)
     if excesses(cost, config.budget):
         raise BudgetError(refusal(config.model, shape, config.budget))

@@ -102,11 +102,7 @@ BLOCKS: dict[Family, Block] = {
 
 
 def channel_plan(config: ModelConfig) -> list[list[int]]:
-    """Channels of every block, stage by stage; `width` must be a number by now.
-
-    Raises:
-        ConfigError: a block has more than MOST_CHANNELS.
-    """
+    """Channels of every block, stage by stage; `width` must be a number by now."""
     plan: list[list[int]] = []
     blocks = 0
     for stage, depth in enumerate(config.depth):
@@ -146,12 +142,8 @@ def _require_pixels(size: int, where: str, shape: DataShape) -> None:
 
 
 def build_model(config: ModelConfig, shape: DataShape, dropout: DropoutConfig | None = None) -> nn.Sequential:
-    """The network of `config`: normalised images (B, channels, size, size) -> logits (B, classes). The layers of
-    `dropout` cost nothing, but are counted in the names of those behind them.
-
-    Raises:
-        ConfigError: `width` is still auto, the image shrinks to nothing, or the channels grow beyond all bounds.
-    """
+    """The network of `config`, with the layers of `dropout`: normalised images (B, channels, size, size) -> logits
+    (B, classes)."""
     if isinstance(config.width, str):
         raise ConfigError(f"model.width={config.width} must be resolved to a number first (see budget.resolve)")
     dropout = dropout or DropoutConfig()

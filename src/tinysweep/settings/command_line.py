@@ -69,9 +69,5 @@ def _read(text: str) -> Any:
 
 
 def read_override(word: str) -> Override:
-    """A word of the command line in Hydra's grammar.
-
-    Raises:
-        HydraException: it is none.
-    """
+    """A word of the command line in Hydra's grammar."""
     return OverridesParser.create().parse_override(word)

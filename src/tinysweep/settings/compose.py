@@ -56,11 +56,7 @@ def _load_study(file: Path) -> DictConfig:
 
 
 def to_config(composed: DictConfig) -> Config:
-    """What Hydra composed, as plain dataclasses.
-
-    Raises:
-        ConfigError: a key that is no setting, or a value that breaks its rule.
-    """
+    """What Hydra composed, as plain dataclasses."""
     try:
         require_schema(composed)
         return from_dictconfig(composed)
@@ -69,11 +65,8 @@ def to_config(composed: DictConfig) -> Config:
 
 
 def compose(*overrides: str) -> Config:
-    """The configuration that the same words compose on the command line, such as "experiment=era_seed".
-
-    Raises:
-        ConfigError: as the command line would refuse them.
-    """
+    """The configuration that the same words compose on the command line, such as "experiment=era_seed", or a
+    ConfigError with what that says of them."""
     register_schema()
     caller = GlobalHydra.instance().hydra  # there is one Hydra a process, and it may be in use
     GlobalHydra.instance().clear()

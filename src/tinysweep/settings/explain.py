@@ -105,11 +105,9 @@ def require_words(words: Sequence[str]) -> None:
         key = name.removeprefix("--").replace("-", "_")
         meant = re.fullmatch(r"did you mean ([\w.]+)\?", nearest(key))
         advice = ""
-        if key in settings() or meant:
+        if setting := key if key in settings() else meant and meant[1]:
             given = value if equals else "VALUE" if following.startswith("-") or "=" in following else following
-            advice = (
-                f"; did you mean {key if key in settings() else meant[1]}={without_password(given) or 'VALUE'}?"  # type: ignore[index]
-            )
+            advice = f"; did you mean {setting}={without_password(given) or 'VALUE'}?"
         raise ConfigError(f"{name} is not an option; settings are given as KEY=VALUE{advice}")
 
 
@@ -198,7 +196,7 @@ def unreadable(error: Exception, file: str | Path | None) -> str:
 
 
 def _file_being_read(error: Exception) -> str | None:
-    """The YAML file at which Hydra stopped; decoding errors don't tell it themselves."""
+    """The YAML file at which Hydra stopped, from the variables of its frames: decoding errors don't tell it."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == "load_config" and "full_path" in frame.f_locals:
             return os.path.relpath(str(frame.f_locals["full_path"]))
@@ -216,7 +214,8 @@ def _in_file(config: str, cause: OmegaConfBaseException) -> str:
 
 
 def _reworded(text: str) -> str:
-    """Hydra's own first line, or a better one where it doesn't say what to do."""
+    """Hydra's own first line, or a better one where it doesn't say what to do. It has no types for these errors, so
+    its sentences are read here, and nowhere else."""
     if text.startswith("Ambiguous value"):
         argument = text.split("'")[1]
         return f"{argument}: several values need -m for a multirun, or brackets for a list: KEY=[A,B]"

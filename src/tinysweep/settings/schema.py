@@ -152,11 +152,7 @@ class Section:
     KEY = ""
 
     def __setattr__(self, key: str, value: Any) -> None:
-        """Set a value. Text that names a choice becomes that choice, NumPy's numbers become Python's.
-
-        Raises:
-            ConfigError: it is no setting of this section, or the value breaks the setting's own rule.
-        """
+        """Set a value. Text that names a choice becomes that choice, NumPy's numbers become Python's."""
         known = self.__dataclass_fields__
         spec = known.get(key)
         if spec is None:
@@ -180,11 +176,7 @@ class Section:
                 self.refuse(spec.name, f"{rule}; leave it out or, if you didn't set it, choose the group {chosen}")
 
     def check(self) -> None:
-        """Check all rules again, for settings that were changed since the section was built.
-
-        Raises:
-            ConfigError: naming the first that is broken.
-        """
+        """Check all rules again, for settings that were changed since the section was built."""
         for spec in self.__dataclass_fields__.values():
             value = getattr(self, spec.name)
             self._check_value(spec, value)  # a list may have been changed in place
@@ -419,9 +411,5 @@ class Config(Section):
 
 
 def from_dictconfig(composed: DictConfig) -> Config:
-    """The composed configuration as plain dataclasses.
-
-    Raises:
-        ConfigError: a value breaks its rule.
-    """
+    """The composed configuration as plain dataclasses."""
     return cast(Config, OmegaConf.to_object(composed))

@@ -36,12 +36,7 @@ def sections(held: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_config(held: Any) -> Config:
-    """A configuration from its JSON or YAML.
-
-    Raises:
-        ConfigError: it is none, or breaks a rule.
-        OmegaConfBaseException: it holds what is no setting, or a value of another type.
-    """
+    """A configuration from its JSON or YAML."""
     if not isinstance(held, Mapping):
         raise ConfigError("it holds no configuration")
     return from_dictconfig(OmegaConf.merge(OmegaConf.structured(Config), sections(held)))  # type: ignore[arg-type]
