@@ -199,7 +199,7 @@ def widest(config: ModelConfig, shape: DataShape, budget: BudgetConfig) -> int |
 
 
 def resolve(config: Config, shape: DataShape) -> Config:
-    """The configuration with a number for `model.width=auto`: the widest that fits the budget, or a BudgetError."""
+    """The configuration with a number for `model.width=auto`: the widest that fits, or a BudgetError."""
     if config.model.width != AUTO:
         return config
     width = widest(config.model, shape, config.budget)

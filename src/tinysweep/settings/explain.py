@@ -214,8 +214,8 @@ def _in_file(config: str, cause: OmegaConfBaseException) -> str:
 
 
 def _reworded(text: str) -> str:
-    """Hydra's own first line, or a better one where it doesn't say what to do. It has no types for these errors, so
-    its sentences are read here, and nowhere else."""
+    """Hydra's own first line, or a better one where it doesn't say what to do. It has no types for these errors,
+    so its sentences are read here, and nowhere else."""
     if text.startswith("Ambiguous value"):
         argument = text.split("'")[1]
         return f"{argument}: several values need -m for a multirun, or brackets for a list: KEY=[A,B]"
