@@ -33,7 +33,7 @@ from tinysweep.errors import DivergedError
 from tinysweep.final import candidates as final_candidates
 from tinysweep.final import runs as final_runs
 from tinysweep.final.candidates import Candidate, Job, Stage
-from tinysweep.final.results import rank
+from tinysweep.final.results import rank, read_final
 from tinysweep.final.runs import Run
 from tinysweep.final.settings import FinalConfig, read_words
 from tinysweep.network.budget import measure
@@ -248,6 +248,22 @@ def test_the_candidates_are_the_best_of_the_search_and_the_choice_is_by_their_me
     assert [one["name"] for one in found["tested"]] == [*names, BASELINE_NAME]
     for one in found["candidates"]:
         assert one["changed"] == {"model.width": int(table.set_index("number")["model.width"][one["trial"]])}
+
+
+def test_what_was_written_is_read_back(held: Held) -> None:
+    read = read_final(held.study)
+    assert read
+    assert dataclasses.asdict(read) == held.found
+
+
+@pytest.mark.parametrize("name", ["budget20k", "budget20k-random"])
+def test_finals_of_earlier_versions_are_read(tmp_path: Path, name: str) -> None:
+    file = Path(__file__).parents[2] / "results" / name / "final.json"
+    (tmp_path / "final").mkdir()
+    shutil.copy(file, tmp_path / "final")
+    read = read_final(tmp_path)
+    assert read
+    assert dataclasses.asdict(read) == {"dropped": [], **json.loads(file.read_text())}
 
 
 def test_predictions_are_those_of_the_models(held: Held, made: Path) -> None:
