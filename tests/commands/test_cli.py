@@ -406,7 +406,7 @@ def test_hydra_calls_back_before_it_makes_a_folder_or_a_sweeper(
     stages: list[str] = []
     monkeypatch.setattr("tinysweep.run.run.run", lambda *_: pytest.fail("it was trained"))
     monkeypatch.setattr(cli, "require_groups", lambda _: stages.append(cli.Hooks.stage))
-    monkeypatch.setattr(cli, "typed", lambda _: pytest.fail(f"stopped, {tinysweep.new_folders}"))
+    monkeypatch.setattr(cli, "to_config", lambda _: pytest.fail(f"stopped, {tinysweep.new_folders}"))
     with pytest.raises(BaseException, match=r"stopped, \['.*default', .*outputs/runs.*"):
         command()
     assert stages == ["composed"]
