@@ -22,7 +22,7 @@ def make_available(monkeypatch: pytest.MonkeyPatch, *devices: Device) -> None:
 
 
 def give_features(monkeypatch: pytest.MonkeyPatch, **features: bool) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: MappingProxyType(features), raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: MappingProxyType(features))
 
 
 # ---- device
