@@ -9,6 +9,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import tinysweep
+from tinysweep.commands import inspect
 from tinysweep.errors import TinysweepError
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +66,17 @@ def test_what_is_shown_as_refused_is_refused_in_these_words(command: str, said: 
     with pytest.raises(TinysweepError) as caught:
         gated()
     assert said == f"error: {caught.value}"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), re.findall(r"^\$ (tinysweep-inspect .*)\n((?:.|\n)*?)```", EVERY, flags=re.MULTILINE)
+)
+def test_what_inspect_is_shown_to_print_is_what_it_prints(
+    command: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", shlex.split(command))
+    inspect.main()
+    assert capsys.readouterr().out == said
 
 
 def test_the_python_example_is_that_of_the_package() -> None:
