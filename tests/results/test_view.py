@@ -12,7 +12,7 @@ from tinysweep.errors import DataError, StudyError
 from tinysweep.metrics import METRICS
 from tinysweep.results.view import open_view
 from tinysweep.search.study import status
-from tinysweep.search.table import Table, metric, ranked
+from tinysweep.search.table import Table, metric, rank_trials
 
 pytestmark = pytest.mark.usefixtures("quiet_optuna")
 
@@ -131,4 +131,4 @@ def test_the_best_so_far_only_gets_better_and_ends_with_the_best(
     for objective in objectives:
         figures = [figure for _, figure in made.view(tmp_path, trials, objectives).best_so_far(objective)]
         assert figures == sorted(figures, reverse=not METRICS[objective].higher_is_better)
-        assert figures[-1] == metric(ranked(trials, [objective])[0], objective)
+        assert figures[-1] == metric(rank_trials(trials, [objective])[0], objective)

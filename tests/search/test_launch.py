@@ -24,7 +24,7 @@ from tinysweep.search import launch as launch_module
 from tinysweep.search.compose_trial import digest, identity
 from tinysweep.search.launch import DIED, Jobs, Reporter, figures, settle
 from tinysweep.search.propose import Proposal, Refusal
-from tinysweep.search.study import Status, Study, failed_from_outside, reopened, status
+from tinysweep.search.study import Status, Study, failed_from_outside, reopen_trial, status
 from tinysweep.settings.schema import Config, ModelConfig, TrainerConfig
 from tinysweep.training.loop import Epoch
 
@@ -191,7 +191,7 @@ def test_every_metric_can_be_aimed_for_alone_and_with_any_others(tmp_path: Path,
 
 def _train_an_epoch(bench: Bench, number: int, _: int) -> None:
     """As a trial's job: report an epoch to the study, then leave the record."""
-    trial = reopened(bench.study.optuna, number)
+    trial = reopen_trial(bench.study.optuna, number)
     Reporter(trial, bench.objectives[0], epochs=4)(Epoch(1, 0.1, 0.25, 0.9, lr=0.1, seconds=1.0))
     bench.leave(number, record())
 
@@ -222,7 +222,7 @@ def test_trials_of_earlier_versions_tell_it_by_their_reason(bench: Bench, reason
 def test_a_job_that_composes_another_configuration_than_was_costed_trains_nothing(bench: Bench) -> None:
     costed = Config(model=ModelConfig(width=4))
     number = entered(bench.study, key=digest(identity(costed)))
-    trial = reopened(bench.study.optuna, number)
+    trial = reopen_trial(bench.study.optuna, number)
     reporter = Reporter(trial, "validation_loss", epochs=4)
     reporter.require_costed(costed)
     reporter.require_costed(replace(costed, trial=number, trainer=TrainerConfig(threads=3, test=False)))
@@ -469,7 +469,7 @@ def test_a_queued_job_that_starts_after_its_launcher_raised_trains_nothing(bench
     bench.run(2, train, die=True)
     assert bench.outcomes == {0: ["interrupted", "complete"], 1: ["interrupted", "complete"]}
     with pytest.raises(AbandonedError):
-        Reporter(reopened(bench.study.optuna, 1), "validation_loss", epochs=4).require_open()
+        Reporter(reopen_trial(bench.study.optuna, 1), "validation_loss", epochs=4).require_open()
 
 
 def test_a_launcher_that_never_works_fails_every_trial_and_ends(bench: Bench) -> None:

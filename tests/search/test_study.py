@@ -31,7 +31,7 @@ from tinysweep.search.study import (
     count,
     is_closed,
     kernel,
-    reopened,
+    reopen_trial,
     status,
 )
 
@@ -214,7 +214,7 @@ def test_a_trial_of_another_process_can_be_written_to_until_it_is_closed(tmp_pat
     study = optuna.create_study(study_name="s", storage=storage)
     study.ask()
     asked = study.ask()
-    again = reopened(optuna.load_study(study_name="s", storage=open_storage(None, tmp_path)), asked.number)
+    again = reopen_trial(optuna.load_study(study_name="s", storage=open_storage(None, tmp_path)), asked.number)
     again.set_user_attr("note", 1)
     again.report(0.5, 1)
     assert not is_closed(again)
@@ -230,12 +230,12 @@ def test_a_trial_of_another_process_can_be_written_to_until_it_is_closed(tmp_pat
 def test_the_trials_of_a_living_sweeper_are_attended_and_those_of_one_that_ended_abandoned(join: Join) -> None:
     one, other = join(), join()
     mine, others = entered(one), entered(other)
-    assert [numbers(sweeper.abandoned()) for sweeper in (one, other)] == [[], []]
-    assert one.presence.others() == [other.presence.token]
+    assert [numbers(sweeper.abandoned_trials()) for sweeper in (one, other)] == [[], []]
+    assert one.presence.other_sweepers() == [other.presence.token]
     other.presence.end()
-    assert numbers(one.abandoned()) == [others]
+    assert numbers(one.abandoned_trials()) == [others]
     assert one.is_attended(one.trial(mine))
-    assert one.presence.others() == []
+    assert one.presence.other_sweepers() == []
 
 
 def test_finished_and_waiting_trials_are_never_abandoned(join: Join) -> None:
@@ -244,12 +244,12 @@ def test_finished_and_waiting_trials_are_never_abandoned(join: Join) -> None:
         other.close(entered(other), became, values=[1.0] if became == Status.complete else None)
     other.optuna.enqueue_trial({})
     other.presence.end()
-    assert one.abandoned() == []
+    assert one.abandoned_trials() == []
 
 
 def test_a_trial_that_no_sweeper_has_signed_is_nobodys(study: Study) -> None:
-    assert numbers(study.abandoned()) == [] != [study.optuna.ask().number]
-    assert numbers(study.abandoned()) == [0]
+    assert numbers(study.abandoned_trials()) == [] != [study.optuna.ask().number]
+    assert numbers(study.abandoned_trials()) == [0]
 
 
 def test_what_a_sweeper_releases_is_interrupted_and_what_others_train_goes_on(join: Join) -> None:
@@ -285,13 +285,13 @@ def test_a_sweeper_of_another_process_is_dead_as_soon_as_it_ends_or_is_killed(
         assert process.stdout
         token = process.stdout.readline().strip()
         assert study.presence.is_alive(token)
-        assert study.abandoned() == []
+        assert study.abandoned_trials() == []
         if killed:
             process.send_signal(signal.SIGKILL)
         process.communicate()
     for _ in range(3):  # to ask must not change the answer
         assert not study.presence.is_alive(token)
-        assert numbers(study.abandoned()) == [0]
+        assert numbers(study.abandoned_trials()) == [0]
     assert joined.user_attrs[HEARTBEATS].keys() == ({token} if killed else set())
 
 
@@ -306,7 +306,7 @@ def test_a_sweeper_that_sees_no_lock_of_another_goes_by_its_heartbeat(join: Join
             "elsewhere.2": time.time() - EXPIRED_SECONDS - 5,
         }
         one.optuna.set_user_attr(HEARTBEATS, beats)
-        assert one.presence.others() == ["elsewhere.1"]
+        assert one.presence.other_sweepers() == ["elsewhere.1"]
     assert not one.presence.is_alive("unknown")
 
 

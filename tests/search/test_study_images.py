@@ -14,7 +14,7 @@ from PIL import Image
 from conftest import Command, Ended, made_images
 from tinysweep.data.folder import content_digest
 from tinysweep.errors import DataError
-from tinysweep.final.candidates import Plan
+from tinysweep.final.candidates import FinalPlan
 from tinysweep.final.settings import FinalConfig
 from tinysweep.search.table import read_trials
 from tinysweep.settings.schema import DataConfig, DataName
@@ -145,14 +145,14 @@ def test_a_final_is_held_on_the_images_of_its_study_wherever_they_are_now(study:
     with pytest.raises(
         DataError, match=r"there is no such folder; data\.root=FOLDER says where the images are now"
     ):
-        Plan(study, settings, ["data.root=nowhere"])
-    data = Plan(study, settings, ["data.root=photos"]).candidates[0].recipe.data
+        FinalPlan(study, settings, ["data.root=nowhere"])
+    data = FinalPlan(study, settings, ["data.root=photos"]).candidates[0].recipe.data
     assert (data.root, data.digest) == (str(place / "photos"), digest_of(place / "photos"))
     Path("photos/ant/000.png").rename("photos/ant/first.png")
     with pytest.raises(
         DataError, match=r"^data\.root=/.*/photos holds images-\w+, not the images of data\.digest="
     ):
-        Plan(study, settings, ["data.root=photos"])
+        FinalPlan(study, settings, ["data.root=photos"])
 
 
 @pytest.mark.slow
@@ -170,5 +170,5 @@ def test_a_study_of_an_earlier_version_takes_a_final_but_no_more_trials(study: P
         "error: study s was begun by an earlier version, which didn't note what data.root "
     )
     assert ended.err.count("\n") == 1
-    plan = Plan(study, FinalConfig(baseline=None), [])
+    plan = FinalPlan(study, FinalConfig(baseline=None), [])
     assert any("earlier version, which didn't note what" in note for note in plan.notes)

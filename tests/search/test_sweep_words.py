@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from conftest import entered
 from tinysweep.search.propose import Refusal
 from tinysweep.search.study import STATES, Status, Study
-from tinysweep.search.sweep import SHOWN, how_far, nothing_fits, refused, result, table, trial_line
+from tinysweep.search.sweep import SHOWN, how_far, nothing_fits, refusals_line, result, table, trial_line
 
 ACCURACY, LOSS = "validation_accuracy", "validation_loss"
 
@@ -135,7 +135,7 @@ def refusal(number: int, became: Status = Status.over_budget, params: int | None
 
 
 def test_what_was_not_trained_is_summed_up_in_one_line() -> None:
-    text = refused([refusal(4), refusal(5, Status.duplicate), refusal(6), refusal(9, Status.invalid)])
+    text = refusals_line([refusal(4), refusal(5, Status.duplicate), refusal(6), refusal(9, Status.invalid)])
     assert text == "not trained: 2 over budget, 1 duplicate, 1 invalid (the last, trial 9: reason 9)"
 
 

@@ -27,7 +27,15 @@ from tinysweep.results.view import from_table
 from tinysweep.search.compose_trial import INCIDENTAL, Composer, identity
 from tinysweep.search.space import Value
 from tinysweep.search.study import STATES, Status, status
-from tinysweep.search.table import COLUMNS, Table, pareto_front, ranked, read_trials, write_results, write_winner
+from tinysweep.search.table import (
+    COLUMNS,
+    Table,
+    pareto_front,
+    rank_trials,
+    read_trials,
+    write_results,
+    write_winner,
+)
 from tinysweep.settings.compose import CONFIG_FOLDER, register_schema, to_config
 from tinysweep.settings.schema import Config
 
@@ -216,7 +224,7 @@ def test_the_best_come_first_and_ties_are_broken_by_loss_then_by_parameters_then
     ]
     for seed in range(5):
         shuffled = random.Random(seed).sample(trials, len(trials))
-        assert numbers(ranked(shuffled, ["validation_accuracy", "params"])) == [5, 3, 4, 2, 1, 0]
+        assert numbers(rank_trials(shuffled, ["validation_accuracy", "params"])) == [5, 3, 4, 2, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -230,7 +238,7 @@ def test_the_objective_says_which_way_is_better(objective: str, expected: list[i
         measured(2, 0.99, 0.40, seconds=4.0),
         measured(3, 0.70, 0.20, seconds=2.0),
     ]
-    assert numbers(ranked(trials, [objective])) == expected
+    assert numbers(rank_trials(trials, [objective])) == expected
 
 
 def test_only_completed_trials_are_ranked() -> None:
@@ -238,9 +246,9 @@ def test_only_completed_trials_are_ranked() -> None:
     for each, became in zip(trials, Status, strict=True):
         each.user_attrs["standing"] = became.value
     trials[0].state = TrialState.RUNNING
-    for best in (ranked(trials, ACCURACY), pareto_front(trials, ACCURACY)):
+    for best in (rank_trials(trials, ACCURACY), pareto_front(trials, ACCURACY)):
         assert [status(each) for each in best] == [Status.complete]
-    assert ranked([], ACCURACY) == pareto_front([], ACCURACY) == []
+    assert rank_trials([], ACCURACY) == pareto_front([], ACCURACY) == []
 
 
 def beats(one: FrozenTrial, other: FrozenTrial, objective: str, order: list[int]) -> bool:
@@ -267,7 +275,7 @@ def test_the_front_holds_whatever_no_other_trial_beats_and_ends_with_the_best(ob
             )
             for number in range(generator.randrange(1, 25))
         ]
-        order = numbers(ranked(trials, [objective]))
+        order = numbers(rank_trials(trials, [objective]))
         expected = [each for each in trials if not any(beats(other, each, objective, order) for other in trials)]
         expected.sort(key=lambda each: int(each.user_attrs["params"]))
         front = pareto_front(trials, [objective])

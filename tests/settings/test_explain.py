@@ -10,7 +10,7 @@ from hydra.errors import MissingConfigException
 from tinysweep.errors import ConfigError
 from tinysweep.settings.compose import compose
 from tinysweep.settings.explain import GROUPS, explain, nearest, require_words, settings
-from tinysweep.settings.schema import Device, expected
+from tinysweep.settings.schema import Device, type_in_words
 
 
 def explained(*overrides: str) -> str:
@@ -105,7 +105,7 @@ def test_beginnings_of_hydras_options_are_let_through() -> None:
     ],
 )
 def test_types_are_told_in_words(annotation: Any, words: str) -> None:
-    assert expected(annotation) == words
+    assert type_in_words(annotation) == words
 
 
 # ---- errors of composition

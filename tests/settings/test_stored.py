@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tinysweep.errors import ConfigError
 from tinysweep.settings.schema import Config, DropoutConfig, DropoutName, ModelConfig
-from tinysweep.settings.stored import flatten, read_config, renamed
+from tinysweep.settings.stored import flatten, read_config, rename_old_settings
 
 WITHOUT, AFTER_STAGES = DropoutConfig(), DropoutConfig(DropoutName.stage, 0.2)
 
@@ -31,7 +31,7 @@ def test_dropout_was_once_two_settings_of_the_model(rate: float, dropout: Dropou
     earlier["model"] |= {"dropout": rate, "dropout_at": "stage"}
     assert read_config(earlier).dropout == dropout
     as_text = {key: str(value) for key, value in flatten(earlier).items()}
-    now = {key: value for key, value in renamed(as_text).items() if "dropout" in key}
+    now = {key: value for key, value in rename_old_settings(as_text).items() if "dropout" in key}
     assert now == ({} if dropout == WITHOUT else {"dropout.name": "stage", "dropout.rate": "0.2"})
 
 

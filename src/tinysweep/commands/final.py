@@ -29,10 +29,10 @@ def hold(options: argparse.Namespace) -> None:
     settings, overrides = read_words(options.settings)
     from filelock import FileLock, Timeout  # noqa: PLC0415 torch and Optuna are imported for good arguments alone
 
-    from tinysweep.final.candidates import Plan  # noqa: PLC0415
+    from tinysweep.final.candidates import FinalPlan  # noqa: PLC0415
     from tinysweep.final.hold import hold_final  # noqa: PLC0415
 
-    plan = Plan(options.study, settings, overrides)
+    plan = FinalPlan(options.study, settings, overrides)
     try:
         plan.folder.mkdir(exist_ok=True)
         with FileLock(plan.folder / ".lock").acquire(blocking=False), outlasting_readers():
@@ -48,7 +48,9 @@ def hold(options: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    rows = [f"  {spec.name + '=' + _shown(spec):<24} {spec.metadata['meaning']}" for spec in fields(FinalConfig)]
+    rows = [
+        f"  {spec.name + '=' + _default_text(spec):<24} {spec.metadata['meaning']}" for spec in fields(FinalConfig)
+    ]
     parser = argparse.ArgumentParser(
         prog="tinysweep-final",
         description=__doc__.partition("\n\n")[2],
@@ -62,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _shown(spec: Any) -> str:
+def _default_text(spec: Any) -> str:
     value = getattr(FinalConfig(), spec.name)
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 

@@ -61,7 +61,7 @@ class Job:
     folder: Path
 
 
-class Plan:
+class FinalPlan:
     """One call of the command, refused where it can't be carried out; `notes` say what of that which was asked for
     is done otherwise."""
 

@@ -7,7 +7,7 @@ from textwrap import indent
 
 from tinysweep import console
 from tinysweep.errors import StudyError
-from tinysweep.final.candidates import Candidate, Plan, Stage
+from tinysweep.final.candidates import Candidate, FinalPlan, Stage
 from tinysweep.final.results import (
     Final,
     FinalModel,
@@ -24,7 +24,7 @@ from tinysweep.metrics import ALL_METRICS, METRICS
 from tinysweep.results.verdict import Summary
 
 
-def hold_final(plan: Plan) -> None:
+def hold_final(plan: FinalPlan) -> None:
     """Candidates, choice, final models, verdict, in this order.
 
     Raises:
@@ -53,7 +53,7 @@ def hold_final(plan: Plan) -> None:
 
 
 def _test(
-    plan: Plan, order: Sequence[str], failures: dict[str, Failure], progress: RunProgress
+    plan: FinalPlan, order: Sequence[str], failures: dict[str, Failure], progress: RunProgress
 ) -> tuple[dict[str, Candidate], dict[str, list[Run]]]:
     """Who is tested, by role, and the runs, by name. As long as one drops out, which `failures` then tells, the
     next in the order that was fixed before takes its place."""
@@ -71,7 +71,7 @@ def _test(
         failures |= failed
 
 
-def _require_verdict(plan: Plan, left: Sequence[Candidate], failures: dict[str, Failure]) -> None:
+def _require_verdict(plan: FinalPlan, left: Sequence[Candidate], failures: dict[str, Failure]) -> None:
     """Refuse to go on where nobody is left, or nobody to compare the winner with who was asked for."""
     if plan.baseline and (failure := failures.get(plan.baseline.name)):
         raise StudyError(
@@ -88,7 +88,7 @@ def _require_verdict(plan: Plan, left: Sequence[Candidate], failures: dict[str, 
 # ---- what is printed
 
 
-def result(plan: Plan, final: Final, images: int, command: str) -> str:
+def result(plan: FinalPlan, final: Final, images: int, command: str) -> str:
     """The tables, the verdicts, the choice in words, and where everything lies."""
     parts = [_candidates(plan, final)] if final.candidates else []
     parts.append(_models(plan, final, images))
@@ -103,7 +103,7 @@ def result(plan: Plan, final: Final, images: int, command: str) -> str:
     return "\n" + "\n\n".join(parts)
 
 
-def _candidates(plan: Plan, final: Final) -> str:
+def _candidates(plan: FinalPlan, final: Final) -> str:
     rows = [
         _row("chosen" if each.chosen else "", each, ("validation_loss", "validation_accuracy"), plan.judge)
         for each in final.candidates
@@ -112,14 +112,14 @@ def _candidates(plan: Plan, final: Final) -> str:
         rows.append(["dropped out", failure.name, "–", "–", "–", f"seed {failure.seed}: {failure.reason}"])
     header = ["", "", "loss", "accuracy", "params", f"{METRICS[plan.judge].header} of each seed"]
     title = f"candidates by mean {METRICS[plan.judge].label} over {seeds_in_words(plan.selection_seeds)}"
-    return f"{title}, {_spread(final)}:\n{_aligned(header, rows)}"
+    return f"{title}, {_spread(final)}:\n{_align(header, rows)}"
 
 
-def _models(plan: Plan, final: Final, images: int) -> str:
+def _models(plan: FinalPlan, final: Final, images: int) -> str:
     rows = [_row(each.role, each, ("test_accuracy", "test_loss"), "test_accuracy") for each in final.tested]
     header = ["", "", "accuracy", "loss", "params", "accuracy of each seed"]
     title = f"final models on the {images:,} test images over {seeds_in_words(plan.settings.seeds)}"
-    return f"{title}, {_spread(final)}:\n{_aligned(header, rows)}"
+    return f"{title}, {_spread(final)}:\n{_align(header, rows)}"
 
 
 def _row(role: str, each: RankedCandidate | FinalModel, metrics: tuple[str, str], judge: str) -> list[str]:
@@ -145,7 +145,7 @@ def _spread(final: Final) -> str:
     return f"mean ± standard deviation [{100 * final.confidence:g}% interval of the mean]"
 
 
-def _aligned(header: list[str], rows: list[list[str]]) -> str:
+def _align(header: list[str], rows: list[list[str]]) -> str:
     return indent(console.table([header, *rows], "l" * len(header)), console.GAP)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tinysweep.errors import DataError, first_line
 from tinysweep.files import write_whole
-from tinysweep.final.candidates import Candidate, Plan, Stage
+from tinysweep.final.candidates import Candidate, FinalPlan, Stage
 from tinysweep.final.runs import METRICS_OF, Failure, Run, tested_otherwise
 from tinysweep.final.settings import seeds_in_words
 from tinysweep.metrics import METRICS
@@ -155,7 +155,7 @@ def _from_json(kind: Any, content: Any) -> Any:
 # ---- from the runs
 
 
-def rank(plan: Plan, runs: dict[str, list[Run]]) -> list[RankedCandidate]:
+def rank(plan: FinalPlan, runs: dict[str, list[Run]]) -> list[RankedCandidate]:
     """The candidates that have runs, by their means over seeds, ties by validation loss, the best first."""
     found = [
         RankedCandidate(
@@ -171,13 +171,13 @@ def rank(plan: Plan, runs: dict[str, list[Run]]) -> list[RankedCandidate]:
     return sorted(found, key=lambda each: (loss(getattr(each, plan.judge).mean), each.validation_loss.mean))
 
 
-def _means(plan: Plan, each: Candidate, runs: Sequence[Run]) -> dict[str, Any]:
+def _means(plan: FinalPlan, each: Candidate, runs: Sequence[Run]) -> dict[str, Any]:
     names, confidence = METRICS_OF[runs[0].job.stage], plan.settings.confidence
     means = {name: summarise([run.metric(name) for run in runs], confidence) for name in names}
     return {"name": each.name, "trial": each.trial, "params": each.cost.params, "macs": each.cost.macs, **means}
 
 
-def _figures(plan: Plan, run: Run) -> dict[str, Any]:
+def _figures(plan: FinalPlan, run: Run) -> dict[str, Any]:
     figures = {name: run.metric(name) for name in METRICS_OF[run.job.stage]}
     folder = run.folder.path.relative_to(plan.view.folder).as_posix()
     return {"seed": run.job.seed, "folder": folder, **figures, "seconds": run.record["train_seconds"]}
@@ -208,7 +208,7 @@ class Outcome:
     """What the runs of a final came to: the candidates, best first, none if there was nothing to choose from; who
     was tested, by role, the winner first, with the runs by name; and what made others drop out."""
 
-    plan: Plan
+    plan: FinalPlan
     ranked: list[RankedCandidate]
     roles: dict[str, Candidate]
     runs: dict[str, list[Run]]

@@ -65,14 +65,14 @@ class RunProgress(Progress):
         super().__init__(total, "runs")
         self.done = 0
 
-    def found(self, count: int) -> None:
+    def note_found(self, count: int) -> None:
         """So many runs need not be trained: they count as done, but not for the pace."""
         if count:
             self.done += count
             self.leave_out(count)
             self.print(f"{count} run{'s are' if count > 1 else ' is'} there already")
 
-    def ended(self, outcome: Run | Failure) -> None:
+    def note_ended(self, outcome: Run | Failure) -> None:
         if isinstance(outcome, Run):
             of: Job | Failure = outcome.job
             loss, accuracy = (ALL_METRICS[name].text(outcome.metric(name)) for name in METRICS_OF[of.stage])
@@ -96,10 +96,10 @@ def complete(
     """
     outcomes = {job.folder: look_up(job) for job in jobs}
     todo = [job for job in jobs if not outcomes[job.folder]]
-    progress.found(sum(isinstance(outcome, Run) for outcome in outcomes.values()))
+    progress.note_found(sum(isinstance(outcome, Run) for outcome in outcomes.values()))
     for outcome in outcomes.values():
         if isinstance(outcome, Failure):
-            progress.ended(outcome)
+            progress.note_ended(outcome)
     lost: list[Failure] = []
 
     def ended(job: Job, reason: str | None) -> None:
@@ -107,7 +107,7 @@ def complete(
         if not outcome:
             outcome = Failure.of(job, reason or "it left no finished record")
             lost.append(outcome)
-        progress.ended(outcome)
+        progress.note_ended(outcome)
 
     train_all(todo, workers, ended, progress.print)
     if lost:

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tinysweep.errors import ConfigError
-from tinysweep.settings.schema import Section, expected, setting
+from tinysweep.settings.schema import Section, setting, type_in_words
 
 # What of a run's settings the command decides itself, and by what.
 DECIDED = {
@@ -66,7 +66,7 @@ def read_words(words: list[str]) -> tuple[FinalConfig, list[str]]:
         composed = OmegaConf.merge(OmegaConf.structured(FinalConfig), OmegaConf.from_dotlist(own))
         settings = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        raise ConfigError(_mistyped(error, known, own)) from error
+        raise ConfigError(_wrong_type(error, known, own)) from error
     assert isinstance(settings, FinalConfig)
     return settings, overrides
 
@@ -76,7 +76,7 @@ def seeds_in_words(count: int) -> str:
     return f"{count} seeds" if count > 1 else "one seed"
 
 
-def _mistyped(error: OmegaConfBaseException, known: dict[str, Any], own: list[str]) -> str:
+def _wrong_type(error: OmegaConfBaseException, known: dict[str, Any], own: list[str]) -> str:
     key = re.split(r"[.\[]", str(error.full_key))[0]
     given = next((word for word in reversed(own) if word.startswith(f"{key}=")), key)
-    return f"{given} must be {expected(known[key].type)} ({known[key].metadata['meaning']})"
+    return f"{given} must be {type_in_words(known[key].type)} ({known[key].metadata['meaning']})"

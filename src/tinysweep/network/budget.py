@@ -155,10 +155,10 @@ def _kind(layer: nn.Module) -> str:
 
 def excesses(cost: Cost, budget: BudgetConfig) -> list[str]:
     """What a cost exceeds, a clause a bound; empty if it fits."""
-    return list(_exceeded(cost, budget).values())
+    return list(_exceeded_bounds(cost, budget).values())
 
 
-def _exceeded(cost: Cost, budget: BudgetConfig) -> dict[str, str]:
+def _exceeded_bounds(cost: Cost, budget: BudgetConfig) -> dict[str, str]:
     """The kinds of cost, named as in LayerCost, that are over their bound, each with its clause."""
     found = {}
     if cost.params >= budget.params:
@@ -220,7 +220,7 @@ def refusal(config: ModelConfig, shape: DataShape, budget: BudgetConfig) -> str:
     """Why a model is refused: cost and limit, the layers that cost most of the first thing that is over its
     limit, and the widest width that would fit."""
     cost = measure(config, shape)
-    exceeded = _exceeded(cost, budget)
+    exceeded = _exceeded_bounds(cost, budget)
     kind = next(iter(exceeded), "params")
     costliest = sorted(cost.layers, key=lambda layer: -int(getattr(layer, kind)))[:3]
     lines = [f"over budget at model.width={config.width}: {'; '.join(exceeded.values())}"]

@@ -109,7 +109,7 @@ def channel_plan(config: ModelConfig) -> list[list[int]]:
         exponents = [stage if config.growth_by == GrowthBy.stage else blocks + i for i in range(depth)]
         plan.append([_channels(config, exponent) for exponent in exponents])
         blocks += depth
-    plan[0][0] = _rounded(config, int(config.width) * config.stem_fraction)
+    plan[0][0] = _round_channels(config, int(config.width) * config.stem_fraction)
     return plan
 
 
@@ -120,10 +120,10 @@ def _channels(config: ModelConfig, exponent: int) -> int:
             f"model.growth={config.growth:g} to the power of {exponent} times model.width={width} makes more than "
             f"{MOST_CHANNELS:,} channels; use fewer stages or blocks, a smaller growth, or model.growth_by=stage"
         )
-    return _rounded(config, width * config.growth**exponent)
+    return _round_channels(config, width * config.growth**exponent)
 
 
-def _rounded(config: ModelConfig, channels: float) -> int:
+def _round_channels(config: ModelConfig, channels: float) -> int:
     multiple = config.channel_multiple
     return multiple * max(1, round(channels / multiple))
 
@@ -156,7 +156,7 @@ def build_model(config: ModelConfig, shape: DataShape, dropout: DropoutConfig | 
     for stage, widths in enumerate(channel_plan(config)):
         if stage > 0:
             if config.bottleneck:
-                narrow = _rounded(config, channels * config.bottleneck)
+                narrow = _round_channels(config, channels * config.bottleneck)
                 block = nn.Sequential(*convolution(config, channels, narrow, 1, False))
                 layers.append(block)
                 channels = narrow

@@ -25,7 +25,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         if not (self.training and _suits(x)):
             return super().forward(x)
         y, mean, variance = cast(
-            tuple[Tensor, Tensor, Tensor], _Normalise.apply(x, self.weight, self.bias, self.eps)
+            tuple[Tensor, Tensor, Tensor], _BatchNormalise.apply(x, self.weight, self.bias, self.eps)
         )
         with torch.no_grad():
             self._track(mean, variance, x.numel() // x.shape[1])
@@ -49,7 +49,7 @@ def _suits(x: Tensor) -> bool:
     return narrow and x.numel() >= MANY and plain and x.is_contiguous(memory_format=torch.channels_last)
 
 
-class _Normalise(torch.autograd.Function):
+class _BatchNormalise(torch.autograd.Function):
     """(x, weight, bias, eps) -> (y, mean, biased variance), with the statistics in float32 whatever x is."""
 
     @staticmethod

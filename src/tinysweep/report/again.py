@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
 from tinysweep.errors import DataError, TinysweepError
-from tinysweep.report.sections import Table
+from tinysweep.report.sections import PageTable
 from tinysweep.results.view import StudyView
 from tinysweep.search.compose_trial import DIGEST
 from tinysweep.search.space import as_sweep, in_words, read_space
@@ -31,8 +31,8 @@ class Instructions:
     settings that all trials share, and what the winner was run with."""
 
     commands: list[tuple[str, str]]
-    searched: Table
-    shared: Table
+    searched: PageTable
+    shared: PageTable
     environment: dict[str, object]
     problem: str | None  # that makes the commands incomplete
     has_guesses: bool  # the study doesn't say by which command it was begun
@@ -60,8 +60,8 @@ def instructions(view: StudyView, number: int | None) -> Instructions:
     searched = searched or {name: in_words(kind) for name, kind in view.searched.items()}
     return Instructions(
         [*commands, *later_commands(view)],
-        Table("search space", ["parameter", "values"], [[*pair] for pair in searched.items()]),
-        Table("settings that all trials share", ["setting", "value"], [[*pair] for pair in shared.items()]),
+        PageTable("search space", ["parameter", "values"], [[*pair] for pair in searched.items()]),
+        PageTable("settings that all trials share", ["setting", "value"], [[*pair] for pair in shared.items()]),
         _environment(record) if record else {},
         problem,
         has_guesses=view.typed is None and bool(overrides),

@@ -52,7 +52,7 @@ Row = list[str | Number | Line]
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """A table, and what it is for those who can't see it. Text in its cells is broken into lines if it is long."""
 
     label: str
@@ -144,7 +144,7 @@ def status_counts(view: StudyView) -> dict[Status, int]:
 # ---- the final
 
 
-def final_tables(final: Final, judge: str) -> dict[str, Table]:
+def final_tables(final: Final, judge: str) -> dict[str, PageTable]:
     """The tables of a final by their titles; `judge` is the metric by which candidates were chosen."""
     validation = sorted(("validation_loss", "validation_accuracy"), key=lambda name: name != judge)
     test, confidence = ("test_accuracy", "test_loss"), final.confidence
@@ -158,7 +158,7 @@ def final_tables(final: Final, judge: str) -> dict[str, Table]:
 
 def models(
     found: Sequence[RankedCandidate] | Sequence[FinalModel], names: Sequence[str], confidence: float
-) -> Table:
+) -> PageTable:
     """A row a model; the interval and each seed's figure are those of the first metric."""
     first, *others = (ALL_METRICS[name] for name in names)
     header = ["model", "role", "parameters", f"{first.label}, {SPREAD}", f"{100 * confidence:g}% interval"]
@@ -182,7 +182,7 @@ def models(
             count_cell(each.macs),
             *(value_text(changed.get(name)) for name in searched),
         ])  # fmt: skip
-    return Table("models of the final", [*header, *searched], rows)
+    return PageTable("models of the final", [*header, *searched], rows)
 
 
 def mean_cell(name: str, summary: Summary) -> Number:
@@ -202,7 +202,7 @@ def interval_text(name: str, summary: Summary) -> str:
     return f"{shown(summary.low).removesuffix('%')} – {shown(summary.high)}"
 
 
-def comparisons(final: Final) -> Table:
+def comparisons(final: Final) -> PageTable:
     """How sure it is that the winner is better than the others."""
 
     def points(share: float | None) -> str:
@@ -223,19 +223,19 @@ def comparisons(final: Final) -> Table:
 
     header = ["models", "difference, percentage points", f"{100 * final.confidence:g}% interval"]
     header += ["p-value over images", "p-value over seeds", "verdict"]
-    return Table("comparisons", header, [row(each) for each in final.comparisons])
+    return PageTable("comparisons", header, [row(each) for each in final.comparisons])
 
 
-def dropped_models(final: Final) -> Table:
+def dropped_models(final: Final) -> PageTable:
     """Those of whom no verdict is given."""
     rows: list[Row] = [[each.name, each.stage, str(each.seed), each.reason] for each in final.dropped]
-    return Table("models that dropped out", ["model", "failed in", "with seed", "reason"], rows)
+    return PageTable("models that dropped out", ["model", "failed in", "with seed", "reason"], rows)
 
 
 # ---- the trials
 
 
-def reasons(view: StudyView) -> Table:
+def reasons(view: StudyView) -> PageTable:
     """Why trials did not complete. Reasons that differ in their numbers alone share a row; the commonest first."""
     groups: dict[tuple[Status, str], list[FrozenTrial]] = {}
     for trial in view.trials:
@@ -250,10 +250,10 @@ def reasons(view: StudyView) -> Table:
         rows.append([status_name(each), count_cell(len(trials)), said, which])
     header = ["state", "trials", "reason, that of the last", "which"]
     label, more = "reasons of trials that did not complete", max(0, len(rows) - MOST_REASONS)
-    return Table(label, header, rows[:MOST_REASONS], left_out=more)
+    return PageTable(label, header, rows[:MOST_REASONS], left_out=more)
 
 
-def ranking(view: StudyView) -> Table:
+def ranking(view: StudyView) -> PageTable:
     """The best of the completed trials, best first."""
     names = [*view.objectives, "validation_accuracy", "validation_loss", "params", "macs", "seconds"]
     shown = [METRICS[name] for name in dict.fromkeys(names)]
@@ -267,7 +267,7 @@ def ranking(view: StudyView) -> Table:
             *(_value(trial.params.get(name)) for name in view.searched),
         ])  # fmt: skip
     header = ["rank", "trial", *(one.label for one in shown), *view.searched]
-    return Table("ranked trials", header, rows, is_sortable=True)
+    return PageTable("ranked trials", header, rows, is_sortable=True)
 
 
 def _value(value: object) -> str | Number:
@@ -276,7 +276,7 @@ def _value(value: object) -> str | Number:
     return Number(value_text(value), float(value))
 
 
-def layers(cost: Cost) -> Table:
+def layers(cost: Cost) -> PageTable:
     """A model layer by layer, and what each costs."""
     rows: list[Row] = [
         [layer.name, layer.kind, "×".join(map(str, layer.output)),
@@ -285,4 +285,4 @@ def layers(cost: Cost) -> Table:
     ]  # fmt: skip
     peak = Number(f"{cost.activation_bytes:,} peak", cost.activation_bytes)
     rows.append([Line("total", is_strong=True), "", "", count_cell(cost.params), count_cell(cost.macs), peak])
-    return Table("layers", ["layer", "kind", "output", "params", "MACs", "live bytes"], rows)
+    return PageTable("layers", ["layer", "kind", "output", "params", "MACs", "live bytes"], rows)

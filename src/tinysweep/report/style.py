@@ -135,13 +135,13 @@ def scale(name: str, figures: Iterable[float]) -> Scale:
     title = METRICS[name].title
     if name == "validation_accuracy":
         errors = [max(100 * (1 - value), SMALLEST_ERROR) for value in values]
-        low, high = _padded(min(errors), max(errors))
+        low, high = _pad(min(errors), max(errors))
         ticks = _log_ticks(low, min(high, 100.0))
         return Scale(title, low, high, True, ticks, [f"{round(100 - tick, 6):.6g}" for tick in ticks], True)
     positive = [value for value in values if value > 0] or [1.0]
     log = name == "validation_loss" or max(positive) > WIDE * min(positive)
     if log:
-        low, high = _padded(min(positive), max(positive))
+        low, high = _pad(min(positive), max(positive))
         ticks = _log_ticks(low, high)
     else:
         low, high = _linear_ends(min(values), max(values))
@@ -157,7 +157,7 @@ def _linear_ends(low: float, high: float) -> tuple[float, float]:
     return 0.0, 1.08 * high or 1.0
 
 
-def _padded(low: float, high: float) -> tuple[float, float]:
+def _pad(low: float, high: float) -> tuple[float, float]:
     """Ends of a logarithmic axis with room beside the outermost figures, and never too near each other."""
     room = max((high / low) ** 0.07, 1.05 if high > low else 1.3)
     return low / room, high * room

@@ -21,7 +21,7 @@ from tinysweep.search.space import without_quotes
 from tinysweep.search.storage.location import Kind, Location, locate
 from tinysweep.search.storage.opening import look_into, storage_errors
 from tinysweep.search.study import STATES, Status, status, trial_path
-from tinysweep.search.table import COLUMNS, NOTES, metric, pareto_front, ranked, read_trials
+from tinysweep.search.table import COLUMNS, NOTES, metric, pareto_front, rank_trials, read_trials
 from tinysweep.settings.compose import COMPOSITION_ERRORS
 from tinysweep.settings.schema import Config
 from tinysweep.settings.stored import read_config
@@ -56,7 +56,7 @@ class StudyView:
     @cached_property
     def completed(self) -> list[FrozenTrial]:
         """The completed trials, best first."""
-        return ranked(self.trials, self.objectives)
+        return rank_trials(self.trials, self.objectives)
 
     @cached_property
     def leaders(self) -> frozenset[int]:

@@ -50,7 +50,7 @@ def run(config: Config, wanted: Path, overrides: list[str], report: OnEpoch | No
     record, folder = Record.begin(config, cost, machine, overrides), RunFolder.claim(wanted)
     with folder.hold():
         checkpoint = None if report else Checkpoint(folder, config, shape)
-        return _Run(folder, record, machine, data, report, checkpoint).complete()
+        return _LiveRun(folder, record, machine, data, report, checkpoint).complete()
 
 
 def go_on(path: Path) -> Record:
@@ -88,7 +88,7 @@ def go_on(path: Path) -> Record:
         print(_heading(config, cost, machine), flush=True)
         data = load(config.data)
         print(f"goes on after epoch {len(checkpoint.history)} of {config.trainer.epochs}", flush=True)
-        return _Run(folder, record, machine, data, checkpoint=checkpoint).complete()
+        return _LiveRun(folder, record, machine, data, checkpoint=checkpoint).complete()
 
 
 def resume_command(folder: Path) -> str:
@@ -127,7 +127,7 @@ def _same_hardware(folder: RunFolder, begun: Record) -> Hardware:
 
 
 @dataclass
-class _Run:
+class _LiveRun:
     """A run that has a folder; a trial's has a report, a single one's a checkpoint and a person who watches."""
 
     folder: RunFolder

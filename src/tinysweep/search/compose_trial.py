@@ -22,7 +22,7 @@ from tinysweep.settings.command_line import as_value, read_override
 from tinysweep.settings.compose import COMPOSITION_ERRORS, compose, to_config
 from tinysweep.settings.explain import GROUPS, explain, nearest, require_groups, settings
 from tinysweep.settings.schema import Config
-from tinysweep.settings.stored import flatten, renamed
+from tinysweep.settings.stored import flatten, rename_old_settings
 
 # What doesn't decide what a run finds: where data lies, what it runs on, and what it is called.
 INCIDENTAL = (
@@ -178,7 +178,7 @@ def interpolates(value: Any) -> bool:
 def identity(config: Config | dict[str, Any]) -> dict[str, Any]:
     """All that decides what a run finds, by dotted key. Settings that not every study knew are left out at their
     default, so that theirs stay the same."""
-    found = renamed(flatten(config if isinstance(config, dict) else asdict(config)))
+    found = rename_old_settings(flatten(config if isinstance(config, dict) else asdict(config)))
     return {key: value for key, value in found.items() if key not in INCIDENTAL and not _is_as_before(key, value)}
 
 

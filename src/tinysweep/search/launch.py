@@ -25,7 +25,7 @@ from tinysweep.search.compose_trial import digest, identity
 from tinysweep.search.plan import Launch, build_pruner
 from tinysweep.search.propose import Proposal, Refusal
 from tinysweep.search.storage.opening import open_storage
-from tinysweep.search.study import Status, Study, is_closed, reopened, trial_path
+from tinysweep.search.study import Status, Study, is_closed, reopen_trial, trial_path
 from tinysweep.settings.schema import Config
 from tinysweep.training.loop import Epoch
 
@@ -54,7 +54,7 @@ def run_trial(
         pruner=build_pruner(sweeper.pruner),
     )
     first = sweeper.objective if isinstance(sweeper.objective, str) else sweeper.objective[0]
-    reporter = Reporter(reopened(study, config.trial), first, config.trainer.epochs)
+    reporter = Reporter(reopen_trial(study, config.trial), first, config.trainer.epochs)
     reporter.require_open()
     reporter.require_costed(config)
     return run(config, folder, overrides, reporter)
@@ -83,7 +83,7 @@ class Reporter:
             self.trial.report(value, epoch.epoch)
             prune = self.trial.should_prune()
         except optuna.exceptions.UpdateFinishedTrialError as error:
-            raise self._abandoned() from error
+            raise self._abandoned_error() from error
         except (optuna.exceptions.StorageInternalError, SQLAlchemyError, OSError) as error:
             # The result, which the record keeps, is worth more than the chance to prune.
             log.warning("trial %d: epoch %d not reported: %s", self.trial.number, epoch.epoch, error)
@@ -95,9 +95,9 @@ class Reporter:
     def require_open(self) -> None:
         """Refuse to go on with a trial that another sweeper has closed, because this job's own has died."""
         if is_closed(self.trial):
-            raise self._abandoned()
+            raise self._abandoned_error()
 
-    def _abandoned(self) -> AbandonedError:
+    def _abandoned_error(self) -> AbandonedError:
         return AbandonedError(f"trial {self.trial.number} was closed by another sweeper")
 
     def require_costed(self, config: Config) -> None:

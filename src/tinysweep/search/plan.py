@@ -47,7 +47,7 @@ from tinysweep.search.storage.location import locate
 from tinysweep.settings.command_line import as_value
 from tinysweep.settings.explain import require_schema
 from tinysweep.settings.schema import DataConfig
-from tinysweep.settings.stored import flatten, renamed
+from tinysweep.settings.stored import flatten, rename_old_settings
 from tinysweep.settings.sweeper import SweeperConfig
 from tinysweep.training.device import usable_cores
 
@@ -319,7 +319,7 @@ def require_same(study: optuna.Study, definition: dict[str, str]) -> None:
             raise StudyError(f"study {study.study_name} was not made by tinysweep; choose another study_name")
         study.set_user_attr("definition", definition)
         return
-    known = renamed(noted)
+    known = rename_old_settings(noted)
     keys = [key for key in {**known, **definition} if known.get(key) != definition.get(key)]
     if keys == [DIGEST] and DIGEST not in known:
         raise StudyError(

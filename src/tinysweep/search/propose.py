@@ -13,7 +13,7 @@ from tinysweep.errors import BudgetError, ConfigError
 from tinysweep.network import budget
 from tinysweep.network.build import with_width
 from tinysweep.search.compose_trial import NOTHING_HELD_OUT, Composer, digest, identity
-from tinysweep.search.space import Points, Space, Value, untried
+from tinysweep.search.space import Points, Space, Value, untried_points
 from tinysweep.search.study import TRAINED, Status, Study, is_being_trained, status
 from tinysweep.settings.schema import BudgetConfig, Config
 
@@ -59,7 +59,7 @@ class Proposer:
 
     def propose(self, given: dict[str, Any] | None = None) -> Proposal | Refusal:
         """The next trial: one to be launched, or one that is closed already. Its parameters may be `given`."""
-        trial = self.study.ask(self._given() if given is None else given)
+        trial = self.study.ask(self._next_point() if given is None else given)
         try:
             values = self._draw(trial)
             config = self.composer.config(values, trial.number)
@@ -86,7 +86,7 @@ class Proposer:
             trial.set_user_attr(name, value)
         return Proposal(trial.number, self.composer.overrides(values, config), config)
 
-    def _given(self) -> dict[str, Any] | None:
+    def _next_point(self) -> dict[str, Any] | None:
         """The values of the next trial: those of one that was interrupted, or of a point to start with, each
         proposed once by this sweeper, or of the grid's next point; None for a draw."""
         trials = self.study.trials()
@@ -94,7 +94,7 @@ class Proposer:
             if trial.number not in self.repeated:
                 self.repeated.add(trial.number)
                 return trial.params
-        if start := untried(self.start, trials):
+        if start := untried_points(self.start, trials):
             self.start = start[1:]
             return start[0]
         return self.grid.upcoming(trials) if self.grid else None

@@ -245,7 +245,7 @@ def _start_value(name: str, value: Any, space: Space) -> Value:
     return found[0]
 
 
-def untried(start: list[dict[str, Value]], trials: list[FrozenTrial]) -> list[dict[str, Value]]:
+def untried_points(start: list[dict[str, Value]], trials: list[FrozenTrial]) -> list[dict[str, Value]]:
     """The points that no trial of the study has."""
     return [point for point in start if not any(point.items() <= trial.params.items() for trial in trials)]
 

@@ -77,7 +77,7 @@ def trial_path(number: int) -> str:
 # its state.
 
 
-def reopened(study: optuna.Study, number: int) -> Trial:
+def reopen_trial(study: optuna.Study, number: int) -> Trial:
     """A trial that another process, or an earlier call, has asked for."""
     return Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
 
@@ -152,7 +152,7 @@ class Presence:
             return is_held(file)
         return _is_recent(self.study.user_attrs.get(HEARTBEATS, {}).get(token, 0.0))
 
-    def others(self) -> list[str]:
+    def other_sweepers(self) -> list[str]:
         """The tokens of the other sweepers that live."""
         tokens = self.study.user_attrs.get(HEARTBEATS, {})
         return [token for token in tokens if token != self.token and self.is_alive(token)]
@@ -217,7 +217,7 @@ class Study:
         state = STATES.get(became, TrialState.COMPLETE if values is not None else TrialState.FAIL)
         notes |= {"standing": became.value} | ({"reason": reason} if reason else {})
         try:
-            trial = reopened(self.optuna, number)
+            trial = reopen_trial(self.optuna, number)
             for name, value in notes.items():
                 trial.set_user_attr(name, value)
             self.optuna.tell(number, values, state, skip_if_finished=True)
@@ -225,7 +225,7 @@ class Study:
             return False
         return True
 
-    def abandoned(self) -> list[FrozenTrial]:
+    def abandoned_trials(self) -> list[FrozenTrial]:
         """Running trials whose sweeper is no longer there."""
         running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
         return [trial for trial in running if not self.is_attended(trial)]

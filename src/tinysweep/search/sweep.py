@@ -32,7 +32,7 @@ from tinysweep.search.study import (
     is_being_trained,
     status,
 )
-from tinysweep.search.table import Table, metric, pareto_front, ranked, write_results, write_winner
+from tinysweep.search.table import Table, metric, pareto_front, rank_trials, write_results, write_winner
 from tinysweep.settings.command_line import as_typed
 
 JUDGED_FROM = 10  # finished trials; a failure among fewer says little of a rate
@@ -116,7 +116,7 @@ class Sweep:
         idle = (Status.over_budget, Status.invalid, Status.duplicate, Status.withdrawn)
         if any(status(trial) not in idle for trial in study.get_trials(deepcopy=False)):
             return False
-        return not Presence(study, self.plan.folder).others()
+        return not Presence(study, self.plan.folder).other_sweepers()
 
     def _create(self, storage: BaseStorage) -> optuna.Study:
         return optuna.create_study(
@@ -154,10 +154,10 @@ class Sweep:
         grid = plan.points if plan.is_grid else None
         proposer = Proposer(study, plan.space, plan.composer, plan.n_trials, start=plan.start, grid=grid)
         trials = study.trials()
-        self.best = next(iter(ranked(trials, plan.objectives)), None)
+        self.best = next(iter(rank_trials(trials, plan.objectives)), None)
         with console.Progress(plan.total, "trials", study.count(trials, *TRAINED)) as progress:
             self.progress = progress
-            jobs = Jobs(study, plan.objectives, plan.launch, proposer.propose, self._finished)
+            jobs = Jobs(study, plan.objectives, plan.launch, proposer.propose, self._report_trial)
             while True:
                 self._recover(study)
                 self._judge_failures(study)
@@ -170,11 +170,11 @@ class Sweep:
                 jobs.run(proposals, plan.job)
                 self._write_table(study)
 
-    def _finished(self, trial: FrozenTrial) -> None:
+    def _report_trial(self, trial: FrozenTrial) -> None:
         """Say what became of a trial that has just been trained."""
         aim = self.plan.objectives[0]
         if status(trial) == Status.complete:
-            self.best = ranked([trial, *([self.best] if self.best else [])], self.plan.objectives)[0]
+            self.best = rank_trials([trial, *([self.best] if self.best else [])], self.plan.objectives)[0]
             self.progress.describe(f"best {figure(self.best, aim)}")
         self.progress.print(trial_line(trial, self.best, aim))
         if status(trial) != Status.interrupted:
@@ -183,9 +183,9 @@ class Sweep:
     def _recover(self, study: Study) -> None:
         """Close what a sweeper that died has left running: by its record if it had finished; else it is proposed
         again."""
-        for trial in study.abandoned():
+        for trial in study.abandoned_trials():
             if leave_interrupted(study, trial.number, self.plan.objectives, "its sweeper died"):
-                self._finished(study.trial(trial.number))
+                self._report_trial(study.trial(trial.number))
 
     def _gather(self, study: Study, proposer: Proposer) -> list[Proposal]:
         """What is launched next: as many proposals as there is need for, fewer where the space is used up."""
@@ -202,7 +202,7 @@ class Sweep:
                 refusals.append(answer)
                 in_a_row += 1
         if refusals:
-            self.progress.print(refused(refusals))
+            self.progress.print(refusals_line(refusals))
         if in_a_row >= most and not proposals:
             if not any(refusal.became == Status.duplicate for refusal in refusals):
                 raise StudyError(nothing_fits(refusals, study.trials()))
@@ -273,7 +273,7 @@ def trial_line(trial: FrozenTrial, best: FrozenTrial | None, objective: str) -> 
 
 def result(trials: list[FrozenTrial], objectives: list[str], searched: list[str]) -> str:
     """The best trials and the Pareto front as text tables."""
-    best = ranked(trials, objectives)
+    best = rank_trials(trials, objectives)
     running = count(trials, Status.running)
     elsewhere = f"another sweep is at work on {running} more trial{'s' if running > 1 else ''}"
     if not best:
@@ -339,7 +339,7 @@ def to_try_again(study: Study) -> str:
     )
 
 
-def refused(refusals: list[Refusal]) -> str:
+def refusals_line(refusals: list[Refusal]) -> str:
     """The line that sums up what was not launched."""
     kinds = Counter(refusal.became.value.replace("_", " ") for refusal in refusals)
     words = ", ".join(f"{number} {kind}" for kind, number in kinds.items())

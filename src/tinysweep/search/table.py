@@ -122,7 +122,7 @@ def _losses(trial: FrozenTrial, names: Sequence[str]) -> tuple[float, ...]:
     return tuple(METRICS[name].loss(metric(trial, name)) for name in names)
 
 
-def ranked(trials: list[FrozenTrial], objectives: list[str]) -> list[FrozenTrial]:
+def rank_trials(trials: list[FrozenTrial], objectives: list[str]) -> list[FrozenTrial]:
     """The completed trials, best first: by the first objective, ties by validation loss, then by parameters."""
     completed = [trial for trial in trials if status(trial) == Status.complete]
     names = [objectives[0], "validation_loss", "params"]
@@ -135,7 +135,7 @@ def pareto_front(trials: list[FrozenTrial], objectives: list[str]) -> list[Froze
     names = objectives if len(objectives) > 1 else [*objectives, "params"]
     front: dict[tuple[float, ...], FrozenTrial] = {}
     # In this order no trial is beaten by a later one; of equals the one that ranks first stays.
-    for trial in sorted(ranked(trials, objectives), key=lambda trial: _losses(trial, names)):
+    for trial in sorted(rank_trials(trials, objectives), key=lambda trial: _losses(trial, names)):
         losses = _losses(trial, names)
         if not any(all(a <= b for a, b in zip(better, losses, strict=True)) for better in front):
             front[losses] = trial
@@ -150,7 +150,7 @@ def write_results(
 ) -> FrozenTrial | None:
     """Write optimization_results.yaml, as Hydra's own sweeper does, into a study's folder, and return the best
     trial, if any has completed."""
-    best = next(iter(ranked(trials, objectives)), None)
+    best = next(iter(rank_trials(trials, objectives)), None)
     if best is None:
         return None
     content: dict[str, Any] = {"name": "optuna", "study": study}

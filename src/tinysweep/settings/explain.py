@@ -18,7 +18,7 @@ from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
 from tinysweep.errors import ConfigError
 from tinysweep.settings.command_line import without_password
-from tinysweep.settings.schema import Config, expected
+from tinysweep.settings.schema import Config, type_in_words
 from tinysweep.settings.sweeper import SweeperConfig, chosen_with_slash
 
 NO_MAPPING = "must hold settings by name, such as trainer: {epochs: 6}"
@@ -119,7 +119,7 @@ def require_schema(composed: DictConfig) -> None:
         raise ConfigError(f"{key} is not a setting; {nearest(key)}")
     for key in known:
         if key not in present:
-            raise ConfigError(_removed(key))
+            raise ConfigError(_removal_refusal(key))
 
 
 def require_groups(hydra: HydraConf) -> None:
@@ -139,13 +139,13 @@ def _require_one_choice(overrides: Sequence[str]) -> None:
     for override in overrides:
         removed = re.fullmatch(r"~(\w+)(=.*)?", override)
         if removed and removed[1] in (*GROUPS, "schema"):
-            raise ConfigError(_removed(removed[1]))
+            raise ConfigError(_removal_refusal(removed[1]))
         listed = re.match(r"\+{0,2}([\w/]+)(@[^=]*)?=\s*\[", override)
         if listed and (listed[1] in (*GROUPS, "experiment", "sweeps") or "/" in listed[1]):
             raise ConfigError(f"{override}: {ONE_CHOICE}")
 
 
-def _removed(key: str) -> str:
+def _removal_refusal(key: str) -> str:
     return f"{key} can't be removed, because a run needs every setting; leave out ~{key}"
 
 
@@ -159,10 +159,10 @@ def _keys(nested: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
 
 def explain(error: Exception) -> str:
     """One line for an error of composition, without the password of a storage that it may cite."""
-    return without_password(_explained(error))
+    return without_password(_explain(error))
 
 
-def _explained(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException):
         return _missing_choice(error)
     if isinstance(error, OverrideParseException):
@@ -179,7 +179,7 @@ def _explained(error: Exception) -> str:
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return _at_key(cause, override=text.removeprefix("Error merging override "))
-    return _reworded(text)
+    return _reword(text)
 
 
 def unreadable(error: Exception, file: str | Path | None) -> str:
@@ -213,7 +213,7 @@ def _in_file(config: str, cause: OmegaConfBaseException) -> str:
     return f"{config}.yaml: {said}"
 
 
-def _reworded(text: str) -> str:
+def _reword(text: str) -> str:
     """Hydra's own first line, or a better one where it doesn't say what to do. It has no types for these errors,
     so its sentences are read here, and nowhere else."""
     if text.startswith("Ambiguous value"):
@@ -244,14 +244,14 @@ def _at_key(cause: OmegaConfBaseException, override: str) -> str:
             return chosen_with_slash(key, override.partition("=")[2])
         return f"{key} is not a setting; {nearest(key)}"
     if override.partition("=")[0] == f"~{key}":
-        return _removed(key)
+        return _removal_refusal(key)
     if isinstance(cause, MissingMandatoryValue):
         return f"{key} must be given; it has no default"
     value = "null" if cause.value is None else cause.value
     given = override.lstrip("+")
     shown = given if given.startswith(f"{key}=") else f"{cause.full_key}={value}"
     meaning = spec.metadata.get("meaning")
-    return f"{shown} must be {expected(spec.type)}" + (f" ({meaning})" if meaning else "")
+    return f"{shown} must be {type_in_words(spec.type)}" + (f" ({meaning})" if meaning else "")
 
 
 def _missing_choice(error: MissingConfigException) -> str:

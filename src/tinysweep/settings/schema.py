@@ -117,15 +117,15 @@ def is_folder_name(text: str) -> bool:
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
-def expected(annotation: Any) -> str:
+def type_in_words(annotation: Any) -> str:
     """A type in words: "a whole number or null"."""
     if get_origin(annotation) is UnionType:
         parts = get_args(annotation)
         # The one text that a number may be replaced by.
         special = {NoneType: "null"} | ({str: AUTO} if int in parts else {})
-        return " or ".join(special.get(part) or expected(part) for part in parts)
+        return " or ".join(special.get(part) or type_in_words(part) for part in parts)
     if get_origin(annotation) is list:
-        return f"a list such as [1,2,1], each {expected(get_args(annotation)[0])}"
+        return f"a list such as [1,2,1], each {type_in_words(get_args(annotation)[0])}"
     if isinstance(annotation, EnumType):
         return "one of " + ", ".join(annotation.__members__)
     return _KINDS.get(annotation, "a section with keys of its own")
@@ -157,8 +157,8 @@ class Section:
         spec = known.get(key)
         if spec is None:
             near = difflib.get_close_matches(key, known, n=1)
-            advice = f"did you mean {self._dotted(near[0])}?" if near else f"there are {', '.join(known)}"
-            raise ConfigError(f"{self._dotted(key)} is not a setting; {advice}")
+            advice = f"did you mean {self._dotted_key(near[0])}?" if near else f"there are {', '.join(known)}"
+            raise ConfigError(f"{self._dotted_key(key)} is not a setting; {advice}")
         if isinstance(spec.type, type) and issubclass(spec.type, StrEnum) and value in list(spec.type):
             value = spec.type(value)
         elif isinstance(value, Number) and hasattr(value, "item"):
@@ -193,18 +193,18 @@ class Section:
         """Raise the ConfigError that names key, value, rule and meaning."""
         raise ConfigError(self._refusal(self.__dataclass_fields__[key], getattr(self, key), rule))
 
-    def _dotted(self, key: str) -> str:
+    def _dotted_key(self, key: str) -> str:
         return f"{self.KEY}.{key}" if self.KEY else key
 
     def _refusal(self, spec: Field[Any], value: Any, rule: str) -> str:
         shown = str(value).lower() if isinstance(value, bool) else "null" if value is None else value
         meaning = spec.metadata.get("meaning")
-        return f"{self._dotted(spec.name)}={shown} {rule}" + (f" ({meaning})" if meaning else "")
+        return f"{self._dotted_key(spec.name)}={shown} {rule}" + (f" ({meaning})" if meaning else "")
 
     def _check_value(self, spec: Field[Any], value: Any) -> None:
         """Check the rule of one setting: its type and the interval it must lie in."""
         if not conforms(value, spec.type):
-            raise ConfigError(self._refusal(spec, value, f"must be {expected(spec.type)}"))
+            raise ConfigError(self._refusal(spec, value, f"must be {type_in_words(spec.type)}"))
         if not (interval := spec.metadata.get("within")):
             return
         for number in value if isinstance(value, list) else [value]:

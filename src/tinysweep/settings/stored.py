@@ -17,7 +17,7 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def renamed(held: Mapping[str, Any]) -> dict[str, Any]:
+def rename_old_settings(held: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by dotted key, under the names that they have now: dropout was once two settings of the model."""
     now = dict(held)
     rate, place = now.pop("model.dropout", None), now.pop("model.dropout_at", "head")
@@ -29,7 +29,7 @@ def renamed(held: Mapping[str, Any]) -> dict[str, Any]:
 def sections(held: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration, or a part of one, under the names of now; what it doesn't hold is left out."""
     found: dict[str, Any] = {}
-    for key, value in renamed(flatten(held)).items():
+    for key, value in rename_old_settings(flatten(held)).items():
         section, _, leaf = key.rpartition(".")
         (found.setdefault(section, {}) if section else found)[leaf] = value
     return found
