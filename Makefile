@@ -1,6 +1,7 @@
 # `make sweep`, `make train` and `make test` each set up what they need on a fresh machine.
 PYTHON ?= python3
 BIN := .venv/bin
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 BENCHMARKS := epoch_time study_rate time_to_accuracy limit start growth summary
 
 .PHONY: sweep train test test-all check lint types bench format clean
@@ -23,10 +24,10 @@ types: .venv/installed
 	$(BIN)/mypy
 
 test: .venv/installed
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 test-all: .venv/installed
-	$(BIN)/pytest -m '' --cov=tinysweep --cov-report=term
+	$(BIN)/pytest $(PARALLEL) -m '' --cov=tinysweep --cov-report=term
 
 bench: .venv/installed
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -W ignore benchmarks/$$name.py || exit 1; done
