@@ -28,7 +28,17 @@ from tinysweep.network.budget import (
     widest,
 )
 from tinysweep.network.build import BLOCKS, SpatialPool, build_model, with_width
-from tinysweep.settings.schema import AUTO, BudgetConfig, Config, Family, GrowthBy, Head, ModelConfig
+from tinysweep.settings.schema import (
+    AUTO,
+    BudgetConfig,
+    Config,
+    DropoutConfig,
+    DropoutName,
+    Family,
+    GrowthBy,
+    Head,
+    ModelConfig,
+)
 
 MNIST = DataShape(channels=1, size=28, classes=10)
 COLOUR = DataShape(channels=3, size=20, classes=4)
@@ -362,3 +372,13 @@ def test_the_table_has_a_line_for_each_layer_and_totals() -> None:
     columns = list(zip(*[line.replace(",", "").split()[-3:] for line in lines], strict=True))
     params, macs, live = [[int(cell) for cell in column] for column in columns]
     assert re.split(r"\s{2,}", total) == ["total", f"{sum(params):,}", f"{sum(macs):,}", f"{max(live):,} peak"]
+
+
+def test_a_refusal_names_layers_as_they_are_listed_with_dropout() -> None:
+    config = Config(model=ModelConfig(width=32), dropout=DropoutConfig(name=DropoutName.block))
+    with pytest.raises(BudgetError) as caught:
+        gate(config, MNIST)
+    listed = {layer.name: layer.params for layer in measure(config.model, MNIST, config.dropout).layers}
+    named = re.findall(r"^ +([\d,]+) params .*\(layer (\S+)\)$", str(caught.value), flags=re.MULTILINE)
+    assert len(named) == 3
+    assert all(listed[name] == int(params.replace(",", "")) for params, name in named)

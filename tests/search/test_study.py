@@ -361,3 +361,20 @@ def test_a_heart_beats_until_the_end_and_a_storage_that_is_away_is_said_once(
     assert beats[:-1] == sorted(beats[:-1])
     (warning,) = caplog.messages
     assert "can't be told that this sweep is alive (no route to host); after 3 minutes other sweeps" in warning
+
+
+def test_a_sweeper_that_ends_while_the_storage_fails_is_seen_to_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimized = optuna.create_study()
+    ending, other = Presence(optimized, tmp_path), Presence(optimized, tmp_path)
+    ending.begin()
+    assert other.is_alive(ending.token)
+
+    def fail(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="full"):
+        patched.setattr(optimized, "set_user_attr", fail)
+        ending.end()
+    assert not other.is_alive(ending.token), "though its last heartbeat is recent"

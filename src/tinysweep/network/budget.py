@@ -204,7 +204,7 @@ def resolve(config: Config, shape: DataShape) -> Config:
         return config
     width = widest(config.model, shape, config.budget)
     if width is None:
-        raise BudgetError(refusal(with_width(config.model, 1), shape, config.budget))
+        raise BudgetError(refusal(with_width(config.model, 1), shape, config.budget, config.dropout))
     return dataclasses.replace(config, model=with_width(config.model, width))
 
 
@@ -212,14 +212,16 @@ def gate(config: Config, shape: DataShape) -> Cost:
     """The cost of a configuration whose width is a number, or a BudgetError where it is over budget."""
     cost = measure(config.model, shape)
     if excesses(cost, config.budget):
-        raise BudgetError(refusal(config.model, shape, config.budget))
+        raise BudgetError(refusal(config.model, shape, config.budget, config.dropout))
     return cost
 
 
-def refusal(config: ModelConfig, shape: DataShape, budget: BudgetConfig) -> str:
+def refusal(
+    config: ModelConfig, shape: DataShape, budget: BudgetConfig, dropout: DropoutConfig | None = None
+) -> str:
     """Why a model is refused: cost and limit, the layers that cost most of the first thing that is over its
     limit, and the widest width that would fit."""
-    cost = measure(config, shape)
+    cost = measure(config, shape, dropout)
     exceeded = _exceeded_bounds(cost, budget)
     kind = next(iter(exceeded), "params")
     costliest = sorted(cost.layers, key=lambda layer: -int(getattr(layer, kind)))[:3]

@@ -16,6 +16,7 @@ from tinysweep.search.compose_trial import identity
 from tinysweep.search.space import without_quotes
 from tinysweep.search.study import trial_path
 from tinysweep.search.table import COLUMNS, separated_otherwise
+from tinysweep.settings.stored import flatten, rename_old_settings
 
 TABLE, RECORD = "trials.csv", "record.json"
 BEGUN = {"study.db", ".sweepers"}  # what a study's folder holds before its first table
@@ -23,7 +24,8 @@ WANTED = "give the folder of a study, a trials.csv, the folder of a run, or any 
 RUNS = "runs"  # what stands for the study in the rows of single runs
 TESTED = "test_accuracy"
 FIGURES = COLUMNS | {TESTED: "Float64"}
-CHOSEN = {"data": "name", "model": "family", "optimizer": "name", "scheduler": "name"}  # what stands for a choice
+# What stands for the choice of a group.
+CHOSEN = {"data": "name", "model": "family", "dropout": "name", "optimizer": "name", "scheduler": "name"}
 
 
 @dataclass
@@ -181,6 +183,7 @@ def run_row(folder: Path) -> dict[str, Any]:
     record = load_record(folder)
     try:
         metrics, cost = record["metrics"], record["cost"]
+        config = {"dropout.name": "none"} | rename_old_settings(flatten(record["config"]))
         # Choices of groups, such as model=plain, of which a configuration holds at most the kind.
         overrides = (override.partition("=") for override in record["overrides"])
         return {
@@ -195,7 +198,7 @@ def run_row(folder: Path) -> dict[str, Any]:
             "finished": record["finished"],
             "folder": str(folder),
             "settings": {
-                **{group: str(record["config"][group][key]) for group, key in CHOSEN.items()},
+                **{group: str(config[f"{group}.{key}"]) for group, key in CHOSEN.items()},
                 **{name: without_quotes(value) for name, _, value in overrides if "." not in name},
                 **{name: setting_text(value) for name, value in identity(record["config"]).items()},
             },

@@ -251,6 +251,7 @@ def build_sampler(node: DictConfig, joined: int) -> BaseSampler:
     if name in NEEDS:
         require_package(name, NEEDS[name], "samplers")
     seeded = node.copy()
+    OmegaConf.set_readonly(seeded, False)  # as Hydra's own configuration is
     if joined and node.get("seed") is not None and name != "QMCSampler":
         seeded.seed = int(np.random.SeedSequence([node.seed, joined]).generate_state(1)[0])
     sampler = _instantiate("sampler", seeded)

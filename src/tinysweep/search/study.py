@@ -118,9 +118,9 @@ class Presence:
     def end(self) -> None:
         self.ended.set()
         self.beating.join()
-        Path(self.lock.lock_file).unlink(missing_ok=True)
         self.lock.release()
-        self._note(None)
+        self._note(None)  # should the storage fail, the file is left, whose free lock says it all the same
+        Path(self.lock.lock_file).unlink(missing_ok=True)
 
     def _beat(self) -> None:
         said = False

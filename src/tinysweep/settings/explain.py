@@ -58,7 +58,7 @@ def sweeper_settings() -> dict[str, Field[Any]]:
 # What isn't a setting by this name, and what to write for it: keys of a search without what goes before them, and
 # those of Hydra's own Optuna sweeper.
 _MEANT = {
-    "model.dropout": "write dropout=head dropout.rate=VALUE, or stage or block for head",
+    "model.dropout": "write dropout=head dropout.rate=VALUE, or stage or block for head; leave out a rate of 0",
     "model.dropout_at": "write dropout=head, stage or block",
     "sampler": "did you mean hydra/sweeper/sampler=tpe?",
     "pruner": "did you mean hydra/sweeper/pruner=median?",

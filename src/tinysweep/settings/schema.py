@@ -2,7 +2,7 @@
 
 Hydra composes YAML and overrides against these classes; `from_dictconfig` turns the result into plain
 dataclasses once, and everything past that point is typed Python. A `Config` made or changed in Python is held to
-the same rules: those of a value when it is set, those between values when a section is built and by the gate.
+the same rules: those of a value when it is set, those between values when a section is built and by `fit`.
 """
 
 import difflib
