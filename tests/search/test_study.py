@@ -374,7 +374,8 @@ def test_a_sweeper_that_ends_while_the_storage_fails_is_seen_to_have_ended(
     def fail(*_: object) -> None:
         raise OSError("the disk is full")
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="full"):
+    with monkeypatch.context() as patched:
         patched.setattr(optimized, "set_user_attr", fail)
-        ending.end()
+        with pytest.raises(OSError, match="full"):
+            ending.end()
     assert not other.is_alive(ending.token), "though its last heartbeat is recent"
