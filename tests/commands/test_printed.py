@@ -68,6 +68,7 @@ def shell(command: Command) -> Callable[[list[str]], Ended]:
     return run
 
 
+@pytest.mark.slow
 def test_every_printed_command_runs_as_it_is_printed(
     command: Command,
     shell: Callable[[list[str]], Ended],

@@ -450,6 +450,7 @@ def test_runs_take_overrides_on_top_of_the_studys(hold: Final, study: Path) -> N
     assert OmegaConf.load(study / "final/experiment/best.yaml").optimizer.lr == 0.03
 
 
+@pytest.mark.slow
 def test_trials_that_differ_by_what_is_retrained_are_one_recipe(
     command: Command, made: Path, place: Path, trained: list[str]
 ) -> None:
@@ -611,6 +612,7 @@ def test_a_run_that_fails_is_named_and_there_is_no_verdict(
     assert worst not in [one["trial"] for one in content(study)["candidates"]]
 
 
+@pytest.mark.slow
 def test_who_diverges_drops_out_and_the_verdict_is_given_without_it(
     hold: Final, study: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

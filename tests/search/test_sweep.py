@@ -293,6 +293,7 @@ def test_a_plain_grid_typed_again_goes_on_and_another_one_is_another_study(
     assert len(list((place / "outputs/sweeps").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_study_that_was_begun_otherwise_is_refused_with_the_difference(
     sweep: Sweep, place: Path, launched: list[list[str]]
 ) -> None:
@@ -441,6 +442,7 @@ def test_a_sweep_with_nothing_left_to_do_says_that_another_is_still_at_work(
     assert list(table(place).state).count("complete") == 1
 
 
+@pytest.mark.slow
 def test_a_locked_database_is_one_line_and_loses_nothing(
     sweep: Sweep, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -501,6 +503,7 @@ def test_every_pruner_lets_a_study_finish(sweep: Sweep, place: Path, pruner: str
 # ---- the rest
 
 
+@pytest.mark.slow
 def test_time_ends_a_study_and_the_same_command_goes_on(sweep: Sweep, place: Path) -> None:
     ended = sweep("model.width=2,3,4", "hydra.sweeper.study_name=s", "hydra.sweeper.max_seconds=0.001",
                   "hydra.sweeper.batch_size=1")  # fmt: skip
@@ -531,6 +534,7 @@ def test_jobs_that_run_in_folders_of_their_own_find_study_and_data(
     assert found == {place / "mine" if storage == "null" else place}
 
 
+@pytest.mark.slow
 def test_the_winner_is_trained_by_the_command_that_is_printed(sweep: Sweep, command: Command, place: Path) -> None:
     swept = sweep("model.width=2,4", "hydra.sweeper.study_name=s", "hydra.sweeper.retrain=['trainer.epochs=3']")
     words = re.findall(r"^train the winner +tinysweep (.*)$", swept.out, re.MULTILINE)[0].split()
@@ -654,6 +658,7 @@ def test_a_refusal_changes_nothing(sweep: Sweep, place: Path) -> None:
         assert tree(place) == before, said
 
 
+@pytest.mark.slow
 def test_settings_that_came_to_nothing_do_not_bind_a_study(sweep: Sweep, place: Path) -> None:
     assert "no model fits" in sweep("model.width=30,40", "hydra.sweeper.study_name=s").err
     at_work = Presence(load_study(place), place / "outputs/sweeps/s")
@@ -670,6 +675,7 @@ def test_settings_that_came_to_nothing_do_not_bind_a_study(sweep: Sweep, place: 
     )
 
 
+@pytest.mark.slow
 def test_the_password_of_a_storage_is_written_nowhere(
     sweep: Sweep, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,8 @@ import pytest
 from tinysweep.search.study import status
 from tinysweep.search.table import read_trials
 
+pytestmark = pytest.mark.slow
+
 SPACE = ["model.width=range(2,30)", "optimizer.lr=tag(log,interval(0.01,0.3))", "hydra/sweeper/sampler=random"]
 TINY = ["data.limit=64", "data.validation=100", "trainer.epochs=2", "trainer.clean_epochs=0", "trainer.threads=1"]
 TRAINED = ("complete", "pruned", "failed")
