@@ -1,6 +1,7 @@
 """Costs against real models and hand counts, the widest model that fits, and the words of a refusal."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -27,7 +28,7 @@ from tinysweep.network.budget import (
     resolve,
     widest,
 )
-from tinysweep.network.build import BLOCKS, SpatialPool, build_model, with_width
+from tinysweep.network.build import BLOCKS, Residual, SpatialPool, build_model, with_width
 from tinysweep.settings.schema import (
     AUTO,
     BudgetConfig,
@@ -114,6 +115,44 @@ def test_layers_of_ones_own_cost_what_a_forward_pass_shows(monkeypatch: pytest.M
     assert (layers["1"].params, layers["1"].macs) == (4, 0), "weights outside of the known layers: no MACs"
     assert [layer.params for layer in measure(config, COLOUR).layers if layer.name == "1.norm"] == [8, 0]
     assert max(layer.activation_bytes for layer in layers.values()) >= 2 * 4 * 16 * 16
+
+
+class Lender(nn.Module):
+    """Its convolution is never called, as its weights are used otherwise; and it has weights that take no part."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.lent = nn.Conv2d(inputs, outputs, 1)
+        self.idle = nn.Parameter(torch.ones(7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.lent.weight, self.lent.bias)
+
+
+class Scaled(Residual):
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__(body)
+        self.scale = nn.Parameter(torch.ones(3))
+
+
+def twice(inputs: int, outputs: int) -> nn.Module:
+    """One convolution, used again, and one that shares its weights."""
+    first, second, third = (nn.Conv2d(outputs if n else inputs, outputs, 1) for n in range(3))
+    third.weight = second.weight
+    return nn.Sequential(first, second, second, third)
+
+
+@pytest.mark.parametrize(
+    "block", [Lender, twice, lambda inputs, outputs: Scaled(nn.Sequential(nn.Conv2d(inputs, outputs, 1)))]
+)
+def test_no_weight_of_a_block_of_ones_own_goes_uncounted(
+    block: Callable[[int, int], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BLOCKS, Family.plain, lambda _config, inputs, outputs: block(inputs, outputs))
+    config = ModelConfig(family=Family.plain, width=4, depth=[2], head=Head.gap, growth=1.0)
+    shape = DataShape(4, 16, 10)
+    model = build_model(config, shape)
+    assert measure(config, shape).params == sum(weight.numel() for weight in model.parameters())
 
 
 def test_known_layers_are_those_that_a_forward_pass_meets() -> None:

@@ -243,6 +243,21 @@ def test_what_every_choice_reads_always_plays_a_role(name: str) -> None:
     assert all(SHARED.reads(name, {"scheduler": choice, "optimizer": "adamw"}) for choice in ("step", "constant"))
 
 
+@pytest.mark.parametrize("key", ["dropout", "dropout.name"])
+@pytest.mark.parametrize(("choice", "rate"), [("none", DropoutConfig().rate), ("head", 0.2)])
+def test_what_is_typed_for_all_trials_counts_for_those_that_read_it(key: str, choice: str, rate: float) -> None:
+    typed, values = "dropout.rate=0.2", {key: choice}
+    every = composer(typed)
+    config = every.config(values)
+    assert config.dropout == DropoutConfig(name=DropoutName(choice), rate=rate)
+    assert compose(typed, *every.overrides(values, config)).dropout == config.dropout, "as the job composes it"
+
+
+def test_what_is_typed_for_all_is_refused_where_no_trial_reads_it() -> None:
+    with pytest.raises(ConfigError, match=r"dropout\.rate=0\.2 is read only by dropout=head"):
+        composer("dropout=none", "dropout.rate=0.2").config({"model.width": 4})
+
+
 def test_whatever_is_drawn_under_the_rule_of_roles_is_allowed() -> None:
     conditional = {name: spec for name, spec in settings().items() if spec.metadata.get("only")}
     assert len(conditional) >= 8

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tinysweep.errors import ConfigError
 from tinysweep.search.space import (
+    NEVER_TRIED,
     Points,
     Space,
     Value,
@@ -342,7 +343,7 @@ def tried(point: Point, became: Status = Status.complete) -> FrozenTrial:
 @pytest.mark.parametrize("points", [GRID, CONDITIONAL[:3], [{}]], ids=["plain", "conditional", "nothing searched"])
 def test_every_point_comes_once_and_in_order_whatever_becomes_of_it(points: list[Point]) -> None:
     generator, living, trials = random.Random(0), Points(points), list[FrozenTrial]()
-    statuses = [status for status in Status if status != Status.interrupted]
+    statuses = [status for status in Status if status not in NEVER_TRIED]
     while (point := living.upcoming(trials)) is not None:
         assert Points(points).upcoming(trials) == point == points[len(trials)], "as for a sweeper that joins now"
         trials.append(tried(point, generator.choice(statuses)))
@@ -353,8 +354,9 @@ def test_points_that_differ_in_nothing_that_plays_a_role_are_one() -> None:
     assert Points(CONDITIONAL).total == 3
 
 
-def test_an_interrupted_point_comes_again_and_a_running_one_does_not() -> None:
-    trials = [tried(GRID[0]), tried(GRID[1], Status.interrupted), tried(GRID[2], Status.running)]
+@pytest.mark.parametrize("became", NEVER_TRIED)
+def test_an_interrupted_or_withdrawn_point_comes_again_and_a_running_one_does_not(became: Status) -> None:
+    trials = [tried(GRID[0]), tried(GRID[1], became), tried(GRID[2], Status.running)]
     left = Points(GRID)
     assert left.upcoming(trials) == GRID[1]
     trials.append(tried(GRID[1], Status.running))

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,16 +71,20 @@ def measure(config: ModelConfig, shape: DataShape, dropout: DropoutConfig | None
     with torch.device("meta"):
         model = build_model(config, shape, dropout)
     image = (shape.channels, shape.size, shape.size)
-    return Cost(tuple(_known_layers(model, image) or _passed_layers(model, image)))
+    layers = _known_layers(model, image)
+    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    if not layers or sum(layer.params for layer in layers) != trainable:  # two may share their weights
+        layers = _passed_layers(model, image)
+    return Cost(tuple(layers))
 
 
 def _known_layers(model: nn.Module, inputs: Shape) -> list[LayerCost]:
     """The layers of a model in the order of execution, which is that of their names where every container is a
     sequence; empty if some layer or container isn't known."""
     found = []
-    for name, layer in model.named_modules():
+    for name, layer in model.named_modules(remove_duplicate=False):
         if list(layer.children()):
-            if not isinstance(layer, CONTAINERS):
+            if type(layer) not in CONTAINERS:  # one derived from them may have weights of its own
                 return []
             continue
         if (outputs := output_shape(layer, inputs)) is None:
@@ -93,17 +98,27 @@ def _passed_layers(model: nn.Module, image: Shape) -> list[LayerCost]:
     """The layers of a model as a forward pass on the meta device meets them. It isn't done where every layer is
     known, as PyTorch imports its compiler for it, which takes seconds."""
     found: list[LayerCost] = []
-    counted: set[nn.Module] = set()
+    counted: set[nn.Parameter] = set()
 
-    def note(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
-        cost = _layer_cost(name, layer, tuple(inputs[0].shape[1:]), tuple(outputs.shape[1:]))
-        found.append(dataclasses.replace(cost, params=0) if layer in counted else cost)  # it may be used twice
-        counted.add(layer)
+    def count(layer: nn.Module) -> int:
+        """The weights of a layer that no layer before it has, be it this one, used twice."""
+        own = {weight for weight in layer.parameters(recurse=False) if weight.requires_grad} - counted
+        counted.update(own)
+        return sum(weight.numel() for weight in own)
+
+    def note(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], outputs: Any) -> None:
+        made = outputs if isinstance(outputs, Tensor) else outputs[0]  # as attention gives its weights besides
+        cost = _layer_cost(name, layer, tuple(inputs[0].shape[1:]), tuple(made.shape[1:]))
+        found.append(dataclasses.replace(cost, params=count(layer)))
 
     for name, layer in model.named_modules():
         if not list(layer.children()) or list(layer.parameters(recurse=False)):
             layer.register_forward_hook(functools.partial(note, name))
     model.eval()(torch.empty(1, *image, device="meta"))
+    # A layer may lend its weights without being called, and weights that take no part in it count as well.
+    for name, layer in model.named_modules():
+        if params := count(layer):
+            found.append(LayerCost(name, _kind(layer), (), params, 0, 0))
     return found
 
 

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -102,9 +102,14 @@ class Composer:
             self.composed[choices] = self.compose(*choices, *self.closing)
         return self.composed[choices]
 
-    @contextmanager
-    def settings(self, values: Mapping[str, Value], number: int | None = None) -> Iterator[DictConfig]:
+    def settings(
+        self, values: Mapping[str, Value], number: int | None = None
+    ) -> AbstractContextManager[DictConfig]:
         """What the job of trial `number` composes of these values, where resolvers find what they find there."""
+        return self._settings({**values, **self.unread(values)}, number)
+
+    @contextmanager
+    def _settings(self, values: Mapping[str, Value], number: int | None = None) -> Iterator[DictConfig]:
         base = self.base(values)
         try:
             if base.interpolated or any(map(interpolates, values.values())):
@@ -140,13 +145,25 @@ class Composer:
             for key, value in flatten(asdict(config)).items()
             if key not in INCIDENTAL and is_setting(key) and (key in names or key.partition(".")[0] in names)
         ]
-        return [*(override(name, value) for name, value in values.items()), *found]
+        given = {**values, **self.unread(values)}
+        return [*(override(name, value) for name, value in given.items()), *found]
 
     def reads(self, name: str, values: Mapping[str, Value]) -> bool:
         """Whether a parameter plays a role beside the values chosen before it: `scheduler.gamma` is read by the
         step schedule alone, so a trial with another one doesn't draw it."""
         only = settings()[name].metadata.get("only") if is_setting(name) else None
         return not only or str(self._choice(name.partition(".")[0], values)) in only
+
+    def unread(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """What was typed for all trials and isn't read beside these values, at its default: a dropout.rate typed
+        with dropout=none,head is meant for the trials that have dropout."""
+        found: dict[str, Value] = {}
+        for word in self.fixed:
+            name = word.partition("=")[0]
+            section = name.partition(".")[0]
+            if {section, f"{section}.name"} & values.keys() and not self.reads(name, values):
+                found[name] = settings()[name].default
+        return found
 
     def _choice(self, section: str, values: Mapping[str, Value]) -> Any:
         """The name that is chosen in a section."""
@@ -156,7 +173,7 @@ class Composer:
             return parse(key, given)
         if given is None and not base.interpolated & {section, key}:
             return OmegaConf.select(base.settings, key)
-        with self.settings(values) as composed:
+        with self._settings(values) as composed:
             return OmegaConf.select(composed, key)
 
     def relevant(self, point: Mapping[str, Value]) -> dict[str, Value]:

@@ -165,13 +165,14 @@ def _constrain(trial: Trial, bounds: BudgetConfig, costs: dict[str, int]) -> Non
             trial.set_constraint(name, (costs[name] - limit) / max(limit, 1))
 
 
-def _repetition(twin: FrozenTrial) -> tuple[str, list[float] | None, dict[str, Any]]:
+def _repetition(other: FrozenTrial) -> tuple[str, list[float] | None, dict[str, Any]]:
     """Why a trial with the configuration of another is closed, that one's result, from which the sampler moves
     on, and what it cost."""
-    became = status(twin)
-    notes: dict[str, Any] = {name: twin.user_attrs[name] for name in ("params", "macs") if name in twin.user_attrs}
-    reason = f"same configuration as trial {twin.number}, {became.value}"
-    return reason, twin.values if became == Status.complete else None, notes
+    became = status(other)
+    known = other.user_attrs
+    notes: dict[str, Any] = {name: known[name] for name in ("params", "macs") if name in known}
+    reason = f"same configuration as trial {other.number}, {became.value}"
+    return reason, other.values if became == Status.complete else None, notes
 
 
 def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Value:

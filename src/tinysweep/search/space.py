@@ -25,6 +25,7 @@ from tinysweep.settings.schema import Config
 Value = str | int | float | bool
 MOST_GRID_POINTS = 1_000_000
 START_WITH = "hydra.sweeper.start_with"
+NEVER_TRIED = (Status.interrupted, Status.withdrawn)
 
 
 @dataclass(frozen=True)
@@ -294,11 +295,12 @@ class Points:
         self.read = 0  # the trials before this number are finished and taken in
 
     def upcoming(self, trials: list[FrozenTrial]) -> dict[str, Value] | None:
-        """The first point that no trial has, interrupted ones aside; None after the last."""
+        """The first point that no trial has, those aside that came to nothing: the interrupted, and what was
+        withdrawn because other sweepers made up the study; None after the last."""
         while self.read < len(trials) and trials[self.read].state.is_finished():
-            if self.status(trials[self.read]) != Status.interrupted:
+            if self.status(trials[self.read]) not in NEVER_TRIED:
                 self.left.pop(frozenset(trials[self.read].params.items()), None)
             self.read += 1
-        rest = [trial for trial in trials[self.read :] if self.status(trial) != Status.interrupted]
+        rest = [trial for trial in trials[self.read :] if self.status(trial) not in NEVER_TRIED]
         going = {frozenset(trial.params.items()) for trial in rest}
         return next((point for values, point in self.left.items() if values not in going), None)

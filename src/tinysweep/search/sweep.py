@@ -321,7 +321,8 @@ def how_far(study: Study, n_trials: int | None) -> str:
     trained = count(trials, *TRAINED)
     of = f" of {n_trials}" if n_trials and trained <= n_trials else ""
     more = f", more than hydra.sweeper.n_trials={n_trials}" if n_trials and trained > n_trials else ""
-    return f"study {study.optuna.study_name}: {trained}{of} trials trained{more} ({words or 'none begun'})"
+    trials_word = "trial" if trained == 1 and not of else "trials"
+    return f"study {study.optuna.study_name}: {trained}{of} {trials_word} trained{more} ({words or 'none begun'})"
 
 
 def to_try_again(study: Study) -> str:
