@@ -142,8 +142,15 @@ def store(folder: Path, trials: list[FrozenTrial], objectives: Sequence[str] = (
     study.add_trials(trials)
 
 
-def leave(folder: Path, number: int, losses: Sequence[float], overrides: Sequence[str] = (), **data: Any) -> None:
-    """What the run of a trial leaves in its folder: a record and its history."""
+def leave(
+    folder: Path,
+    number: int,
+    losses: Sequence[float],
+    overrides: Sequence[str] = (),
+    rungs: Sequence[int] = (),
+    **data: Any,
+) -> None:
+    """What the run of a trial leaves in its folder: a record and its history; `rungs` are those of its epochs."""
     home = folder / "trials" / str(number)
     home.mkdir(parents=True, exist_ok=True)
     config = Config(model=ModelConfig(width=4), data=DataConfig(**data))
@@ -155,8 +162,12 @@ def leave(folder: Path, number: int, losses: Sequence[float], overrides: Sequenc
     (home / "record.json").write_text(json.dumps(record))
     with (home / "history.csv").open("w", newline="") as stream:
         rows = csv.writer(stream)
-        rows.writerow(["epoch", "train_loss", "validation_loss", "validation_accuracy", "lr", "seconds"])
-        rows.writerows([epoch, loss + 0.1, loss, 1 - loss, 0.1, 1.0] for epoch, loss in enumerate(losses, 1))
+        more = ["epochs"] if rungs else []
+        rows.writerow(["epoch", "train_loss", "validation_loss", "validation_accuracy", "lr", "seconds", *more])
+        for place, loss in enumerate(losses):
+            of = rungs[place : place + 1]
+            epoch = rungs[: place + 1].count(of[0]) if of else place + 1
+            rows.writerow([epoch, loss + 0.1, loss, 1 - loss, 0.1, 1.0, *of])
 
 
 def summary(values: Sequence[float]) -> Summary:

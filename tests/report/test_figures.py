@@ -27,7 +27,7 @@ from tinysweep.report.figures import (
 )
 from tinysweep.report.importance import MANY, Importances, importances
 from tinysweep.report.page import draw, find
-from tinysweep.report.pictures import write_pictures
+from tinysweep.report.pictures import png, write_pictures
 from tinysweep.report.style import BEST, FRONT, LIMIT, STATUS, label, scale, status_name, value_text
 from tinysweep.results.view import LEADERS, StudyView
 from tinysweep.search.study import Status, status
@@ -193,6 +193,16 @@ def test_curves_are_what_the_histories_hold(tmp_path: Path) -> None:
     assert [each.name for each in figure.data] == ["trial 3", "trial 2"]
     assert [tuple(each.y) for each in figure.data] == [(0.5, 0.25, 0.125), (0.4,)]
     assert tuple(figure.data[0].x) == (1, 2, 3)
+
+
+def test_curves_of_a_study_with_rungs_show_each_whole_training_by_its_epochs(tmp_path: Path) -> None:
+    trials = [made.completed(0, 0.9, 5)]
+    made.leave(tmp_path, 0, [0.5, 9, 9, 0.25, 9], rungs=[1, 3, 3, 3, 9])
+    view = made.view(tmp_path, trials, rungs="1, 3")
+    figure: Any = curves(view, view.completed)
+    assert (tuple(figure.data[0].x), tuple(figure.data[0].y)) == ((1, 3), (0.5, 0.25)), "the last one isn't whole"
+    assert figure.layout.xaxis.title.text == "epochs of the rung"
+    assert png(figure, "curves").startswith(b"\x89PNG")
 
 
 def test_costs_lie_on_the_side_of_the_limit_that_they_were_judged_by(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_the_history_and_the_configuration_read_back_typed_and_exact(tmp_path: P
     loaded = OmegaConf.load(folder.config)
     assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loaded)) == begun.config
     folder.write(begun, EPOCHS)
-    expected = pd.DataFrame([dataclasses.asdict(epoch) for epoch in EPOCHS])
+    expected = pd.DataFrame([dataclasses.asdict(epoch) for epoch in EPOCHS]).drop(columns="epochs")
     pd.testing.assert_frame_equal(pd.read_csv(folder.history), expected, rtol=1e-14, atol=0)
     folder.write(begun, [Epoch(1, 1.5, None, None, 0.1, 1.0)])
     table = pd.read_csv(folder.history)
@@ -89,7 +89,48 @@ def test_the_history_and_the_configuration_read_back_typed_and_exact(tmp_path: P
     assert table.validation_loss.isna().all()
 
 
+RUNGS = [
+    Epoch(1, 2.0, 0.1 + 0.2, 0.25, 0.0, 0.125, epochs=1),
+    Epoch(1, 1.5, 9.0, 0.0, 0.1, 0.25, epochs=3),
+    Epoch(2, 1.0, None, None, 1e-05, 0.5, epochs=3),
+    Epoch(3, 0.5, 1 / 3, 0.75, 0.0, 1.0, epochs=3),
+    Epoch(1, 1.75, 7.0, 0.1, 0.2, 2.0, epochs=9),
+]
+
+
+@pytest.mark.parametrize("history", [[], EPOCHS, *(RUNGS[:count] for count in range(1, 6))])
+def test_a_history_reads_back_to_the_bit_and_names_rungs_only_where_there_are(
+    tmp_path: Path, begun: Record, history: list[Epoch]
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write(begun, history)
+    assert folder.read_history() == history
+    assert ("epochs" in folder.history.read_text().splitlines()[0]) == (
+        history in [RUNGS[:n] for n in range(1, 6)]
+    )
+
+
+@pytest.mark.parametrize("text", [None, "", "epoch,train_loss\n1,x\n", "epoch,train_loss\n1,0.5\n", "a\n1\n"])
+def test_a_history_that_is_missing_or_damaged_has_no_epochs(tmp_path: Path, text: str | None) -> None:
+    folder = RunFolder(tmp_path)
+    if text is not None:
+        folder.history.write_text(text)
+    assert folder.read_history() == []
+
+
 # ---- the record
+
+
+@pytest.mark.parametrize(("count", "last"), [(0, None), (1, 0), (3, 0), (4, 3), (5, 3)])
+def test_the_record_of_a_run_with_rungs_has_the_figures_of_the_last_whole_one_and_the_seconds_of_all(
+    begun: Record, count: int, last: int | None
+) -> None:
+    begun.take_epochs(RUNGS[:count])
+    told = None if last is None else RUNGS[last]
+    assert begun.epochs == (told.epochs if told else 0)
+    assert begun.metrics["validation_loss"] == (told.validation_loss if told else None)
+    assert begun.metrics["train_loss"] == (told.train_loss if told else None)
+    assert begun.train_seconds == pytest.approx(sum(epoch.seconds for epoch in RUNGS[:count]))
 
 
 def test_the_first_record_says_what_runs_and_knows_no_result(tmp_path: Path, begun: Record, cost: Cost) -> None:

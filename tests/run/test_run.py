@@ -15,11 +15,11 @@ from torch import Tensor
 from conftest import made_images
 from tinysweep.data.catalogue import DataShape
 from tinysweep.data.load import Images, load_test
-from tinysweep.errors import BudgetError, DataError, DivergedError
+from tinysweep.errors import BudgetError, DataError, DivergedError, PrunedError
 from tinysweep.network.budget import measure
 from tinysweep.run import run as module
 from tinysweep.run.checkpoint import load
-from tinysweep.run.record import Record
+from tinysweep.run.record import Record, RunFolder
 from tinysweep.run.run import run
 from tinysweep.settings.schema import (
     BudgetConfig,
@@ -36,7 +36,8 @@ from tinysweep.settings.schema import (
 from tinysweep.training import loop
 from tinysweep.training.augment import augment
 from tinysweep.training.device import hardware
-from tinysweep.training.loop import evaluate
+from tinysweep.training.loop import Epoch, evaluate
+from tinysweep.training.schedule import shorten
 
 SHAPE = DataShape(1, 12, 3)
 FILES = ["config.yaml", "curves.png", "history.csv", "model.pt", "record.json", "test_predictions.csv"]
@@ -165,6 +166,99 @@ def test_the_test_images_are_not_read_unless_wanted(tmp_path: Path, config: Conf
     assert record.state == "complete"
     assert (record.metrics["test_loss"], record.metrics["test_accuracy"]) == (None, None)
     assert (record.metrics["validation_loss"] is None) is (validation == 0)
+
+
+# ---- rungs
+
+
+def ignore(_: Epoch) -> None:
+    """A sweep that lets every trial go on."""
+
+
+def without_seconds(epochs: list[Epoch]) -> list[Epoch]:
+    return [dataclasses.replace(epoch, seconds=0.0, epochs=None) for epoch in epochs]
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load(folder).state_dict()
+
+
+def require_same_weights(folder: Path, other: Path) -> None:
+    one, two = weights(folder), weights(other)
+    assert all(torch.equal(one[name], two[name]) for name in one | two)
+
+
+def test_every_rung_is_the_training_that_as_many_epochs_alone_are(tmp_path: Path, config: Config) -> None:
+    """To the bit, whatever was trained before it in the same process."""
+    config = change(config, "trainer", test=False, clean_epochs=2)
+    reported: list[Epoch] = []
+
+    def report(epoch: Epoch) -> None:
+        reported.append(epoch)
+        if epoch.epoch == epoch.epochs:
+            run(shorten(config, epoch.epoch), tmp_path / f"alone-{epoch.epoch}", [], ignore)
+            require_same_weights(tmp_path / "trial", tmp_path / f"alone-{epoch.epoch}")
+
+    record = run(config, tmp_path / "trial", [], report, rungs=[1, 2, 3])
+    history = RunFolder(tmp_path / "trial").read_history()
+    assert reported == history
+    assert [(epoch.epochs, epoch.epoch) for epoch in history] == [(1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3)]
+    for rung in (1, 2, 3):
+        alone = RunFolder(tmp_path / f"alone-{rung}").read_history()
+        assert without_seconds([epoch for epoch in history if epoch.epochs == rung]) == without_seconds(alone)
+    last = record_in(tmp_path / "alone-3")
+    assert (record.state, record.epochs, record.metrics) == ("complete", 3, last["metrics"])
+    assert record.train_seconds == pytest.approx(sum(epoch.seconds for epoch in history), abs=1e-3)
+    assert record.config == config, "as it is without rungs"
+
+
+def test_a_run_stopped_after_a_rung_has_its_figures_and_its_model(tmp_path: Path, config: Config) -> None:
+    def stop(epoch: Epoch) -> None:
+        if epoch.epoch == 2:
+            raise PrunedError("others did better")
+
+    record = run(config, tmp_path / "trial", [], stop, rungs=[1, 2, 3])
+    alone = run(shorten(config, 2), tmp_path / "alone", [], ignore)
+    assert (record.state, record.reason, record.epochs) == ("pruned", "others did better", 2)
+    trained = ("train_loss", "validation_loss", "validation_accuracy")
+    assert all(record.metrics[name] == alone.metrics[name] for name in trained)
+    assert record.metrics["test_accuracy"] is None
+    require_same_weights(tmp_path / "trial", tmp_path / "alone")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_rungs_that_are_done_are_not_trained_again(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    run(config, tmp_path / "whole", [], ignore, rungs=[1, 2, 3])
+    whole = RunFolder(tmp_path / "whole").read_history()
+    lengths: list[int] = []
+
+    def noted(shorter: Config, *others: Any) -> loop.Result:
+        lengths.append(shorter.trainer.epochs)
+        return loop.fit(shorter, *others)
+
+    monkeypatch.setattr(module, "fit", noted)
+    record = run(config, tmp_path / "rest", [], ignore, rungs=[1, 2, 3], done=whole[:count])
+    rest = RunFolder(tmp_path / "rest").read_history()
+    assert lengths == [2, 3][count // 2 :]
+    assert rest[:count] == whole[:count], "seconds too"
+    assert without_seconds(rest) == without_seconds(whole)
+    assert record.train_seconds == pytest.approx(sum(epoch.seconds for epoch in rest), abs=1e-3)
+    assert record.metrics == record_in(tmp_path / "whole")["metrics"]
+    require_same_weights(tmp_path / "rest", tmp_path / "whole")
+
+
+def test_ctrl_c_in_a_rung_says_where_it_was(tmp_path: Path, config: Config) -> None:
+    def interrupt(epoch: Epoch) -> None:
+        if (epoch.epochs, epoch.epoch) == (3, 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "trial", [], interrupt, rungs=[1, 3])
+    record = record_in(tmp_path / "trial")
+    assert (record["state"], record["reason"]) == ("interrupted", "interrupted after epoch 2 of 3")
+    assert record["epochs"] == 1, "of the last whole rung"
 
 
 # ---- refused before anything is written

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,18 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from conftest import entered
-from tinysweep.errors import AbandonedError, ConfigError, DivergedError, StudyError
+from tinysweep.data.catalogue import DataShape
+from tinysweep.errors import AbandonedError, ConfigError, DivergedError, PrunedError, StudyError
 from tinysweep.metrics import METRICS
-from tinysweep.run.record import RunFolder
+from tinysweep.network.budget import measure
+from tinysweep.run.record import Record, RunFolder
 from tinysweep.search import launch as launch_module
 from tinysweep.search.compose_trial import digest, identity
-from tinysweep.search.launch import DIED, Jobs, Reporter, figures, settle
+from tinysweep.search.launch import DIED, Jobs, Reporter, figures, finished_rungs, settle
 from tinysweep.search.propose import Proposal, Refusal
 from tinysweep.search.study import Status, Study, failed_from_outside, reopen_trial, status
 from tinysweep.settings.schema import Config, ModelConfig, TrainerConfig
+from tinysweep.training.device import hardware
 from tinysweep.training.loop import Epoch
 
 ACCURACY = ["validation_accuracy"]
@@ -530,3 +534,107 @@ def test_an_interruption_keeps_what_had_finished_and_closes_the_rest_with_their_
     assert bench.study.trial(2).user_attrs["validation_accuracy"] == 0.25, "what it had found by then is noted"
     assert bench.record(2) == record("interrupted", reason, validation_accuracy=0.25, closed=True)
     assert sorted(bench.finished) == [0, 1, 2, 3]
+
+
+# ---- rungs
+
+
+def rung(epochs: int, loss: float, trained: int | None = None) -> list[Epoch]:
+    """The epochs of a rung, of which `trained` have ended, and the loss of the last."""
+    found = [
+        Epoch(number, 1.0, loss if number == epochs else 99.0, 0.5, 0.1, 1.0, epochs=epochs)
+        for number in range(1, epochs + 1)
+    ]
+    return found[:trained]
+
+
+class Rungs:
+    """A study of trials with rungs at 1, 3 and 9 epochs, pruned by successive halving as it is shipped."""
+
+    def __init__(self, folder: Path) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+        self.study = Study(optuna.create_study(direction="minimize", pruner=pruner), folder)
+
+    def begin(self, key: str = "a") -> Reporter:
+        number = entered(self.study, key=key)
+        return Reporter(reopen_trial(self.study.optuna, number), "validation_loss", epochs=9)
+
+    def train(self, reporter: Reporter, *losses: float) -> None:
+        """Report rungs with these losses, and leave their history."""
+        history = []
+        for epochs, loss in zip((1, 3, 9), losses, strict=False):
+            history += rung(epochs, loss)
+            self.leave(reporter, history)
+            for epoch in history[-epochs:]:
+                reporter(epoch)
+
+    def leave(self, reporter: Reporter, history: list[Epoch]) -> None:
+        config = Config(model=ModelConfig(width=4))
+        cost = measure(config.model, DataShape(1, 28, 10))
+        folder = RunFolder(self.study.trial_folder(reporter.trial.number))
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.write(Record.begin(config, cost, hardware(config.trainer), []), history)
+
+    def reported(self, reporter: Reporter) -> dict[int, float]:
+        return self.study.trial(reporter.trial.number).intermediate_values
+
+    def left(self, reporter: Reporter, rungs: Sequence[int] = (1, 3)) -> list[Epoch]:
+        return finished_rungs(reporter.trial, self.study.folder, rungs)
+
+
+@pytest.fixture
+def rungs(tmp_path: Path) -> Rungs:
+    return Rungs(tmp_path)
+
+
+def test_a_trial_reports_its_rungs_alone_and_is_stopped_after_one(rungs: Rungs) -> None:
+    for number in range(18):  # every third is the best yet after the first rung, every ninth after the second too
+        last = 9 if number % 9 == 0 else 3 if number % 3 == 0 else 1
+        losses = [number % 3 - 0.01 * number, number % 9 - 0.01 * number, 0.5]
+        reporter = rungs.begin(str(number))
+        words = f"stopped by SuccessiveHalvingPruner after the rung of {last} of 9 epochs"
+        with nullcontext() if last == 9 else pytest.raises(PrunedError, match=f"^{words}$"):
+            rungs.train(reporter, *losses)
+        reached = [epochs for epochs in (1, 3, 9) if epochs <= last]
+        assert rungs.reported(reporter) == dict(zip(reached, losses, strict=False))
+
+
+def test_what_was_finished_before_a_trial_was_cut_short_is_taken_over(rungs: Rungs) -> None:
+    first = rungs.begin()
+    rungs.train(first, 0.5, 0.25)
+    rungs.leave(first, [*rung(1, 0.5), *rung(3, 0.25), *rung(9, 0.1, trained=4)])
+    rungs.study.close(first.trial.number, Status.interrupted, "its sweeper died")
+    again = rungs.begin()
+    assert rungs.left(again) == [*rung(1, 0.5), *rung(3, 0.25)]
+    assert rungs.left(again, [1]) == rung(1, 0.5)
+    assert rungs.left(again, []) == []
+    assert rungs.left(rungs.begin("another configuration")) == []
+
+
+def test_only_whole_rungs_count_that_the_pruner_let_pass_and_the_furthest_trial(rungs: Rungs) -> None:
+    first, second, third = rungs.begin(), rungs.begin(), rungs.begin()
+    rungs.leave(first, [*rung(1, 0.5), *rung(3, 0.25)])  # killed before it had reported any
+    rungs.train(second, 0.5)
+    rungs.leave(second, [*rung(1, 0.5), *rung(3, 0.25, trained=2)])
+    assert rungs.left(third) == rung(1, 0.5)
+    rungs.train(third, 0.5, 0.25)
+    assert rungs.left(rungs.begin()) == [*rung(1, 0.5), *rung(3, 0.25)]
+    assert rungs.left(third) == rung(1, 0.5), "nothing from a later trial"
+    (rungs.study.trial_folder(third.trial.number) / "history.csv").write_text("cut")
+    assert rungs.left(rungs.begin()) == rung(1, 0.5)
+
+
+def test_a_trial_that_takes_rungs_over_is_judged_at_the_next_and_not_at_those(rungs: Rungs) -> None:
+    first = rungs.begin()
+    rungs.train(first, 0.5, 0.25)
+    rungs.study.close(first.trial.number, Status.interrupted, "its sweeper died")
+    for number in range(6):  # that would stop it at the first rung now
+        rungs.train(rungs.begin(str(number)), 0.4 - 0.01 * number)
+    again = rungs.begin()
+    again.take_over(rungs.left(again))
+    assert rungs.reported(again) == rungs.reported(first) == {1: 0.5, 3: 0.25}
+    rungs.train(rungs.begin("7"), 0.1, 0.1, 0.1)
+    marks = ("completed_rung_0", "completed_rung_1")
+    notes = [rungs.study.trial(each.trial.number).system_attrs for each in (first, again)]
+    assert [[note[mark] for mark in marks] for note in notes] == [[0.5, 0.25]] * 2

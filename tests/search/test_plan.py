@@ -35,6 +35,7 @@ from tinysweep.search.plan import (
     define,
     is_grid,
     require_comparable,
+    require_rungs,
     require_same,
 )
 from tinysweep.search.space import Space, in_words, read_space
@@ -260,6 +261,78 @@ def test_only_what_every_epoch_shows_can_be_pruned_by_and_only_alone(number: int
 def test_what_a_sweep_can_do_is_let_through(arguments: list[str]) -> None:
     space = read_space(None, arguments)
     require_comparable(["validation_loss"], _base(tuple(space.fixed)), space, prunes=True)
+
+
+# ---- rungs
+
+
+HALVING = {"_target_": "optuna.pruners.SuccessiveHalvingPruner", "min_resource": 1, "reduction_factor": 3}
+NONE = {"_target_": "optuna.pruners.NopPruner"}
+MEDIAN = {"_target_": "optuna.pruners.MedianPruner"}
+
+
+def hold_rungs(rungs: list[int], pruner: dict[str, Any], *arguments: str, aim: str = "validation_loss") -> None:
+    space = read_space(None, ["model.width=4,8", *arguments])
+    require_rungs(rungs, aim.split(","), DictConfig(pruner), _base(tuple(space.fixed)), space)
+
+
+@pytest.mark.parametrize(("rungs", "pruner", "arguments", "said"), [
+    ([1, 3], NONE, [], r"rungs=\[1,3\] needs a pruner, .* add hydra/sweeper/pruner"),
+    ([1, 14], MEDIAN, [], r"rungs=\[1,14\] must lie below trainer\.epochs=14"),
+    ([3, 9], MEDIAN, ["trainer.epochs=range(3,10)"], r"rungs=\[3,9\] must lie below trainer\.epochs=9"),
+    ([3], HALVING, [], r"rungs=\[3\]: SuccessiveHalvingPruner judges at 1, 3 … epochs"),
+    ([1, 2], HALVING, [], r"rungs=\[1,2\]: SuccessiveHalvingPruner judges at 1, 3, 9 … epochs"),
+    ([1, 9], HALVING, [], r"rungs=\[1,9\]: .* set hydra\.sweeper\.pruner\.min_resource"),
+])  # fmt: skip
+def test_rungs_that_only_cost_time_or_that_the_pruner_misses_are_refused_in_one_line(
+    rungs: list[int], pruner: dict[str, Any], arguments: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        hold_rungs(rungs, pruner, *arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("aim", ["validation_loss,params", "params", "seconds"])
+def test_rungs_can_be_judged_only_by_what_a_training_shows_alone(aim: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"can't be pruned by hydra\.sweeper\.objective={aim}, .*leave the rungs out"
+    ):
+        hold_rungs([1, 3], HALVING, aim=aim)
+
+
+@pytest.mark.parametrize(("rungs", "pruner", "arguments"), [
+    ([1, 3], HALVING, []), ([2, 6], HALVING, []), ([1], HALVING, []), ([1, 2, 13], MEDIAN, []),
+    ([3], HALVING | {"min_resource": 3}, []), ([1, 2, 4], HALVING | {"reduction_factor": 2}, []),
+    ([3, 9], HALVING | {"min_resource": "auto"}, []), ([3, 9], MEDIAN, ["trainer.epochs=choice(3,20)"]),
+])  # fmt: skip
+def test_rungs_that_a_pruner_finds_are_let_through(
+    rungs: list[int], pruner: dict[str, Any], arguments: list[str]
+) -> None:
+    hold_rungs(rungs, pruner, *arguments)
+
+
+def test_the_rungs_that_are_let_through_are_those_that_successive_halving_judges_once_each() -> None:
+    for rungs in itertools.combinations((1, 2, 3, 8, 9, 10), 2):
+        study = optuna.create_study(pruner=optuna.pruners.SuccessiveHalvingPruner(1, 3))
+        trial, judged = study.ask(), []
+        for epochs in rungs:
+            trial.report(0.5, epochs)
+            assert not trial.should_prune()
+            judged.append(sum(name.startswith("completed_rung") for name in study.trials[0].system_attrs))
+        try:
+            hold_rungs(list(rungs), HALVING)
+        except ConfigError:
+            assert judged != [1, 2], rungs
+        else:
+            assert judged == [1, 2], rungs
+
+
+def test_other_rungs_make_another_study_and_none_the_one_from_before_there_were_any() -> None:
+    space = read_space(None, SEARCHED)
+    definitions = [define(space, ["params"], _base(()), rungs) for rungs in ([1, 3], [1, 2], [])]
+    assert [each.get("rungs") for each in definitions] == ["1, 3", "1, 2", None]
+    assert definitions[2] == define(space, ["params"], _base(()))
+    assert len({default_name(space, each) for each in definitions}) == 3
 
 
 # ---- Optuna's samplers

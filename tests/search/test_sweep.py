@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
+import torch
 from filelock import FileLock, Timeout
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from omegaconf import OmegaConf
@@ -29,14 +31,18 @@ from tinysweep.errors import DivergedError, StudyError
 from tinysweep.report.again import words_of_study
 from tinysweep.report.style import value_text
 from tinysweep.results.view import open_view
+from tinysweep.run.checkpoint import load
+from tinysweep.run.record import RunFolder
 from tinysweep.run.run import run
 from tinysweep.search import launch
+from tinysweep.search.launch import Reporter
 from tinysweep.search.propose import Proposer
 from tinysweep.search.storage import opening
 from tinysweep.search.study import Presence
 from tinysweep.search.table import read_trials
 from tinysweep.settings.schema import Config
 from tinysweep.training.device import usable_cores
+from tinysweep.training.loop import Epoch
 
 TINY = ["data.limit=64", "data.validation=100", "trainer.epochs=2", "trainer.clean_epochs=0", "trainer.threads=1"]
 SPACE = ["model.width=range(2,40)", "optimizer.lr=tag(log,interval(0.01,0.3))"]
@@ -500,6 +506,82 @@ def test_every_pruner_lets_a_study_finish(sweep: Sweep, place: Path, pruner: str
     assert len(table(place)) == 4
 
 
+# ---- rungs
+
+
+RUNGS = ["hydra/sweeper/sampler=grid", "model.width=2",
+         "trainer.epochs=4", "hydra.sweeper.rungs=[1,2]", "hydra/sweeper/pruner=successive_halving",
+         "hydra.sweeper.pruner.reduction_factor=2", "hydra.sweeper.batch_size=1",
+         "hydra.sweeper.objective=validation_loss"]  # fmt: skip
+
+
+def history(place: Path, number: int, study: str = "s") -> list[Epoch]:
+    return RunFolder(place / "outputs/sweeps" / study / "trials" / str(number)).read_history()
+
+
+def test_a_trial_trains_rung_after_rung_and_is_pruned_after_one(sweep: Sweep, place: Path) -> None:
+    ended = sweep(*RUNGS, "optimizer.lr=0.1,1e-6", "data.limit=200", "hydra.sweeper.study_name=s")
+    assert ended.status == 0, ended.err
+    trials = table(place)
+    assert list(trials.epochs) == [4, 1], "the first has no competitor, and the second learns nothing"
+    assert trials.state[1] == "pruned"
+    assert trials.reason[1] == "stopped by SuccessiveHalvingPruner after the rung of 1 of 4 epochs"
+    assert re.search(r"^trial 1 +pruned +rung +1 ", ended.out, re.MULTILINE)
+    for number, epochs, seconds in zip(trials.number, trials.epochs, trials.seconds, strict=True):
+        told, found = history(place, number), load_study(place).get_trials()[number]
+        steps = [rung for rung in (1, 2, 4) if rung <= epochs]
+        assert [epoch.epochs for epoch in told] == [rung for rung in steps for _ in range(rung)]
+        assert found.intermediate_values == {
+            epoch.epoch: epoch.validation_loss for epoch in told if epoch.is_comparable
+        }
+        assert trials.validation_loss[number] == told[-1].validation_loss
+        assert seconds == pytest.approx(sum(epoch.seconds for epoch in told), abs=1e-3)
+
+
+@pytest.mark.parametrize("stop", [pytest.param((2, 1), marks=pytest.mark.slow), (4, 3)])
+def test_a_trial_cut_short_in_a_rung_goes_on_with_it_to_the_same_bits(
+    sweep: Sweep, place: Path, monkeypatch: pytest.MonkeyPatch, stop: tuple[int, int]
+) -> None:
+    words = [*RUNGS, "optimizer.lr=choice(0.1)"]
+    sweep(*words, "hydra.sweeper.study_name=whole")
+    reported = Reporter.__call__
+
+    def interrupted(self: Reporter, epoch: Epoch) -> None:
+        reported(self, epoch)
+        if (epoch.epochs, epoch.epoch) == stop:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reporter, "__call__", interrupted)
+        assert sweep(*words, "hydra.sweeper.study_name=s").status == 130
+    assert sweep(*words, "hydra.sweeper.study_name=s").status == 0
+    trials, whole = table(place), table(place, "whole")
+    assert list(trials.state) == ["interrupted", *whole.state]
+    cut, again, never = history(place, 0), history(place, 1), history(place, 0, "whole")
+    done = [epoch for epoch in cut if (epoch.epochs or 0) < stop[0]]
+    assert again[: len(done)] == done, "with the seconds that they took then"
+    assert [replace(epoch, seconds=0) for epoch in again] == [replace(epoch, seconds=0) for epoch in never]
+    assert trials.seconds[1] == pytest.approx(sum(epoch.seconds for epoch in again), abs=1e-3)
+    names = ["validation_loss", "validation_accuracy", "epochs"]
+    pd.testing.assert_frame_equal(trials[names][1:].reset_index(drop=True), whole[names])
+    values = [load_study(place, name).get_trials()[number].intermediate_values
+              for name, number in (("s", 1), ("whole", 0))]  # fmt: skip
+    assert values[0] == values[1]
+    weights = [load(place / "outputs/sweeps" / folder).state_dict() for folder in ("s/trials/1", "whole/trials/0")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0] | weights[1])
+
+
+def test_where_epochs_are_searched_a_trial_leaves_out_the_rungs_that_are_not_below_its_own(
+    sweep: Sweep, place: Path
+) -> None:
+    words = ["hydra.sweeper.rungs=[1,2]", "hydra/sweeper/pruner=median", "hydra.sweeper.study_name=s"]
+    ended = sweep("model.width=2", "trainer.epochs=1,2,3", *words)
+    assert ended.status == 0, ended.err
+    lengths = [list(dict.fromkeys(epoch.epochs for epoch in history(place, number))) for number in range(3)]
+    assert lengths == [[1], [1, 2], [1, 2, 3]]
+    assert [sorted(trial.intermediate_values) for trial in load_study(place).get_trials()] == lengths
+
+
 # ---- the rest
 
 
@@ -589,6 +671,11 @@ def test_a_study_without_m_is_refused(command: Command, place: Path) -> None:
     (["model=nope,nope2"], "nope"),
     (["scheduler=nope,step", "scheduler.gamma=0.3,0.4"], "nope"),
     (["+model.width=4,8"], "model.width"),
+    (["model.width=2,3", "hydra.sweeper.rungs=[1]"], "hydra.sweeper.rungs=[1] needs a pruner"),
+    (["model.width=2,3", "hydra.sweeper.rungs=[1,2]", "hydra/sweeper/pruner=median"],
+     "hydra.sweeper.rungs=[1,2] must lie below trainer.epochs=2"),
+    (["model.width=2,3", "hydra.sweeper.rungs=[2,1]", "hydra/sweeper/pruner=median"],
+     "hydra.sweeper.rungs=[2, 1] must increase"),
 ])  # fmt: skip
 def test_what_is_wrong_is_said_in_one_line_before_anything_is_made(
     sweep: Sweep, place: Path, words: list[str], said: str

@@ -45,6 +45,13 @@ def test_a_line_says_what_a_trial_cost_and_found_and_which_is_the_best() -> None
     assert trial_line(trial(12, Status.pruned, validation_accuracy=0.5), best, LOSS) == line
 
 
+def test_a_line_of_a_study_with_rungs_says_after_which_a_trial_ended() -> None:
+    pruned = trial(12, Status.pruned, validation_accuracy=0.5, epochs=3)
+    line = "trial 12   pruned       rung   3  17,626 params   50.00%    12.3 s"
+    assert trial_line(pruned, None, LOSS, rungs=True) == line
+    assert "rung   -  17,626" in trial_line(trial(12, Status.failed, epochs=0), None, LOSS, rungs=True)
+
+
 @pytest.mark.parametrize("became", [Status.failed, Status.interrupted])
 def test_a_trial_that_brought_no_result_shows_the_first_line_of_its_reason(became: Status) -> None:
     nothing = {ACCURACY: None, "seconds": None}

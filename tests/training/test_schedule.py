@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR, StepLR
 
-from tinysweep.settings.schema import SchedulerConfig, SchedulerName
-from tinysweep.training.schedule import factor
+from tinysweep.settings.schema import Config, SchedulerConfig, SchedulerName, TrainerConfig
+from tinysweep.training.schedule import factor, shorten
 
 WARMS_UP = (SchedulerName.cosine, SchedulerName.linear, SchedulerName.onecycle)
 PEAK = 0.3
@@ -105,3 +105,26 @@ def test_a_run_of_one_step_is_at_the_peak(name: SchedulerName) -> None:
     assert factors(config, 1) == [1.0]
     if name in WARMS_UP:
         assert factors(replace(config, warmup_fraction=0.9, start_fraction=0.1, end_fraction=0.2), 1) == [1.0]
+
+
+# ---- fewer epochs
+
+
+@pytest.mark.parametrize("name", list(SchedulerName))
+@pytest.mark.parametrize("clean", [0, 1, 4, 12])
+def test_a_shorter_training_is_a_whole_one_that_shares_its_epochs_out_alike(
+    name: SchedulerName, clean: int
+) -> None:
+    step = {"step_epochs": 4} if name == SchedulerName.step else {}
+    config = Config(scheduler=SchedulerConfig(name, **step), trainer=TrainerConfig(epochs=12, clean_epochs=clean))
+    assert shorten(config, 12) == config
+    ends = set()
+    for epochs in (1, 3, 6, 12):
+        shorter = shorten(config, epochs)
+        shorter.check()
+        assert shorter.trainer.epochs == epochs
+        assert abs(shorter.trainer.clean_epochs - clean * epochs / 12) <= 0.5
+        assert replace(shorter, trainer=config.trainer, scheduler=config.scheduler) == config, "else the same"
+        if epochs > 1:  # in one epoch there is no step from epoch to epoch
+            ends.add(factors(shorter.scheduler, 5 * epochs, 5)[-1])
+    assert len(ends) == 1, "the learning rate goes down as far in fewer epochs"

@@ -173,24 +173,28 @@ def importance_bars(found: Sequence[Importances] | str) -> go.Figure | str:
 
 
 def curves(view: StudyView, trials: Sequence[FrozenTrial]) -> go.Figure | str:
-    """Validation loss by epoch of these trials, the first of them thickest."""
+    """Validation loss by epoch of these trials, or by the epochs of each rung, the first of them thickest."""
     if not trials:
         return NO_COMPLETED
     drawn = {trial.number: curve for trial in trials if (curve := view.curve(trial.number))}
     if not drawn:
         return "The trials' folders hold no history.csv, so there are no curves to show."
     up = scale("validation_loss", (loss for curve in drawn.values() for _, loss in curve))
-    figure = go.Figure()
+    figure, what = go.Figure(), "rung of" if "rungs" in view.definition else "epoch"
     for (number, curve), colour in zip(drawn.items(), SERIES, strict=False):
         figure.add_scatter(
             x=[epoch for epoch, _ in curve], y=[up.place(loss) for _, loss in curve], mode="lines+markers",
             name=f"trial {number}", line={"color": colour, "width": 3 if number == trials[0].number else 1.5},
-            marker={"size": 5}, hovertext=[f"trial {number}, epoch {epoch}<br>validation loss {loss:.4f}"
+            marker={"size": 5}, hovertext=[f"trial {number}, {what} {epoch}<br>validation loss {loss:.4f}"
                                            for epoch, loss in curve], hoverinfo="text",
         )  # fmt: skip
-    last = max(epoch for curve in drawn.values() for epoch, _ in curve)
     apply_layout(figure, 430, yaxis=up.axis)
-    return figure.update_xaxes(title={"text": "epoch"}, dtick=1 if last <= 15 else None, tickformat="d")
+    epochs = sorted({epoch for curve in drawn.values() for epoch, _ in curve})
+    if "rungs" in view.definition:
+        return figure.update_xaxes(
+            title={"text": "epochs of the rung"}, type="log", tickvals=epochs, ticktext=list(map(str, epochs))
+        )
+    return figure.update_xaxes(title={"text": "epoch"}, dtick=1 if epochs[-1] <= 15 else None, tickformat="d")
 
 
 def costs(view: StudyView, kind: str) -> go.Figure | str:

@@ -121,13 +121,11 @@ class StudyView:
             raise DataError(f"{trial_path(number)}/record.json: {first_line(error)}") from error
 
     def curve(self, number: int) -> list[tuple[int, float]]:
-        """Validation loss by epoch, as far as a trial came; empty where its history.csv is missing or damaged."""
-        try:
-            history = pd.read_csv(RunFolder(self.folder / trial_path(number)).history)
-            known = history[["epoch", "validation_loss"]].dropna()
-            return list(zip(known.epoch.astype(int), known.validation_loss.astype(float), strict=True))
-        except (OSError, KeyError, ValueError):
-            return []
+        """Validation loss by epoch, as far as a trial came, or of each of its rungs by the epochs that it had;
+        empty where its history.csv is missing or damaged."""
+        history = RunFolder(self.folder / trial_path(number)).read_history()
+        known = ((epoch.epoch, epoch.validation_loss) for epoch in history if epoch.is_comparable)
+        return [(epoch, loss) for epoch, loss in known if loss is not None]
 
 
 def open_view(folder: Path, storage: str | None = None, study: str | None = None) -> StudyView:

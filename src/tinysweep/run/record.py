@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
@@ -109,10 +109,13 @@ class Record:
         return cls(**known | {"state": State(held["state"]), "config": read_config(held["config"])})
 
     def take_epochs(self, history: Sequence[Epoch]) -> None:
-        """Take in all epochs that there are by now."""
+        """Take in all epochs that there are by now: the figures of the last, of several trainings those of the
+        last that is whole, and the seconds of all."""
+        last = next((epoch for epoch in reversed(history) if epoch.is_comparable), None)
         for name in EACH_EPOCH:
-            self.metrics[name] = getattr(history[-1], name) if history else None
-        self.epochs, self.train_seconds = len(history), round(sum(epoch.seconds for epoch in history), 3)
+            self.metrics[name] = getattr(last, name) if last else None
+        self.epochs = last.epoch if last else 0
+        self.train_seconds = round(sum(epoch.seconds for epoch in history), 3)
 
     def take_test(self, score: Score) -> None:
         """Take in the one reading of the test set."""
@@ -173,11 +176,24 @@ class RunFolder:
         write_whole(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)))
 
     def write(self, record: Record, history: Sequence[Epoch]) -> None:
-        """Write the record, and a row for each epoch."""
+        """Write the record, and a row for each epoch; which of several trainings it belongs to, if there are."""
         record.take_epochs(history)
-        header = [spec.name for spec in dataclasses.fields(Epoch)]
-        write_whole(self.history, _csv(header, map(dataclasses.astuple, history)))
+        names = [spec.name for spec in dataclasses.fields(Epoch)]
+        if not any(epoch.epochs for epoch in history):
+            names.remove("epochs")
+        rows = ([getattr(epoch, name) for name in names] for epoch in history)
+        write_whole(self.history, _csv(names, rows))
         write_whole(self.record, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
+
+    def read_history(self) -> list[Epoch]:
+        """The epochs that have been written, to the bit; none where the file is missing or damaged."""
+        try:
+            with self.history.open(newline="") as stream:
+                written = list(csv.DictReader(stream))
+            rows = [{name: json.loads(text) if text else None for name, text in row.items()} for row in written]
+            return [Epoch(**cast(dict[str, Any], row)) for row in rows]
+        except (OSError, ValueError, TypeError):
+            return []
 
     def write_predictions(self, labels: Tensor, predicted: Tensor) -> None:
         """Write what the test images are, labels (N,), and what they were taken for."""

@@ -3,9 +3,10 @@
 import dataclasses
 import importlib.metadata
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tinysweep.console import Progress
@@ -19,18 +20,28 @@ from tinysweep.settings.command_line import as_value, line
 from tinysweep.settings.schema import Config, DataConfig
 from tinysweep.training.device import Hardware, hardware
 from tinysweep.training.loop import Epoch, Result, evaluate, fit, require_finite
+from tinysweep.training.schedule import shorten
 
 SAME_BITS = ("tinysweep", "torch")  # packages that must be of the same version for a run to go on
 
 OnEpoch = Callable[[Epoch], None]
 
 
-def run(config: Config, wanted: Path, overrides: list[str], report: OnEpoch | None = None) -> Record:
+def run(
+    config: Config,
+    wanted: Path,
+    overrides: list[str],
+    report: OnEpoch | None = None,
+    rungs: Sequence[int] = (),
+    done: Sequence[Epoch] = (),
+) -> Record:
     """Gate, load, train, test once, and leave everything in the folder `wanted` (or the next free name).
 
     Nothing is written before the model has passed the budget and the data has been verified. A trial of a sweep
     gives `report`, which is called after each epoch and may stop the run; it takes the place of all that is
-    printed and drawn for a person, and of the checkpoint that `resume` goes on from.
+    printed and drawn for a person, and of the checkpoint that `resume` goes on from. It may give `rungs` as well,
+    the epochs of trainings that come one after another, each a whole one, the last being that of `config`; `done`
+    are the epochs of those that need no training again.
 
     Raises:
         TinysweepError: bad setting, over budget, bad data, or divergence; the last leaves a record.
@@ -50,7 +61,8 @@ def run(config: Config, wanted: Path, overrides: list[str], report: OnEpoch | No
     record, folder = Record.begin(config, cost, machine, overrides), RunFolder.claim(wanted)
     with folder.hold():
         checkpoint = None if report else Checkpoint(folder, config, shape)
-        return _LiveRun(folder, record, machine, data, report, checkpoint).complete()
+        live = _LiveRun(folder, record, machine, data, report, checkpoint, rungs, list(done))
+        return live.complete()
 
 
 def go_on(path: Path) -> Record:
@@ -136,10 +148,13 @@ class _LiveRun:
     data: Data
     report: OnEpoch | None = None
     checkpoint: Checkpoint | None = None
+    rungs: Sequence[int] = ()
+    history: list[Epoch] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.config = self.record.config
-        self.history = self.checkpoint.history if self.checkpoint else []
+        if self.checkpoint:
+            self.history = self.checkpoint.history
 
     def complete(self) -> Record:
         """Train, from where the checkpoint is if there is one, and test; the record is closed in any case."""
@@ -175,16 +190,15 @@ class _LiveRun:
         # As many threads as were decided on, whatever number of cores this machine has.
         trainer = dataclasses.replace(self.config.trainer, threads=self.machine.threads)
         config, checkpoint = dataclasses.replace(self.config, trainer=trainer), self.checkpoint
+        if self.rungs:
+            return self._train_rungs(config)
         with nullcontext() if self.report else Progress(trainer.epochs, "epochs", len(self.history)) as progress:
 
             def on_epoch(epoch: Epoch) -> None:
-                self.history.append(epoch)
-                self.folder.write(self.record, self.history)  # so that a run killed later has left all its epochs
+                self._take(epoch)
                 if progress:
                     progress.print(_epoch_line(epoch, trainer.epochs))
                     progress.advance()
-                if self.report:
-                    self.report(epoch)
 
             if checkpoint:
                 result = fit(config, self.data, on_epoch, checkpoint.state, checkpoint.keep)
@@ -193,6 +207,23 @@ class _LiveRun:
                 result = fit(config, self.data, on_epoch)
                 self._save(result)
         return result
+
+    def _train_rungs(self, config: Config) -> Result:
+        """Train the rungs that aren't done, one after another; each is reported once its model is there."""
+        done = {epoch.epochs for epoch in self.history}
+        for epochs in (rung for rung in self.rungs if rung not in done):
+            result = fit(shorten(config, epochs), self.data, partial(self._take, rung=epochs))
+            self._save(result)
+            if self.report:
+                self.report(self.history[-1])
+        return result
+
+    def _take(self, epoch: Epoch, rung: int | None = None) -> None:
+        epoch = dataclasses.replace(epoch, epochs=rung)
+        self.history.append(epoch)
+        self.folder.write(self.record, self.history)  # so that a run killed later has left all its epochs
+        if self.report and epoch.epoch != rung:
+            self.report(epoch)
 
     def _test(self, result: Result) -> None:
         if self.config.trainer.test:
@@ -209,7 +240,8 @@ class _LiveRun:
         """Close the record of a run cut short with those epochs from which it can go on."""
         if self.checkpoint:
             self.history = self.checkpoint.history
-        interrupted = f"interrupted after epoch {len(self.history)} of {self.config.trainer.epochs}"
+        done, of = (self.history[-1].epoch, self.history[-1].epochs) if self.history else (0, None)
+        interrupted = f"interrupted after epoch {done} of {of or self.config.trainer.epochs}"
         self.record.close(state, reason or interrupted, error)
         self.folder.write(self.record, self.history)
         if self.checkpoint:

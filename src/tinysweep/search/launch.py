@@ -1,11 +1,13 @@
 """The jobs of trials: what each does in its own process, and how a sweep launches and settles them."""
 
+import itertools
 import logging
 import math
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +56,28 @@ def run_trial(
         pruner=build_pruner(sweeper.pruner),
     )
     first = sweeper.objective if isinstance(sweeper.objective, str) else sweeper.objective[0]
-    reporter = Reporter(reopen_trial(study, config.trial), first, config.trainer.epochs)
+    epochs = config.trainer.epochs
+    reporter = Reporter(reopen_trial(study, config.trial), first, epochs)
     reporter.require_open()
     reporter.require_costed(config)
-    return run(config, folder, overrides, reporter)
+    rungs = [*(rung for rung in sweeper.rungs if rung < epochs), epochs] if sweeper.rungs else []
+    done = finished_rungs(reporter.trial, study_folder, rungs[:-1])
+    reporter.take_over(done)
+    return run(config, folder, overrides, reporter, rungs, done)
+
+
+def finished_rungs(trial: Trial, study_folder: Path, rungs: Sequence[int]) -> list[Epoch]:
+    """The epochs of the first rungs that an earlier trial of the same configuration had finished and been let past
+    when it was cut short; of several such trials, of the one that came furthest."""
+    most: list[Epoch] = []
+    trials = trial.study.get_trials(deepcopy=False)[: trial.number] if rungs else []
+    key = trial.user_attrs.get("key")
+    for other in (each for each in trials if each.user_attrs.get("key") == key):
+        history = RunFolder(study_folder / trial_path(other.number)).read_history()
+        whole = {epoch.epochs for epoch in history if epoch.is_comparable} & other.intermediate_values.keys()
+        passed = list(itertools.takewhile(whole.__contains__, rungs))
+        most = max(most, [epoch for epoch in history if epoch.epochs in passed], key=len)
+    return most
 
 
 class Reporter:
@@ -69,7 +89,7 @@ class Reporter:
         self.compares = len(trial.study.directions) == 1 and METRICS[metric].each_epoch
 
     def __call__(self, epoch: Epoch) -> None:
-        """Report an epoch.
+        """Report an epoch; of rungs, the last of each.
 
         Raises:
             PrunedError: the pruner stops the trial.
@@ -78,7 +98,7 @@ class Reporter:
         try:
             self.require_open()
             value = getattr(epoch, self.metric) if self.compares else None
-            if value is None:
+            if value is None or not epoch.is_comparable:
                 return
             self.trial.report(value, epoch.epoch)
             prune = self.trial.should_prune()
@@ -90,7 +110,16 @@ class Reporter:
             return
         if prune and epoch.epoch < self.epochs:
             name = type(self.trial.study.pruner).__name__
+            if epoch.epochs:
+                raise PrunedError(f"stopped by {name} after the rung of {epoch.epoch} of {self.epochs} epochs")
             raise PrunedError(f"stopped by {name} after epoch {epoch.epoch} of {self.epochs}")
+
+    def take_over(self, done: Sequence[Epoch]) -> None:
+        """Report the rungs of an earlier trial. It was let past them, so the answers don't count; but a pruner
+        that isn't asked at each rung takes the next one for the first."""
+        for epoch in done:
+            with suppress(PrunedError):
+                self(epoch)
 
     def require_open(self) -> None:
         """Refuse to go on with a trial that another sweeper has closed, because this job's own has died."""

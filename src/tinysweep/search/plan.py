@@ -57,6 +57,7 @@ BATCH_A_WORKER = 4  # keeps all but the last seconds of a batch busy, while the 
 TRIAL_SUBDIR = "trials/${trial}"  # as study.trial_path has it
 MOST_CORNERS = 1000  # combinations of data settings that are checked before a sweep
 SMALL_SPACE = 10_000  # points; in a finite space this small it is noticed at once when no point is left
+PRUNABLE = "validation_accuracy or validation_loss alone"
 NEEDS = {"CmaEsSampler": "cmaes"}  # what samplers import when first asked
 WHITELIST = ("optuna.samplers.*", "optuna.pruners.*", "hydra_plugins.hydra_optuna_sweeper.*")
 RESOLVER = re.compile(r"\$\{[\w.]+:[^${}]*\}")  # with arguments that are plain text
@@ -119,9 +120,12 @@ class Plan:
         see to the study's definition and to what ends the overrides of every job."""
         with Composer(loader, master, self.space.fixed).base({}).as_job() as shared:
             require_schema(shared)
+            if self.config.rungs:
+                pruner = master.hydra.sweeper.pruner
+                require_rungs(self.config.rungs, self.objectives, pruner, shared, self.space)
             require_comparable(self.objectives, shared, self.space, not isinstance(self.pruner, NopPruner))
             self._require_shared_rules(shared)
-            self.definition = define(self.space, self.objectives, shared)
+            self.definition = define(self.space, self.objectives, shared, self.config.rungs)
             decided = "trainer.threads" in self.space.searched or shared.trainer.threads
         closing = ["trainer.test=false"]  # the test set stays unread whatever the configuration says
         if self.workers and not decided:
@@ -281,7 +285,7 @@ def _class_name(node: DictConfig) -> str:
 # ---- what makes a study one study
 
 
-def define(space: Space, objectives: list[str], base: DictConfig) -> dict[str, str]:
+def define(space: Space, objectives: list[str], base: DictConfig, rungs: Sequence[int] = ()) -> dict[str, str]:
     """The definition of a study as text by key, for comparison; `base` is the composition that its trials
     share."""
     container = OmegaConf.to_container(base, enum_to_str=True)
@@ -289,6 +293,7 @@ def define(space: Space, objectives: list[str], base: DictConfig) -> dict[str, s
     settings = identity({str(key): value for key, value in container.items()})
     return {
         "objective": ", ".join(objectives),
+        **({"rungs": ", ".join(map(str, rungs))} if rungs else {}),  # of which earlier versions knew nothing
         **{f"params.{name}": in_words(distribution) for name, distribution in sorted(space.searched.items())},
         **{name: _words(base, name, value) for name, value in settings.items() if name not in space.searched},
     }
@@ -343,11 +348,43 @@ def require_comparable(objectives: list[str], base: DictConfig, space: Space, pr
         raise ConfigError(
             "trainer.test: a sweep never reads the test set; leave it out, and test the winner alone"
         )
-    if prunes and (len(objectives) > 1 or not METRICS[objectives[0]].each_epoch):
+    if prunes and not _is_prunable(objectives):
         raise ConfigError(
-            f"hydra.sweeper.objective={','.join(objectives)} can't be pruned, only validation_accuracy or "
-            "validation_loss alone, which every epoch shows; add hydra/sweeper/pruner=none"
+            f"hydra.sweeper.objective={','.join(objectives)} can't be pruned, only {PRUNABLE}, which every epoch "
+            "shows; add hydra/sweeper/pruner=none"
         )
+
+
+def require_rungs(
+    rungs: list[int], objectives: list[str], pruner: DictConfig, base: DictConfig, space: Space
+) -> None:
+    """Refuse rungs that would only cost time, and those that the pruner doesn't take for its own."""
+    said, name = f"hydra.sweeper.rungs=[{','.join(map(str, rungs))}]", _class_name(pruner)
+    if not _is_prunable(objectives):
+        aims = f"hydra.sweeper.objective={','.join(objectives)}"
+        raise ConfigError(f"{said} can't be pruned by {aims}, only by {PRUNABLE}; leave the rungs out")
+    if name == "NopPruner":
+        advice = "add hydra/sweeper/pruner=successive_halving, or leave the rungs out"
+        raise ConfigError(f"{said} needs a pruner, or every trial goes on after every rung; {advice}")
+    searched = space.searched.get("trainer.epochs")
+    epochs = [
+        each for each in (extremes(searched) if searched else [base.trainer.epochs]) if isinstance(each, int)
+    ]
+    if epochs and rungs[-1] >= max(epochs):
+        raise ConfigError(f"{said} must lie below trainer.epochs={max(epochs)}, the last training of a trial")
+    least, factor = pruner.get("min_resource"), pruner.get("reduction_factor")
+    if isinstance(least, int) and isinstance(factor, int):
+        # Of two rungs between two of these it would judge the first; at a rung past two of them it judges twice.
+        looks = [least * factor**number for number in range(len(rungs) + 1)]
+        if any(not low <= rung < high for rung, (low, high) in zip(rungs, itertools.pairwise(looks), strict=True)):
+            raise ConfigError(
+                f"{said}: {name} judges at {', '.join(map(str, looks))} … epochs and needs one rung from each of "
+                "them to the next; set hydra.sweeper.pruner.min_resource and reduction_factor, or other rungs"
+            )
+
+
+def _is_prunable(objectives: list[str]) -> bool:
+    return len(objectives) == 1 and METRICS[objectives[0]].each_epoch
 
 
 def _asks_for_test(text: str) -> bool:

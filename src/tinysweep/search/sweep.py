@@ -176,7 +176,7 @@ class Sweep:
         if status(trial) == Status.complete:
             self.best = rank_trials([trial, *([self.best] if self.best else [])], self.plan.objectives)[0]
             self.progress.describe(f"best {figure(self.best, aim)}")
-        self.progress.print(trial_line(trial, self.best, aim))
+        self.progress.print(trial_line(trial, self.best, aim, bool(self.plan.config.rungs)))
         if status(trial) != Status.interrupted:
             self.progress.advance()
 
@@ -255,11 +255,12 @@ def figure(trial: FrozenTrial, name: str) -> str:
     return METRICS[name].text(metric(trial, name))
 
 
-def trial_line(trial: FrozenTrial, best: FrozenTrial | None, objective: str) -> str:
-    """What became of a trial, and the best so far."""
+def trial_line(trial: FrozenTrial, best: FrozenTrial | None, objective: str, rungs: bool = False) -> str:
+    """What became of a trial, after which rung if there are any, and the best so far."""
     notes, became = trial.user_attrs, status(trial)
     parts = [
         f"trial {trial.number:<4} {became.value:<11}",
+        *([f"rung {notes.get('epochs') or '-':>3}"] if rungs else []),
         f"{notes.get('params', 0):>6,} params",
         f"{METRICS['validation_accuracy'].text(notes.get('validation_accuracy')):>7}",
         f"{METRICS['seconds'].text(notes.get('seconds') or 0.0):>8}",

@@ -47,6 +47,12 @@ class SweeperConfig(Section):
     batch_size: int | None = setting(
         None, "trials handed to the launcher at a time; null is 4 for each of its workers", "[1, 1e5]"
     )
+    rungs: list[int] = setting(
+        [],
+        "epochs of shorter whole trainings that come before that of trainer.epochs, such as [1,3]; a trial begins "
+        "each anew, and may be pruned after each, and only there",
+        "[1, 100000]",
+    )
     max_seconds: float | None = setting(None, "launch nothing more after this many seconds", "(0, 1e9]")
     max_rejections: int = setting(1000, "proposals refused in a row that end the study", "[1, 1e9]")
     max_failure_rate: float = setting(0.25, "part of the study's finished trials that may have failed", "[0, 1]")
@@ -66,6 +72,8 @@ class SweeperConfig(Section):
             self.refuse("objective", f"names no metric {wrong[0]}{_metric_meant(wrong[0])}")
         if wrong or not names or len(set(names)) < len(names):
             self.refuse("objective", "must be one of the metrics, or a list of different ones")
+        if self.rungs != sorted(set(self.rungs)):
+            self.refuse("rungs", "must increase")
         if self.study_name is not None and not is_folder_name(self.study_name):
             self.refuse("study_name", "must be usable as a folder name: no / \\ : and no leading dot")
         if not isinstance(self.params or {}, dict):

@@ -34,7 +34,8 @@ TrainingState = dict[str, Any]
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch showed; validation figures are None where nothing was held out."""
+    """What one epoch showed; validation figures are None where nothing was held out. `epochs` is how many the
+    training has that it belongs to, where a trial has several trainings, one after another."""
 
     epoch: int
     train_loss: float
@@ -42,6 +43,12 @@ class Epoch:
     validation_accuracy: float | None
     lr: float
     seconds: float
+    epochs: int | None = None
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether its figures are for comparing trials: of several trainings, only those of the last epoch are."""
+        return self.epochs in (None, self.epoch)
 
 
 @dataclass(frozen=True)

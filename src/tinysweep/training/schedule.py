@@ -1,8 +1,9 @@
-"""Learning-rate schedules as pure functions of the step."""
+"""Learning-rate schedules as pure functions of the step, and whole trainings of fewer epochs."""
 
 import math
+from dataclasses import replace
 
-from tinysweep.settings.schema import SchedulerConfig, SchedulerName
+from tinysweep.settings.schema import Config, SchedulerConfig, SchedulerName
 
 
 def factor(config: SchedulerConfig, step: int, steps: int, steps_per_epoch: int) -> float:
@@ -26,6 +27,17 @@ def factor(config: SchedulerConfig, step: int, steps: int, steps_per_epoch: int)
     if config.name == SchedulerName.linear:
         return 1 + (config.end_fraction - 1) * falling
     return _cosine(1.0, config.end_fraction, falling)
+
+
+def shorten(config: Config, epochs: int) -> Config:
+    """The same recipe as a whole training of fewer epochs. What it counts in epochs shrinks in proportion, to the
+    nearest whole number: those without augmentation, and those from decay to decay."""
+    share = epochs / config.trainer.epochs
+    clean = round(share * config.trainer.clean_epochs)
+    scheduler = config.scheduler
+    if scheduler.name == SchedulerName.step:
+        scheduler = replace(scheduler, step_epochs=max(1, round(share * scheduler.step_epochs)))
+    return replace(config, trainer=replace(config.trainer, epochs=epochs, clean_epochs=clean), scheduler=scheduler)
 
 
 def _cosine(start: float, end: float, progress: float) -> float:
