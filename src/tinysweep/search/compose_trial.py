@@ -162,7 +162,7 @@ class Composer:
             name = word.partition("=")[0]
             section = name.partition(".")[0]
             if {section, f"{section}.name"} & values.keys() and not self.reads(name, values):
-                found[name] = settings()[name].default
+                found[name] = cast(Value, settings()[name].default)
         return found
 
     def _choice(self, section: str, values: Mapping[str, Value]) -> Any:
