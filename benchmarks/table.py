@@ -134,7 +134,7 @@ def work(todo: Any, results: Any, configs: list[Config]) -> None:
         trainer = replace(config.trainer, epochs=job.epochs, seed=job.seed)
         try:
             history = tinysweep.fit(replace(config, trainer=trainer), data).history
-            rows = [{**job._asdict(), **asdict(epoch)} for epoch in history]
+            rows = [{**job._asdict(), **asdict(epoch), "epochs": job.epochs} for epoch in history]
         except DivergedError:
             rows = [{**job._asdict(), "epoch": job.epochs}]
         results.put(rows)

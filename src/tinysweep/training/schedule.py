@@ -30,13 +30,12 @@ def factor(config: SchedulerConfig, step: int, steps: int, steps_per_epoch: int)
 
 
 def shorten(config: Config, epochs: int) -> Config:
-    """The same recipe as a whole training of fewer epochs. What it counts in epochs shrinks in proportion, to the
-    nearest whole number: those without augmentation, and those from decay to decay."""
-    share = epochs / config.trainer.epochs
-    clean = round(share * config.trainer.clean_epochs)
-    scheduler = config.scheduler
+    """The same recipe as a whole training of fewer epochs: as many of them as before, at most all, are without
+    augmentation; those from decay to decay shrink in proportion, to the nearest whole number."""
+    clean, scheduler = min(config.trainer.clean_epochs, epochs), config.scheduler
     if scheduler.name == SchedulerName.step:
-        scheduler = replace(scheduler, step_epochs=max(1, round(share * scheduler.step_epochs)))
+        decay = round(scheduler.step_epochs * epochs / config.trainer.epochs)
+        scheduler = replace(scheduler, step_epochs=max(1, decay))
     return replace(config, trainer=replace(config.trainer, epochs=epochs, clean_epochs=clean), scheduler=scheduler)
 
 
