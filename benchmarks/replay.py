@@ -192,10 +192,10 @@ class TableDraws:
 
 
 class LongDraws:
-    """Configurations whose last rung has 27 epochs. The table has those of 45: the best 24 after 9 epochs, and the
-    first of the others; so a study's configurations, drawn with repeats, come as often from the ones as 24 of 100,
-    else from the others. The one seed of 27 epochs is their truth, and what a study sees of it has in addition the
-    luck that a seed has after 9."""
+    """Configurations whose last rung has 27 epochs. The table has 45 of those, of the best 24 after 9 epochs
+    and of the first of the others; so a study's configurations, drawn with repeats, come as often from the ones
+    as 24 of 100, else from the others. The one seed of 27 epochs is their truth, and what a study sees of it
+    has in addition the luck that a seed has after 9."""
 
     def __init__(self, table: Table, seed: int, trials: int) -> None:
         self.table, random = table, np.random.default_rng(seed)
