@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from tinysweep.data.folder import class_names, content_digest, read
-from tinysweep.data.load import check, describe, load, load_test, pin
+from tinysweep.data.load import check, describe, fold_count, load, load_test, pin
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.settings.schema import DataConfig, DataName
 
@@ -98,6 +98,11 @@ def test_given_validation_images_are_all_used_and_trained_on_only_if_nothing_is_
         assert (len(loaded.train), len(loaded.validation or ())) == counts
         assert torch.bincount(loaded.train.labels).tolist() == [counts[0] // 2] * 2
     assert len(load(settings(tmp_path, limit=12)).train) == 12
+    assert fold_count(settings(tmp_path, validation=0.5)) == 1
+    with pytest.raises(
+        ConfigError, match=r"data\.fold=1 must be below 1: the folder's own validation images make"
+    ):
+        check([settings(tmp_path, validation=0.5, fold=1)])
     with pytest.raises(ConfigError, match=r"data\.limit=13 must not exceed the 12 images"):
         load(settings(tmp_path, limit=13))
 

@@ -93,6 +93,36 @@ def test_the_small_classes_keep_an_image_when_almost_all_are_held_out() -> None:
     assert torch.bincount(labels[held]).tolist() == [1, 1, 1, 999]
 
 
+@pytest.mark.parametrize("held_out", [40, 62, 100, 166, 250, 480, 0.2, 0.5])
+@pytest.mark.parametrize("labels", [UNEVEN, labels_of(*[2] * 250)], ids=["uneven", "pairs"])
+def test_folds_are_stratified_and_share_no_image(labels: Tensor, held_out: float) -> None:
+    wanted, counts = round(held_out if held_out >= 1 else held_out * len(labels)), torch.bincount(labels)
+    if wanted > (counts - 1).clamp(min=0).sum():
+        return  # of which tests are below
+    drawn = []
+    for fold in range(len(labels) // wanted):
+        held, rest = split(labels, held_out, 5, fold)
+        assert len(held) == wanted
+        assert torch.equal(torch.cat([held, rest]).sort().values, torch.arange(len(labels)))
+        assert (torch.bincount(labels[rest], minlength=len(counts))[counts > 0] > 0).all(), "none to train on"
+        share = torch.bincount(labels[held], minlength=len(counts))
+        assert ((share - counts * wanted / len(labels)).abs() < 2).all()
+        drawn.append(held)
+    assert len(torch.cat(drawn).unique()) == wanted * len(drawn)
+    assert torch.equal(drawn[0], split(labels, held_out, 5)[0])
+
+
+def test_a_fold_that_does_not_exist_is_refused(made_mnist: Images) -> None:
+    folds = [load(DataConfig(validation=30, fold=fold, limit=40)) for fold in range(3)]
+    seen = {image.numpy().tobytes() for each in folds for image in each.validation.pixels}  # type: ignore[union-attr]
+    assert len(seen) == 90
+    with pytest.raises(ConfigError, match=r"data\.fold=3 must be below 3: 100 images, 30 held out, make no more"):
+        load(DataConfig(validation=30, fold=3))
+    assert len(load(DataConfig(validation=0, fold=3)).train) == len(made_mnist), (
+        "where none is held out, none is read"
+    )
+
+
 @pytest.mark.parametrize("held_out", [1003, 1006, 1007, 5000, 0.9999])
 def test_more_than_can_be_held_out_is_refused_with_the_most_that_can(held_out: float) -> None:
     with pytest.raises(ConfigError, match=rf"data\.validation={held_out:g} must .* at most 1002 of the 1006"):
@@ -181,7 +211,11 @@ def test_real_mnist_is_split_and_its_test_images_are_left_alone(
         494, 562, 496, 511, 487, 452, 493, 522, 487, 496
     ]  # fmt: skip
 
-    check([config, dataclasses.replace(config, limit=55000)])
+    counts = [data.fold_count(dataclasses.replace(config, validation=held_out)) for held_out in (0, 5000, 0.3)]
+    assert counts == [1, 12, 3]
+    check([config, dataclasses.replace(config, limit=55000), dataclasses.replace(config, fold=11)])
+    with pytest.raises(ConfigError, match=r"data\.fold=12 must be below 12: 60000 images, 5000 held out, make no"):
+        check([dataclasses.replace(config, fold=12)])
     with pytest.raises(ConfigError, match="must not exceed the 55000 images"):
         check([config, dataclasses.replace(config, limit=55001)])
     assert parts == ["train"]

@@ -12,13 +12,13 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import hydra
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from filelock import FileLock
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -32,11 +32,11 @@ from tinysweep.data.load import Images, load_test
 from tinysweep.errors import DivergedError
 from tinysweep.final import candidates as final_candidates
 from tinysweep.final import runs as final_runs
-from tinysweep.final.candidates import Candidate, Job, Stage
-from tinysweep.final.results import rank, read_final
+from tinysweep.final.candidates import Job, Stage
+from tinysweep.final.race import run_race
+from tinysweep.final.results import read_final, validation_figures
 from tinysweep.final.runs import Run
 from tinysweep.final.settings import FinalConfig, read_words
-from tinysweep.network.budget import measure
 from tinysweep.results.verdict import compare, summarise
 from tinysweep.run import run as run_module
 from tinysweep.run.checkpoint import load
@@ -46,6 +46,7 @@ from tinysweep.search.table import read_trials
 from tinysweep.settings.compose import CONFIG_FOLDER, compose, register_schema, to_config
 from tinysweep.settings.schema import Config, DataConfig, DataName, ModelConfig, Precision, TrainerConfig
 from tinysweep.training import loop as training
+from tinysweep.training.loop import Score
 
 SHAPE = DataShape(1, 12, 3)
 BASELINE_NAME = "era_seed"
@@ -146,9 +147,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = run_module.run
 
-    def noted(config: Config, folder: Path, *others: Any) -> Any:
+    def noted(config: Config, folder: Path, *others: Any, **named: Any) -> Any:
         names.append(f"{folder.parent.name}/{folder.name}")
-        return real(config, folder, *others)
+        return real(config, folder, *others, **named)
 
     monkeypatch.setattr("tinysweep.final.runs.run", noted)
     return names
@@ -220,6 +221,7 @@ def test_candidates_keep_the_validation_images_and_final_models_train_on_all(hel
             config = record_in(study / run["folder"])["config"]
             assert (config["data"]["validation"], config["trainer"]["test"]) == (validation, test)
             assert config["data"]["split_seed"] == 0
+            assert config["data"]["fold"] == run.get("fold", 0) == (run["seed"] if validation else 0)
 
 
 def test_recipes_are_the_trials_own_retrained_and_the_baselines_own(held: Held, made: Path) -> None:
@@ -233,7 +235,8 @@ def test_recipes_are_the_trials_own_retrained_and_the_baselines_own(held: Held, 
                 else identity(record_in(study / f"trials/{one['trial']}")["config"]) | {"trainer.epochs": 2}
             )
             config = identity(record_in(study / run["folder"])["config"])
-            assert config == wanted | {"data.validation": config["data.validation"], "trainer.seed": run["seed"]}
+            judged = {key: config[key] for key in ("data.validation", "data.fold") if key in config}
+            assert config == wanted | judged | {"trainer.seed": run["seed"]}
 
 
 def test_the_candidates_are_the_best_of_the_search_and_the_choice_is_by_their_means(held: Held) -> None:
@@ -263,7 +266,10 @@ def test_finals_of_earlier_versions_are_read(tmp_path: Path, name: str) -> None:
     shutil.copy(file, tmp_path / "final")
     read = read_final(tmp_path)
     assert read
-    assert dataclasses.asdict(read) == {"dropped": [], **json.loads(file.read_text())}
+    content = {"dropped": [], "method": None, **json.loads(file.read_text())}
+    for each in content["candidates"]:
+        each |= {"gap": None, "out_of_race": False, "runs": [{"fold": 0} | run for run in each["runs"]]}
+    assert dataclasses.asdict(read) == content
 
 
 def test_predictions_are_those_of_the_models(held: Held, made: Path) -> None:
@@ -307,8 +313,8 @@ def test_the_csv_has_a_row_for_every_run(held: Held) -> None:
     study, found = held.study, held.found
     table = pd.read_csv(study / "final/final.csv")
     assert list(table.columns) == [
-        "stage", "role", "name", "trial", "seed", "params", "macs", "validation_loss", "validation_accuracy",
-        "test_loss", "test_accuracy", "seconds", "folder",
+        "stage", "role", "name", "trial", "seed", "fold", "params", "macs", "validation_loss",
+        "validation_accuracy", "test_loss", "test_accuracy", "seconds", "folder",
     ]  # fmt: skip
     assert table.stage.tolist() == ["validation"] * 4 + ["test"] * 6
     assert table.role.tolist() == ["candidate"] * 4 + ["winner"] * 2 + ["runner-up"] * 2 + ["baseline"] * 2
@@ -393,7 +399,7 @@ def test_a_single_candidate_is_not_trained_for_a_choice(hold: Final, study: Path
     ended = hold("top=1", "seeds=2")
     assert ended.status == 0, ended.err
     found, best = content(study), read_trials(study / "trials.csv").sort_values("validation_loss").number.iloc[0]
-    assert trained == [f"test/{name}" for name in names_of(f"trial-{best}", BASELINE_NAME)]
+    assert sorted(trained) == sorted(f"test/{name}" for name in names_of(f"trial-{best}", BASELINE_NAME))
     assert found["candidates"] == []
     assert f"trial {best} was taken for the best by the single run of the search" in found["choice"]
     assert (
@@ -418,7 +424,10 @@ def test_candidates_are_judged_by_the_objective_if_validation_images_show_it(
     found = content(study)
     means = [one[judge]["mean"] for one in found["candidates"]]
     assert means == sorted(means, reverse=judge == "validation_accuracy")
-    assert f"candidates by mean {judge.replace('_', ' ')} over 2 seeds" in ended.out
+    assert f"candidates by mean {judge.replace('_', ' ')} over 2 seeds with another of 4 folds held" in ended.out
+    gap = found["candidates"][1]["gap"]
+    assert gap["difference"] == pytest.approx(abs(means[1] - means[0]), abs=1e-6)
+    assert (gap["best"], gap["seeds"]) == (found["candidates"][0]["name"], 2)
     assert f"{judge.removeprefix('validation_')} of each seed" in ended.out
     if objective == "params":
         assert {one["trial"] for one in found["candidates"]} == set(table.sort_values("params").number[:2])
@@ -497,7 +506,7 @@ def test_a_second_call_trains_nothing_and_finds_the_same(hold: Final, study: Pat
     assert {path: path.read_bytes() for path in files} == before
     assert {path: path.stat().st_mtime_ns for path in touched} == touched
     assert first.out.partition("candidates by")[2] == second.out.partition("candidates by")[2]
-    assert "4 runs are there already" in second.out
+    assert "10 runs are there already" in second.out
     assert hold("top=2", "seeds=3").status == 0
     assert len(trained) == 5
     assert all(name.endswith("-seed-2") for name in trained)
@@ -570,10 +579,10 @@ def test_ctrl_c_loses_nothing_that_had_finished(
 ) -> None:
     counted = vars(final_runs)["run"]
 
-    def interrupted(*arguments: Any) -> Any:
+    def interrupted(*arguments: Any, **named: Any) -> Any:
         if len(trained) == 3:
             raise KeyboardInterrupt
-        return counted(*arguments)
+        return counted(*arguments, **named)
 
     monkeypatch.setattr("tinysweep.final.runs.run", interrupted)
     ended = hold("top=2", "seeds=2", "baseline=null")
@@ -592,10 +601,10 @@ def test_a_run_that_fails_is_named_and_there_is_no_verdict(
     counted = vars(final_runs)["run"]
     worst = read_trials(study / "trials.csv").sort_values("validation_loss").number.iloc[1]
 
-    def diverges(config: Config, *others: Any) -> Any:
+    def diverges(config: Config, *others: Any, **named: Any) -> Any:
         if config.name == f"trial-{worst}" and config.trainer.seed == 1:
             raise OSError(28, "No space left on device")
-        return counted(config, *others)
+        return counted(config, *others, **named)
 
     monkeypatch.setattr("tinysweep.final.runs.run", diverges)
     ended = hold("top=2", "seeds=2", "baseline=null")
@@ -693,10 +702,14 @@ def test_models_that_were_tested_on_other_images_are_not_compared(hold: Final, s
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["quux=3"], "quux is not a setting of tinysweep-final; there are top, seeds, selection_seeds, baseline,"),
+        (
+            ["quux=3"],
+            "quux is not a setting of tinysweep-final; there are top, seeds, selection_seeds, race, base",
+        ),
         (["top=two"], "top=two must be a whole number (best trials"),
         (["exclude=[a]"], "exclude=[a] must be a list such as [1,2,1], each a whole number (numbers of trials"),
         (["confidence=1"], "confidence=1.0 must lie in [0.5, 1) (of intervals and verdicts)"),
+        (["data.fold=1"], "data.fold=1 can't be given: each seed of a candidate holds out a fold of its own"),
         (["data.validation=0"], "data.validation=0 can't be given: candidates are judged on the study's"),
         (
             ["trainer.epoch=3"],
@@ -788,36 +801,142 @@ def test_words_are_parted_by_their_dots() -> None:
 # ---- the choice
 
 
-def best(judge: str, **figures: list[tuple[float, float]]) -> list[str]:
-    """Candidates of these validation losses and accuracies, by seed, in their order."""
-    config = Config(model=ModelConfig(width=2, depth=[1]))
-    candidates = [Candidate(name, config, measure(config.model, SHAPE), config.data) for name in figures]
-    plan: Any = SimpleNamespace(
-        candidates=candidates, judge=judge, settings=FinalConfig(), view=SimpleNamespace(folder=Path())
-    )
-    runs = {
-        name: [
-            Run(
-                Job(Stage.validation, name, seed, config, Path(name)),
-                RunFolder(Path(name)),
-                {"metrics": {"validation_loss": loss, "validation_accuracy": accuracy}, "train_seconds": 1.0},
-            )
-            for seed, (loss, accuracy) in enumerate(seeds)
-        ]
-        for name, seeds in figures.items()
-    }
-    return [each.name for each in rank(plan, runs)]
+def best(folder: Path, judge: str, **figures: list[tuple[float, float]]) -> list[str]:
+    """Candidates of these validation losses and accuracies, by seed, in their order; of 10 images each."""
+    config, runs = Config(model=ModelConfig(width=2, depth=[1])), dict[str, list[Run]]()
+    for name, seeds in figures.items():
+        for seed, (loss, accuracy) in enumerate(seeds):
+            home = RunFolder(folder / f"{name}-{seed}")
+            home.path.mkdir()
+            predicted = (torch.arange(10) >= round(10 * accuracy)).long()
+            home.write_validation(torch.zeros(10), Score(loss, accuracy, predicted, torch.full((10,), loss)))
+            job = Job(Stage.validation, name, seed, config, home.path)
+            runs.setdefault(name, []).append(Run(job, home, {"metrics": {"validation_loss": loss}}))
+    return run_race(validation_figures(runs, judge), 3, 9, 0.95).left
 
 
-def test_the_best_mean_wins_and_not_the_luckiest_run() -> None:
+def test_the_best_mean_wins_and_not_the_luckiest_run(tmp_path: Path) -> None:
     lucky, steady = [(0.01, 0.5), (0.09, 0.5), (0.08, 0.5)], [(0.05, 0.5)] * 3
-    assert best("validation_loss", lucky=lucky, steady=steady) == ["steady", "lucky"]
+    assert best(tmp_path, "validation_loss", lucky=lucky, steady=steady) == ["steady", "lucky"]
 
 
-def test_more_accuracy_is_better_and_less_loss_breaks_ties() -> None:
-    assert best("validation_accuracy", other=[(0.1, 0.8)], one=[(0.2, 0.9)], third=[(0.1, 0.9)]) == [
-        "third", "one", "other"
-    ]  # fmt: skip
+def test_more_accuracy_is_better_and_less_loss_breaks_ties(tmp_path: Path) -> None:
+    figures = {"other": [(0.1, 0.8)] * 3, "one": [(0.2, 0.9)] * 3, "third": [(0.1, 0.9)] * 3}
+    assert best(tmp_path, "validation_accuracy", **figures)[:2] == ["third", "one"]
+
+
+# ---- the race
+
+
+@pytest.fixture
+def hopeless(study: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The best trial of the search, of whose images the final finds such losses that it is clearly behind."""
+    name = f"trial {read_trials(study / 'trials.csv').sort_values('validation_loss').number.iloc[0]}"
+    real = Run.figures
+    monkeypatch.setattr(Run, "figures", lambda run, judge: real(run, judge) + 1000 * (run.job.name == name))
+    return name
+
+
+def test_who_is_clearly_behind_gets_no_further_seeds(hold: Final, hopeless: str, trained: list[str]) -> None:
+    ended = hold("top=3", "seeds=4", "baseline=null", "runner_up=false")
+    assert ended.status == 0, ended.err
+    found = content(Path(STUDY))
+    last, slug = found["candidates"][-1], hopeless.replace(" ", "-")
+    assert (last["name"], last["out_of_race"], last["chosen"], len(last["runs"])) == (hopeless, True, False, 2)
+    assert last["gap"]["difference"] > 999
+    assert [len(each["runs"]) for each in found["candidates"][:2]] == [4, 4]
+    assert [name for name in trained if slug in name] == [f"validation/{slug}-seed-{seed}" for seed in (0, 1)]
+    assert [name[-1] for name in trained if name.startswith("validation")] == list("00011122" + "33")
+    assert f"{hopeless} is out of the race, " in ended.out
+    assert f"out of the race  {hopeless}" in ended.out
+    assert f"Out of the race, being clearly worse: {hopeless} (" in found["choice"]
+    assert "were trained again with trainer.epochs=2 on up to 4 seeds each, with another of 4" in found["choice"]
+    assert "Maron and Moore" in found["method"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("hopeless")
+def test_a_race_that_was_cut_short_goes_on_as_it_would_have(
+    hold: Final, study: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, counted = ["top=3", "seeds=4", "baseline=null", "runner_up=false"], vars(final_runs)["run"]
+    assert hold(*words).status == 0
+    whole, expected = content(study), trained.copy()
+    for cut in (2, 7, 11):
+        shutil.rmtree(study / "final")
+        trained.clear()
+
+        def interrupted(*arguments: Any, cut: int = cut, **named: Any) -> Any:
+            if len(trained) == cut:
+                raise KeyboardInterrupt
+            return counted(*arguments, **named)
+
+        monkeypatch.setattr("tinysweep.final.runs.run", interrupted)
+        assert hold(*words).status == 130
+        monkeypatch.setattr("tinysweep.final.runs.run", counted)
+        ended = hold(*words)
+        assert ended.status == 0
+        assert f"{cut} runs are there already" in ended.out
+        assert trained == expected
+        assert [each["gap"] for each in content(study)["candidates"]] == [
+            each["gap"] for each in whole["candidates"]
+        ]
+        assert content(study)["choice"] == whole["choice"]
+
+
+@pytest.mark.usefixtures("hopeless")
+def test_all_seeds_are_given_without_a_race_and_no_more_if_one_is_left_in_it(
+    hold: Final, trained: list[str]
+) -> None:
+    words = ["top=2", "seeds=3", "baseline=null", "runner_up=false"]
+    assert hold(*words).status == 0
+    assert len([name for name in trained if name.startswith("validation")]) == 4
+    assert hold(*words, "race=false").status == 0
+    assert len([name for name in trained if name.startswith("validation")]) == 6
+    assert [len(each["runs"]) for each in content(Path(STUDY))["candidates"]] == [3, 3]
+
+
+def test_no_worker_waits_for_a_look(hold: Final, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of them train three candidates on two seeds, which is six runs, then with the third seed one of the
+    fourth, so four, and the two that are left."""
+    asked, real = list[int](), final_runs.train_all
+
+    def noted(jobs: list[Job], _workers: int, *others: Any) -> None:
+        asked.append(len(jobs))
+        real(jobs, 1, *others)
+
+    monkeypatch.setattr(final_runs, "train_all", noted)
+    assert hold("top=3", "seeds=4", "jobs=2", "baseline=null", "runner_up=false", "trainer.epochs=1").status == 0
+    assert asked == [6, 4, 2, 4]
+    assert [len(each["runs"]) for each in content(study)["candidates"]] == [4, 4, 4]
+
+
+def test_candidates_of_an_earlier_version_are_trained_anew_and_its_final_models_are_not(
+    hold: Final, study: Path, trained: list[str]
+) -> None:
+    words = ["top=2", "seeds=2", "baseline=null"]
+    assert hold(*words).status == 0
+    for folder in (study / "final/runs/validation").iterdir():  # whose runs left no losses, and had all fold 0
+        (folder / "validation_predictions.csv").unlink()
+        record = record_in(folder)
+        del record["config"]["data"]["fold"]
+        (folder / "record.json").write_text(json.dumps(record))
+    trained.clear()
+    assert hold(*words).status == 0
+    assert len(trained) == 4
+    assert {name.partition("/")[0] for name in trained} == {"validation"}
+
+
+def test_candidates_that_were_judged_by_other_images_are_not_compared(hold: Final, study: Path) -> None:
+    words = ["top=2", "seeds=2", "baseline=null"]
+    assert hold(*words).status == 0
+    file = study / content(study)["candidates"][1]["runs"][1]["folder"] / "validation_predictions.csv"
+    table = pd.read_csv(file)
+    table["label"] = (table["label"] + 1) % 3
+    table.to_csv(file, index=False)
+    ended = hold(*words)
+    assert ended.status == 1
+    assert "was judged by other images than outputs/sweeps/s/final/runs/validation/" in ended.err
 
 
 # ---- several processes

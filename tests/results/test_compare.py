@@ -262,6 +262,7 @@ PHOTOS = DataName.image_folder
         (DataConfig(), DataConfig(validation=10_000), False),
         (DataConfig(), DataConfig(validation=0.1), False),
         (DataConfig(), DataConfig(split_seed=1), False),
+        (DataConfig(), DataConfig(fold=1), False),
         (DataConfig(), DataConfig(name=DataName.kmnist), False),
         (DataConfig(), DataConfig(validation=0), True),  # has no figures that could be compared
         (DataConfig(name=PHOTOS, root="a"), DataConfig(name=PHOTOS, root="b"), False),

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,7 +61,8 @@ def load(config: DataConfig) -> Data:
     everything = _read(config, "train")
     given = _read(config, "validation") if _gives_validation(config) else None
     _require_enough(config, everything.labels, len(given) if given else 0)
-    held_out, rest = split(everything.labels, 0 if given else config.validation, config.split_seed)
+    wanted = 0 if given else config.validation
+    held_out, rest = split(everything.labels, wanted, config.split_seed, 0 if given else config.fold)
     validation = given or everything.pick(held_out)
     train = everything.pick(rest[: config.limit])
     mean, std = pixel_statistics(train.pixels)
@@ -85,14 +86,19 @@ def check(configs: Sequence[DataConfig], *, images: bool = True) -> None:
     for config in configs:
         given = 0
         if config.name == DataName.image_folder:
-            labels = torch.tensor([label for label, _ in image_folder.list_images(config, "train")])
             given = len(image_folder.list_images(config, "validation")) if _gives_validation(config) else 0
             folders[config.root, config.test_fraction] = config
-        else:
-            labels = labels_of(config.name, config.root, config.download)
-        _require_enough(config, labels, given)
+        _require_enough(config, _training_labels(config, labels_of), given)
     for config in folders.values() if images else []:
         image_folder.require_readable(config)
+
+
+def fold_count(config: DataConfig) -> int:
+    """How many folds there are to hold out: one if none is, or if a folder has validation images of its own."""
+    if config.validation == 0 or _gives_validation(config):
+        return 1
+    labels = _training_labels(config)
+    return len(labels) // held_out_count(labels, config.validation)
 
 
 def pin(config: DataConfig, digests: dict[str, str] | None = None) -> DataConfig:
@@ -142,6 +148,13 @@ def _labels(name: DataName, root: str, download: bool) -> Tensor:
     return torch.from_numpy(read_idx(files["train_labels"]).astype(np.int64))
 
 
+def _training_labels(config: DataConfig, named: Callable[[DataName, str, bool], Tensor] = _labels) -> Tensor:
+    """The labels (N,) of the training images, none of which is read; those of a named data set by `named`."""
+    if config.name == DataName.image_folder:
+        return torch.tensor([label for label, _ in image_folder.list_images(config, "train")])
+    return named(config.name, config.root, config.download)
+
+
 # ---- splitting
 
 
@@ -150,6 +163,10 @@ def _require_enough(config: DataConfig, labels: Tensor, given: int) -> None:
     names = image_folder.class_names(config) if config.name == DataName.image_folder else ()
     held_out = 0 if given else held_out_count(labels, config.validation, names)
     left = len(labels) - held_out
+    folds = len(labels) // held_out if held_out else 1
+    if config.fold >= folds and config.validation > 0:
+        those = "the folder's own validation images" if given else f"{len(labels)} images, {held_out} held out,"
+        raise ConfigError(f"data.fold={config.fold} must be below {folds}: {those} make no more folds")
     if config.limit is not None and config.limit > left:
         raise ConfigError(
             f"data.limit={config.limit} must not exceed the {left} images there are to train on, "
@@ -179,28 +196,33 @@ def held_out_count(labels: Tensor, held_out: float, names: Sequence[str] = ()) -
     return wanted
 
 
-def split(labels: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
+def split(labels: Tensor, held_out: float, seed: int, fold: int = 0) -> tuple[Tensor, Tensor]:
     """Indices of the images held out and of the rest, both in random order.
 
     `held_out` is a number of images or, below 1, a fraction, which if not 0 holds out one image at least. The
     total is exact, and of every class the same share is held out: rounded down, what is missing then going to
     the classes with the largest remainders. So a class with a share of less than one image may have none held
-    out, but each keeps one at least to train on.
+    out, but each keeps one at least to train on. A later fold is drawn so from what those before it have left,
+    as long as that is enough for one more.
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     if held_out == 0:
         return order[:0], order
     wanted, counts = held_out_count(labels, held_out), torch.bincount(labels)
-    spare = (counts - 1).clamp(min=0)
-    exact = counts.double() * wanted / len(labels)
-    quota = exact.floor().long()
-    for _ in range(wanted - int(quota.sum())):
-        remainder = torch.where(quota < spare, exact - quota, -math.inf)
-        quota[remainder.argsort(descending=True, stable=True)[0]] += 1
     shuffled = labels[order]
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    for label, count in enumerate(quota.tolist()):
-        chosen[(shuffled == label).nonzero().flatten()[:count]] = True
+    free = torch.ones(len(labels), dtype=torch.bool)
+    for _ in range(fold + 1):
+        there = torch.bincount(shuffled[free], minlength=len(counts))
+        spare = torch.minimum(there, counts - 1)
+        exact = there.double() * wanted / int(there.sum())
+        quota = exact.floor().long()
+        for _ in range(wanted - int(quota.sum())):
+            remainder = torch.where(quota < spare, exact - quota, -math.inf)
+            quota[remainder.argsort(descending=True, stable=True)[0]] += 1
+        chosen = torch.zeros(len(labels), dtype=torch.bool)
+        for label, count in enumerate(quota.tolist()):
+            chosen[(free & (shuffled == label)).nonzero().flatten()[:count]] = True
+        free &= ~chosen
     return order[chosen], order[~chosen]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from tinysweep.data.load import check, describe, with_absolute_root
+from tinysweep.data.load import check, describe, fold_count, with_absolute_root
 from tinysweep.errors import ConfigError, DataError, StudyError, TinysweepError
 from tinysweep.final.settings import FinalConfig, seeds_in_words
 from tinysweep.metrics import METRICS
@@ -25,8 +25,8 @@ from tinysweep.training.device import hardware, usable_cores
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trial, or the baseline. `recipe` trains on all training images; `held_out` is its data with the study's
-    validation images held out; `changed` are the searched parameters."""
+    """A trial, or the baseline. `recipe` trains on all training images; `held_out` is its data with the first
+    of the study's folds held out; `changed` are the searched parameters."""
 
     name: str
     recipe: Config
@@ -81,6 +81,7 @@ class FinalPlan:
         self._require_same_images()
         check([data for each in self.candidates for data in (each.held_out, each.recipe.data)], images=False)
         hardware(self.candidates[0].recipe.trainer)
+        self.folds = fold_count(self.candidates[0].held_out) if self.selects else 1
 
     @property
     def selects(self) -> bool:
@@ -88,12 +89,18 @@ class FinalPlan:
         return len(self.candidates) > 1
 
     @property
+    def held_out(self) -> str:
+        """What each run of a candidate holds out, in words."""
+        apart = min(self.folds, self.selection_seeds) > 1
+        return f"another of {self.folds} folds" if apart else "the study's validation images"
+
+    @property
     def total(self) -> int:
         """How many runs the final has."""
         return len(self.selection_jobs()) + len(self.test_jobs(self.roles(self.candidates).values()))
 
     def selection_jobs(self) -> list[Job]:
-        """Every candidate on every seed, with the validation images held out and the test set left alone."""
+        """Every candidate on every seed, which holds out the next fold and leaves the test set alone."""
         return self._jobs(Stage.validation, self.candidates, self.selection_seeds) if self.selects else []
 
     def roles(self, ordered: Sequence[Candidate]) -> dict[str, Candidate]:
@@ -110,13 +117,14 @@ class FinalPlan:
         return self._jobs(Stage.test, models, self.settings.seeds)
 
     def _jobs(self, stage: Stage, candidates: Iterable[Candidate], seeds: int) -> list[Job]:
-        return [self._job(stage, candidate, seed) for candidate in candidates for seed in range(seeds)]
+        models = list(candidates)
+        return [self._job(stage, candidate, seed) for seed in range(seeds) for candidate in models]
 
     def _job(self, stage: Stage, candidate: Candidate, seed: int) -> Job:
         recipe, tested = candidate.recipe, stage == Stage.test
         slug = candidate.name.replace(" ", "-").replace("/", "-")
         trainer = replace(recipe.trainer, seed=seed, test=tested)
-        data = recipe.data if tested else candidate.held_out
+        data = recipe.data if tested else replace(candidate.held_out, fold=seed % self.folds)
         config = replace(recipe, name=slug, data=data, trainer=trainer)
         return Job(stage, candidate.name, seed, config, self.folder / "runs" / stage / f"{slug}-seed-{seed}")
 
@@ -126,7 +134,8 @@ class FinalPlan:
         names = [each.name if role == "baseline" else f"the {role}" for role, each in roles.items()]
         tested = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
         trials = f"the best {len(self.candidates)} of {len(self.view.completed)} completed trials"
-        chosen = f"{trials} on {seeds_in_words(self.selection_seeds)}, then " if self.selects else ""
+        judged = f"{seeds_in_words(self.selection_seeds)} with {self.held_out} held out"
+        chosen = f"{trials} on {judged}, then " if self.selects else ""
         seeds = seeds_in_words(self.settings.seeds)
         return [f"final of the study {self.view.name}: {chosen}{tested} on {seeds} and the test set", *self.notes]
 
@@ -188,7 +197,7 @@ def _candidate(view: StudyView, trial: FrozenTrial, retrain: Sequence[str]) -> C
     own = view.config(trial.number)
     recipe = apply_overrides(own, retrain, view.record(trial.number)["overrides"])
     held_out = with_absolute_root(
-        replace(recipe.data, validation=own.data.validation, split_seed=own.data.split_seed)
+        replace(recipe.data, validation=own.data.validation, split_seed=own.data.split_seed, fold=0)
     )
     trainer = replace(recipe.trainer, seed=0, threads=0, test=True)
     recipe = replace(recipe, data=replace(held_out, validation=0.0), trainer=trainer, trial=None)

@@ -1,6 +1,6 @@
-"""The course of a final, and what is printed of it: the choice among the candidates, then the test of the winner
-and of those that it is compared with. Who fails by its own configuration drops out of both, and the verdict is
-given without it."""
+"""The course of a final, and what is printed of it: the race of the candidates, then the test of the winner and of
+those that it is compared with. Who fails by its own configuration drops out of both, and the verdict is given
+without it."""
 
 from collections.abc import Sequence
 from textwrap import indent
@@ -8,6 +8,7 @@ from textwrap import indent
 from tinysweep import console
 from tinysweep.errors import StudyError
 from tinysweep.final.candidates import Candidate, FinalPlan, Stage
+from tinysweep.final.race import Race, gap_in_words, gap_text, run_race
 from tinysweep.final.results import (
     Final,
     FinalModel,
@@ -16,6 +17,7 @@ from tinysweep.final.results import (
     Verdict,
     gather_predictions,
     rank,
+    validation_figures,
     write_files,
 )
 from tinysweep.final.runs import Failure, Run, RunProgress, complete
@@ -25,7 +27,7 @@ from tinysweep.results.verdict import Summary
 
 
 def hold_final(plan: FinalPlan) -> None:
-    """Candidates, choice, final models, verdict, in this order.
+    """Race, choice, final models, verdict, in this order.
 
     Raises:
         StudyError: a run failed for a reason outside its configuration; the baseline or every candidate dropped
@@ -36,13 +38,14 @@ def hold_final(plan: FinalPlan) -> None:
         for line in plan.heading():
             progress.print(line)
         try:
-            judged, failures = complete(plan.selection_jobs(), plan.workers, progress)
-            ranked = rank(plan, judged)
-            left = [each.name for each in ranked] if plan.selects else [plan.candidates[0].name]
-            roles, runs = _test(plan, left, failures, progress)
+            race, judged, failures = _judge(plan, progress)
+            ranked = rank(plan, race, judged)
+            order = [each.name for each in ranked] if plan.selects else [plan.candidates[0].name]
+            roles, runs = _test(plan, order, failures, progress)
+            progress.tell_found()
         except KeyboardInterrupt:
             progress.print(
-                f"stopped; {progress.done} of {plan.total} runs are done; the same command goes on from here"
+                f"stopped; {progress.done} of {progress.total} runs are done; the same command goes on from here"
             )
             raise
     outcome = Outcome(plan, ranked, roles, runs, list(failures.values()))
@@ -50,6 +53,37 @@ def hold_final(plan: FinalPlan) -> None:
     final = outcome.final(predictions, [run for those in judged.values() for run in those])
     command = write_files(outcome, final, predictions)
     print(result(plan, final, len(predictions), command))
+
+
+def _judge(plan: FinalPlan, progress: RunProgress) -> tuple[Race, dict[str, list[Run]], dict[str, Failure]]:
+    """Train candidates on seed after seed as long as they are in the race; how it ended, and the runs, by name, of
+    those that didn't fail."""
+    jobs, told = plan.selection_jobs(), set[str]()
+    tests = plan.total - len(jobs)
+    runs: dict[str, list[Run]] = {job.name: [] for job in jobs}
+    failures: dict[str, Failure] = {}
+    while True:
+        race = run_race(
+            validation_figures(runs, plan.judge),
+            plan.selection_seeds,
+            plan.folds,
+            plan.settings.confidence,
+            drop=plan.settings.race,
+        )
+        for name in race.order[len(race.left) :]:
+            if name not in told:
+                progress.print(f"{name} is out of the race, {gap_in_words(plan.judge, race.gaps[name])}")
+                told.add(name)
+        missing = [job for job in jobs if job.name in race.left and job.seed >= len(runs[job.name])]
+        progress.expect(len(missing) + tests)
+        due = sum(job.seed < race.seeds for job in missing)
+        if not due:
+            return race, runs, failures
+        missing.sort(key=lambda job: (job.seed, race.left.index(job.name)))
+        # No worker is idle until the next look: those that aren't needed for it train what comes after it.
+        more, failed = complete(missing[: -(-due // plan.workers) * plan.workers], plan.workers, progress)
+        failures |= failed
+        runs = {name: [*those, *more.get(name, [])] for name, those in runs.items() if name not in failed}
 
 
 def _test(
@@ -105,27 +139,29 @@ def result(plan: FinalPlan, final: Final, images: int, command: str) -> str:
 
 def _candidates(plan: FinalPlan, final: Final) -> str:
     rows = [
-        _row("chosen" if each.chosen else "", each, ("validation_loss", "validation_accuracy"), plan.judge)
+        _row(each, ("validation_loss", "validation_accuracy"), plan.judge, gap_text(plan.judge, each.gap))
         for each in final.candidates
     ]
     for failure in final.dropped:
-        rows.append(["dropped out", failure.name, "–", "–", "–", f"seed {failure.seed}: {failure.reason}"])
-    header = ["", "", "loss", "accuracy", "params", f"{METRICS[plan.judge].header} of each seed"]
-    title = f"candidates by mean {METRICS[plan.judge].label} over {seeds_in_words(plan.selection_seeds)}"
-    return f"{title}, {_spread(final)}:\n{_align(header, rows)}"
+        rows.append(["dropped out", failure.name, "–", "–", "–", "–", f"seed {failure.seed}: {failure.reason}"])
+    header = ["", "", "loss", "accuracy", "params", "behind", f"{METRICS[plan.judge].header} of each seed"]
+    seeds = f"{seeds_in_words(plan.selection_seeds)} with {plan.held_out} held out"
+    title = f"candidates by mean {METRICS[plan.judge].label} over {seeds}"
+    said = f"{_spread(final)}, and how far they are behind the best ± standard error"
+    return f"{title}, {said}:\n{_align(header, rows)}"
 
 
 def _models(plan: FinalPlan, final: Final, images: int) -> str:
-    rows = [_row(each.role, each, ("test_accuracy", "test_loss"), "test_accuracy") for each in final.tested]
+    rows = [_row(each, ("test_accuracy", "test_loss"), "test_accuracy") for each in final.tested]
     header = ["", "", "accuracy", "loss", "params", "accuracy of each seed"]
     title = f"final models on the {images:,} test images over {seeds_in_words(plan.settings.seeds)}"
     return f"{title}, {_spread(final)}:\n{_align(header, rows)}"
 
 
-def _row(role: str, each: RankedCandidate | FinalModel, metrics: tuple[str, str], judge: str) -> list[str]:
+def _row(each: RankedCandidate | FinalModel, metrics: tuple[str, str], judge: str, *more: str) -> list[str]:
     means = [_mean(name, getattr(each, name)) for name in metrics]
     seeds = " ".join(_figure(judge, getattr(run, judge)) for run in each.runs)
-    return [role, each.name, *means, f"{each.params:,}", seeds]
+    return [each.role, each.name, *means, f"{each.params:,}", *more, seeds]
 
 
 def _mean(metric: str, found: Summary) -> str:

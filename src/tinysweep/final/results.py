@@ -4,6 +4,7 @@ them, final.csv, predictions.csv and experiment/best.yaml."""
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from tinysweep.errors import DataError, first_line
 from tinysweep.files import write_whole
 from tinysweep.final.candidates import Candidate, FinalPlan, Stage
+from tinysweep.final.race import POWER, Figures, Gap, Race, amount, gap_in_words, race_in_words
 from tinysweep.final.runs import METRICS_OF, Failure, Run, tested_otherwise
 from tinysweep.final.settings import seeds_in_words
 from tinysweep.metrics import METRICS
@@ -27,9 +29,10 @@ BEST = "best"
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationRun:
-    """A run that judges a candidate; `folder` is relative to the study's."""
+    """A run that judges a candidate by the images of a fold; `folder` is relative to the study's."""
 
     seed: int
+    fold: int = 0
     folder: str
     validation_loss: float
     validation_accuracy: float
@@ -50,7 +53,8 @@ class FinalRun:
 
 @dataclass(frozen=True, kw_only=True)
 class RankedCandidate:
-    """A candidate by its means on the validation images; `changed` are its searched parameters."""
+    """A candidate by its means on the validation images; `changed` are its searched parameters, `gap` is how far
+    it is behind the best, or was when it dropped out of the race."""
 
     name: str
     trial: int | None
@@ -60,7 +64,13 @@ class RankedCandidate:
     validation_loss: Summary
     validation_accuracy: Summary
     chosen: bool
+    gap: Gap | None = None
+    out_of_race: bool = False
     runs: list[ValidationRun]
+
+    @property
+    def role(self) -> str:
+        return "chosen" if self.chosen else "out of the race" if self.out_of_race else "candidate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +108,11 @@ class Verdict:
 @dataclass(frozen=True, kw_only=True)
 class Final:
     """final.json. Candidates are sorted, the best first; there are none if there was nothing to choose from. The
-    first of the final models is the winner."""
+    first of the final models is the winner. `method` is how candidates were compared."""
 
     study: str
     choice: str
+    method: str | None = None
     confidence: float
     dropped: list[Failure]
     candidates: list[RankedCandidate]
@@ -155,20 +166,41 @@ def _from_json(kind: Any, content: Any) -> Any:
 # ---- from the runs
 
 
-def rank(plan: FinalPlan, runs: dict[str, list[Run]]) -> list[RankedCandidate]:
-    """The candidates that have runs, by their means over seeds, ties by validation loss, the best first."""
-    found = [
-        RankedCandidate(
-            **_means(plan, each, runs[each.name]),
-            changed=each.changed,
-            chosen=False,
-            runs=[ValidationRun(**_figures(plan, run)) for run in runs[each.name]],
+def validation_figures(runs: dict[str, list[Run]], judge: str) -> dict[str, Figures]:
+    """The figures that candidates race by; ties go to the one with the lower validation loss.
+
+    Raises:
+        DataError: two of them were not judged by the same images.
+    """
+    for those in zip_longest(*runs.values()):
+        first, *others = [run for run in those if run]
+        for run in others:
+            if not run.validation["label"].equals(first.validation["label"]):
+                raise _other_images(run, first, "judged by")
+    names = sorted(
+        runs, key=lambda name: float(np.mean([run.metric("validation_loss") for run in runs[name]] or 0))
+    )
+    return {name: [run.figures(judge) for run in runs[name]] for name in names}
+
+
+def rank(plan: FinalPlan, race: Race, runs: dict[str, list[Run]]) -> list[RankedCandidate]:
+    """The candidates that have runs, in the order in which they end the race, with those runs that decided it."""
+    named, found = {each.name: each for each in plan.candidates}, []
+    for name in race.order:
+        each, gap = named[name], race.gaps.get(name)
+        decisive = runs[name][: gap.seeds if gap else race.seeds]
+        judged = [ValidationRun(fold=run.job.config.data.fold, **_figures(plan, run)) for run in decisive]
+        found.append(
+            RankedCandidate(
+                **_means(plan, each, decisive),
+                changed=each.changed,
+                chosen=False,
+                gap=gap,
+                out_of_race=name not in race.left,
+                runs=judged,
+            )
         )
-        for each in plan.candidates
-        if each.name in runs
-    ]
-    loss = METRICS[plan.judge].loss
-    return sorted(found, key=lambda each: (loss(getattr(each, plan.judge).mean), each.validation_loss.mean))
+    return found
 
 
 def _means(plan: FinalPlan, each: Candidate, runs: Sequence[Run]) -> dict[str, Any]:
@@ -193,14 +225,19 @@ def gather_predictions(roles: dict[str, Candidate], runs: dict[str, list[Run]]) 
     gathered = pd.read_csv(first.predictions)[["index", "label"]]
     for role, each in roles.items():
         for run in runs[each.name]:
-            own, path = pd.read_csv(run.folder.predictions), run.folder.path
+            own = pd.read_csv(run.folder.predictions)
             if not own["label"].equals(gathered["label"]):
-                raise DataError(
-                    f"{path} was tested on other images than {first.path}, so the data was changed meanwhile; "
-                    f"move {path.parent} away and run the same command again"
-                )
+                raise _other_images(run, runs[roles["winner"].name][0], "tested on")
             gathered[f"{role}-seed-{run.job.seed}"] = own["predicted"]
     return gathered
+
+
+def _other_images(run: Run, first: Run, what: str) -> DataError:
+    path = run.folder.path
+    return DataError(
+        f"{path} was {what} other images than {first.folder.path}, so the data was changed meanwhile; move "
+        f"{path.parent} away and run the same command again"
+    )
 
 
 @dataclass(frozen=True)
@@ -228,10 +265,12 @@ class Outcome:
         """The means of all, and the winner compared with the others by their predictions; `judged` are the runs of
         candidates."""
         records = [run.record for run in (*judged, *self._test_runs())]
+        settings = self.plan.settings
         return Final(
             study=self.plan.view.name,
             choice=f"{self._selection()} {self._test()}",
-            confidence=self.plan.settings.confidence,
+            method=race_in_words(settings.confidence, drop=settings.race) if self.ranked else None,
+            confidence=settings.confidence,
             dropped=self.failures,
             candidates=[replace(each, chosen=each.name == self.winner.name) for each in self.ranked],
             tested=[self._model(role, predictions) for role in self.roles],
@@ -273,19 +312,34 @@ class Outcome:
             changes = f" with {' '.join(plan.retrain)}" if plan.retrain else ""
             replaced = any(failure.stage == Stage.test for failure in self.failures)
             chosen = "best of those that are left; their order was fixed" if replaced else "best; it was chosen"
+            upto = "up to " if any(each.out_of_race for each in self.ranked) else ""
             said += (
                 f"the best {len(plan.candidates)} were trained again{changes} on "
-                f"{seeds_in_words(plan.selection_seeds)} each, with the study's validation images held out. The "
+                f"{upto}{seeds_in_words(plan.selection_seeds)} each, with {plan.held_out} held out. The "
                 "mean over the seeds takes the place of the search's figure, which is that of one run and, being "
                 f"the best of many, partly luck. By mean {METRICS[plan.judge].label} {winner} is the {chosen} "
-                "before any test image was read."
-            )
+                f"before any test image was read. {self._gaps()}"
+            ).rstrip()
         else:
             said += f"{winner} was taken for the best by the single run of the search."
         if self.failures:
             failures = "; ".join(map(str, self.failures))
             said += f" No verdict is given of what failed by its own configuration: {failures}."
         return said
+
+    def _gaps(self) -> str:
+        """Who dropped out of the race, and how far behind the second is, if it didn't."""
+        judge, ranked = self.plan.judge, self.ranked
+        out = [
+            f"{each.name} ({gap_in_words(judge, each.gap)})" for each in ranked if each.out_of_race and each.gap
+        ]
+        said = [f"Out of the race, being clearly worse: {', '.join(out)}."] if out else []
+        if len(ranked) > 1 and (gap := ranked[1].gap) and not ranked[1].out_of_race:
+            said.append(
+                f"{ranked[1].name} is {gap_in_words(judge, gap)}; a true difference of "
+                f"{amount(judge, gap.tellable)} would have been told with a probability of {100 * POWER:g}%."
+            )
+        return " ".join(said)
 
     def _test(self) -> str:
         """How the final models were tested, in words, and whether that was the first look at the test set."""
@@ -333,8 +387,8 @@ def table(final: Final) -> pd.DataFrame:
         for run in model.runs
     ]
     metrics = [name for names in METRICS_OF.values() for name in names]
-    columns = ["stage", "role", "name", "trial", "seed", "params", "macs", *metrics, "seconds", "folder"]
-    return pd.DataFrame(rows, columns=columns).astype({"trial": "Int64"})
+    columns = ["stage", "role", "name", "trial", "seed", "fold", "params", "macs", *metrics, "seconds", "folder"]
+    return pd.DataFrame(rows, columns=columns).astype({"trial": "Int64", "fold": "Int64"})
 
 
 def _csv(frame: pd.DataFrame) -> str:

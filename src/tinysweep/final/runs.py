@@ -8,10 +8,14 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from joblib import Parallel, delayed
+from numpy.typing import NDArray
 
 from tinysweep.console import Progress
 from tinysweep.errors import AbandonedError, StudyError, TinysweepError, is_from_outside
@@ -39,6 +43,17 @@ class Run:
     def metric(self, name: str) -> float:
         return float(self.record["metrics"][name])
 
+    @cached_property
+    def validation(self) -> pd.DataFrame:
+        """The validation images with their labels, in the order of their fold, and what was found of each."""
+        return pd.read_csv(self.folder.validation)
+
+    def figures(self, judge: str) -> NDArray[np.float64]:
+        """The loss of each validation image, (N,), or, where accuracy is the judge, 1 if it was mistaken."""
+        found = self.validation
+        errors = found["predicted"] != found["label"]
+        return np.asarray(found["loss"] if judge == "validation_loss" else errors, dtype=np.float64)
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -63,16 +78,29 @@ class RunProgress(Progress):
 
     def __init__(self, total: int) -> None:
         super().__init__(total, "runs")
-        self.done = 0
+        self.total, self.done, self.ended, self.found = total, 0, 0, 0
+
+    def expect(self, count: int) -> None:
+        """So many more are to come, at most."""
+        self.leave_out(self.total - self.ended - count)
+        self.total = self.ended + count
 
     def note_found(self, count: int) -> None:
         """So many runs need not be trained: they count as done, but not for the pace."""
-        if count:
-            self.done += count
-            self.leave_out(count)
+        self.done += count
+        self.ended += count
+        self.found += count
+        self.leave_out(count)
+
+    def tell_found(self) -> None:
+        """Say how many were found since this was last said."""
+        if count := self.found:
             self.print(f"{count} run{'s are' if count > 1 else ' is'} there already")
+        self.found = 0
 
     def note_ended(self, outcome: Run | Failure) -> None:
+        self.tell_found()
+        self.ended += 1
         if isinstance(outcome, Run):
             of: Job | Failure = outcome.job
             loss, accuracy = (ALL_METRICS[name].text(outcome.metric(name)) for name in METRICS_OF[of.stage])
@@ -130,14 +158,14 @@ def complete(
 
 
 def look_up(job: Job) -> Run | Failure | None:
-    """What became of a job: its finished run, with the very configuration, and if it was tested, with predictions;
-    or that such a run has failed by its configuration."""
+    """What became of a job: its finished run, with the very configuration and with predictions; or that such a run
+    has failed by its configuration."""
     failure = None
     for folder in _folders(job):
         record = read_record(folder.path)
         if record is None or not _is_of(record, job):
             continue
-        whole = job.stage == Stage.validation or folder.predictions.exists()
+        whole = (folder.predictions if job.config.trainer.test else folder.validation).exists()
         if record["state"] == State.complete and whole:
             return Run(job, folder, record)
         if record["state"] == State.failed and not is_from_outside(record.get("error"), record["reason"] or ""):
@@ -261,7 +289,7 @@ def train(config: Config, folder: Path, threads: int, parent: int) -> tuple[Path
     try:
         require_parent()
         trainer = replace(config.trainer, threads=threads)
-        run(replace(config, trainer=trainer), folder, [], require_parent)
+        run(replace(config, trainer=trainer), folder, [], require_parent, keep_validation=True)
     except TinysweepError as error:
         return folder, str(error)
     except Exception as error:  # whatever stops one run, the others go on

@@ -19,6 +19,7 @@ DECIDED = {
     "data.validation": "candidates are judged on the study's validation images, final models have none held out",
     "data.digest": "the images of a final are those of its study",
     "data.split_seed": "candidates are judged on the study's validation images",
+    "data.fold": "each seed of a candidate holds out a fold of its own",
 }
 
 
@@ -29,6 +30,7 @@ class FinalConfig(Section):
     top: int = setting(3, "best trials of the study that are trained again", "[1, 1000]")
     seeds: int = setting(5, "seeds of each model that is tested", "[1, 100]")
     selection_seeds: int | None = setting(None, "seeds of each candidate; null is as many as seeds", "[1, 100]")
+    race: bool = setting(True, "candidates that are clearly behind the best get no further seeds")
     baseline: str | None = setting("era_seed", "experiment that the winner is compared with; null for none")
     runner_up: bool = setting(True, "test the second best candidate as well, to compare the winner with")
     exclude: list[int] = setting([], "numbers of trials to leave out", "[0, 1e9]")

@@ -8,6 +8,7 @@ from datetime import UTC
 
 from optuna.trial import FrozenTrial
 
+from tinysweep.final.race import gap_text
 from tinysweep.final.results import Final, FinalModel, RankedCandidate, Verdict
 from tinysweep.metrics import ALL_METRICS, METRICS, PER_CENT, TEST_METRICS
 from tinysweep.network.budget import Cost
@@ -159,24 +160,27 @@ def final_tables(final: Final, judge: str) -> dict[str, PageTable]:
 def models(
     found: Sequence[RankedCandidate] | Sequence[FinalModel], names: Sequence[str], confidence: float
 ) -> PageTable:
-    """A row a model; the interval and each seed's figure are those of the first metric."""
+    """A row a model; the interval, each seed's figure and the gap are those of the first metric."""
     first, *others = (ALL_METRICS[name] for name in names)
     header = ["model", "role", "parameters", f"{first.label}, {SPREAD}", f"{100 * confidence:g}% interval"]
+    has_gaps = any(getattr(each, "gap", None) for each in found)
+    header += ["behind the best, ± standard error"] if has_gaps else []
     header += [f"{first.label} of each seed", *(f"{one.label}, {SPREAD}" for one in others), "MACs"]
     searched = list(dict.fromkeys(name for each in found for name in getattr(each, "changed", {})))
     rows: list[Row] = []
     for each in found:
         if isinstance(each, FinalModel):
-            role, leads, changed = each.role, each.role == "winner", dict[str, object]()
+            leads, changed, gap = each.role == "winner", dict[str, object](), None
         else:
-            role, leads, changed = "chosen" if each.chosen else "candidate", each.chosen, each.changed
+            leads, changed, gap = each.chosen, each.changed, each.gap
         seeds = [getattr(run, first.name) for run in sorted(each.runs, key=lambda run: run.seed)]
         rows.append([
             Line(each.name, is_strong=True) if leads else each.name,
-            role,
+            each.role,
             count_cell(each.params),
             mean_cell(first.name, getattr(each, first.name)),
             interval_text(first.name, getattr(each, first.name)),
+            *([Number(gap_text(first.name, gap), gap.difference if gap else None)] if has_gaps else []),
             Line(", ".join(first.text(figure) for figure in seeds)),
             *(mean_cell(one.name, getattr(each, one.name)) for one in others),
             count_cell(each.macs),

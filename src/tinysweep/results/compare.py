@@ -29,7 +29,14 @@ from tinysweep.search.table import COLUMNS
 SHOWN = ["validation_accuracy", "validation_loss", "params", TESTED, "macs", "seconds"]
 JUDGED = ("validation_accuracy", TESTED)  # what chance changes from image to image
 WORDS = {"trial", "study", "state", "reason", "objective", "folder"}  # columns of text, read from the left
-SOURCES = ("data", "data.name", "data.root", "data.validation", "data.split_seed")  # of the images that judge
+SOURCES = (
+    "data",
+    "data.name",
+    "data.root",
+    "data.validation",
+    "data.split_seed",
+    "data.fold",
+)  # of the images that judge
 BUDGETS = (1_000, 2_000, 5_000, 10_000, 20_000)  # trainable parameters, of which a model has fewer
 PROBED = 100  # trials of a study in which a record is looked for; on another machine none has one
 UNLIMITED = 1_000_000  # characters a line, where no terminal cuts it
@@ -278,12 +285,13 @@ def validation_images(config: dict[str, Any]) -> str | None:
     try:
         data = config["data"]
         name, share, seed = str(data["name"]), float(data["validation"]), int(data["split_seed"])
-        digest = data.get("digest")
+        fold, digest = int(data.get("fold", 0)), data.get("digest")
         source = name if name in DATA_SETS else f"data.digest={digest}" if digest else str(data["root"])
     except (KeyError, TypeError, ValueError):
         return None
     size = f"{share:,.0f} images" if share >= 1 else f"{100 * share:g}% of the images"
-    return f"{size} of {clean(source)}, data.split_seed={seed}" if share > 0 else None
+    split = f"data.split_seed={seed}" + (f", data.fold={fold}" if fold else "")
+    return f"{size} of {clean(source)}, {split}" if share > 0 else None
 
 
 def image_count(config: dict[str, Any], column: str) -> int | None:

@@ -135,6 +135,7 @@ class RunFolder:
         self.config, self.record = path / "config.yaml", path / "record.json"
         self.history, self.curves = path / "history.csv", path / "curves.png"
         self.model, self.predictions = path / "model.pt", path / "test_predictions.csv"
+        self.validation = path / "validation_predictions.csv"
         self._lock = path / ".running.lock"
 
     @classmethod
@@ -199,6 +200,13 @@ class RunFolder:
         """Write what the test images are, labels (N,), and what they were taken for."""
         rows = zip(range(len(labels)), labels.tolist(), predicted.tolist(), strict=True)
         write_whole(self.predictions, _csv(["index", "label", "predicted"], rows))
+
+    def write_validation(self, labels: Tensor, score: Score) -> None:
+        """Write what the validation images are, labels (N,), in their order, what they were taken for, and the
+        loss of each."""
+        losses = (f"{loss:.6g}" for loss in score.losses.tolist())
+        rows = zip(range(len(labels)), labels.tolist(), score.predicted.tolist(), losses, strict=True)
+        write_whole(self.validation, _csv(["index", "label", "predicted", "loss"], rows))
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

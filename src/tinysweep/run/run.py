@@ -34,6 +34,8 @@ def run(
     report: OnEpoch | None = None,
     rungs: Sequence[int] = (),
     done: Sequence[Epoch] = (),
+    *,
+    keep_validation: bool = False,
 ) -> Record:
     """Gate, load, train, test once, and leave everything in the folder `wanted` (or the next free name).
 
@@ -41,7 +43,8 @@ def run(
     gives `report`, which is called after each epoch and may stop the run; it takes the place of all that is
     printed and drawn for a person, and of the checkpoint that `resume` goes on from. It may give `rungs` as well,
     the epochs of trainings that come one after another, each a whole one, the last being that of `config`; `done`
-    are the epochs of those that need no training again.
+    are the epochs of those that need no training again. `keep_validation` leaves the loss of each validation image,
+    by which a final compares its candidates.
 
     Raises:
         TinysweepError: bad setting, over budget, bad data, or divergence; the last leaves a record.
@@ -61,7 +64,7 @@ def run(
     record, folder = Record.begin(config, cost, machine, overrides), RunFolder.claim(wanted)
     with folder.hold():
         checkpoint = None if report else Checkpoint(folder, config, shape)
-        live = _LiveRun(folder, record, machine, data, report, checkpoint, rungs, list(done))
+        live = _LiveRun(folder, record, machine, data, report, checkpoint, rungs, list(done), keep_validation)
         return live.complete()
 
 
@@ -150,6 +153,7 @@ class _LiveRun:
     checkpoint: Checkpoint | None = None
     rungs: Sequence[int] = ()
     history: list[Epoch] = field(default_factory=list)
+    keep_validation: bool = False
 
     def __post_init__(self) -> None:
         self.config = self.record.config
@@ -226,6 +230,8 @@ class _LiveRun:
             self.report(epoch)
 
     def _test(self, result: Result) -> None:
+        if self.keep_validation and (held_out := self.data.validation):
+            self.folder.write_validation(held_out.labels, evaluate(result.model, held_out, self.machine))
         if self.config.trainer.test:
             images = load_test(self.config.data)
             score = evaluate(result.model, images, self.machine)

@@ -226,6 +226,9 @@ class DataConfig(Section):
         "[0, 1e9]",
     )
     split_seed: int = setting(0, "which validation split; kept apart from trainer.seed", "[0, 4294967295]")
+    fold: int = setting(
+        0, "which of the folds of that split is held out; no two share an image", "[0, 1e9]", added=True
+    )
     limit: int | None = setting(None, "train on this many images only, drawn by split_seed", "[1, 1e9]")
     download: bool = setting(True, "fetch missing files; false refuses instead")
     image_size: int = setting(

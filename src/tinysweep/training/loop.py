@@ -53,11 +53,13 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Score:
-    """Mean cross-entropy, accuracy in [0, 1], and the class predicted of each image, int64 (N,) on the CPU."""
+    """Mean cross-entropy, accuracy in [0, 1], and of each image the class predicted, int64, and the loss, float32,
+    both (N,) on the CPU."""
 
     loss: float
     accuracy: float
     predicted: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), repr=False, compare=False)
+    losses: Tensor = field(default_factory=lambda: torch.empty(0), repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -128,15 +130,16 @@ def evaluate(model: nn.Module, images: Images, machine: Hardware) -> Score:
     model.eval()
     loss = torch.zeros((), device=machine.device)
     predicted = torch.empty(len(images), dtype=torch.int64, device=machine.device)
+    losses = torch.empty(len(images), device=machine.device)
     with machine.in_use(), torch.inference_mode(), machine.autocast():
         for start in range(0, len(images), EVALUATED_AT_ONCE):
             part = slice(start, start + EVALUATED_AT_ONCE)
             pixels, labels = images.pixels[part].to(machine.device), images.labels[part].to(machine.device)
             logits = model(pixels.float().contiguous(memory_format=torch.channels_last)).float()  # (B, classes)
             loss += F.cross_entropy(logits, labels, reduction="sum")
-            predicted[part] = logits.argmax(1)
+            predicted[part], losses[part] = logits.argmax(1), F.cross_entropy(logits, labels, reduction="none")
     correct = int((predicted.cpu() == images.labels.cpu()).sum())
-    return Score(loss.item() / len(images), correct / len(images), predicted.cpu())
+    return Score(loss.item() / len(images), correct / len(images), predicted.cpu(), losses.cpu())
 
 
 def require_finite(loss: float, name: str, config: Config) -> None:
