@@ -24,6 +24,9 @@ import made_study as made
 from conftest import Command, Ended
 from report_reader import Reader, main_part, read_page, whole_page
 from tinysweep.commands import report
+from tinysweep.final.race import Gap
+from tinysweep.final.results import RankedCandidate
+from tinysweep.report import sections
 from tinysweep.results.view import StudyView
 from tinysweep.search.study import Status
 from tinysweep.search.table import Table
@@ -48,6 +51,22 @@ def dumped(folder: Path) -> list[str]:
     """All that a study's database holds."""
     with contextlib.closing(sqlite3.connect(folder / "study.db")) as connection:
         return list(connection.iterdump())
+
+
+def test_the_table_of_candidates_says_how_far_behind_each_is_and_who_is_out() -> None:
+    of = {"trial": 1, "params": 100, "macs": 200, "changed": {}, "chosen": False, "runs": []}
+    figures: dict[str, Any] = {name: made.summary([0.5]) for name in ("validation_loss", "validation_accuracy")}
+    best = RankedCandidate(name="best", **{**of, "chosen": True}, **figures)
+    gap = Gap("best", 3, 0.0125, 0.002, 4, 0.005)
+    out = RankedCandidate(name="out", **of, **figures, gap=gap, out_of_race=True)
+    names = ["validation_loss", "validation_accuracy"]
+    found = sections.models([best, out], names, 0.95)
+    column = found.header.index("behind the best, ± standard error")
+    assert [row[1] for row in found.rows] == ["chosen", "out of the race"]
+    assert [row[column] for row in found.rows] == [
+        sections.Number("–", None), sections.Number("0.01250 ± 0.00200", 0.0125)
+    ]  # fmt: skip
+    assert len(sections.models([best], names, 0.95).header) == len(found.header) - 1, "as of earlier versions"
 
 
 # ---- the command
