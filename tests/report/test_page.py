@@ -54,7 +54,7 @@ def dumped(folder: Path) -> list[str]:
 
 
 def test_the_table_of_candidates_says_how_far_behind_each_is_and_who_is_out() -> None:
-    of = {"trial": 1, "params": 100, "macs": 200, "changed": {}, "chosen": False, "runs": []}
+    of: dict[str, Any] = {"trial": 1, "params": 100, "macs": 200, "changed": {}, "chosen": False, "runs": []}
     figures: dict[str, Any] = {name: made.summary([0.5]) for name in ("validation_loss", "validation_accuracy")}
     best = RankedCandidate(name="best", **{**of, "chosen": True}, **figures)
     gap = Gap("best", 3, 0.0125, 0.002, 4, 0.005)

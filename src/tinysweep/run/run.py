@@ -43,8 +43,8 @@ def run(
     gives `report`, which is called after each epoch and may stop the run; it takes the place of all that is
     printed and drawn for a person, and of the checkpoint that `resume` goes on from. It may give `rungs` as well,
     the epochs of trainings that come one after another, each a whole one, the last being that of `config`; `done`
-    are the epochs of those that need no training again. `keep_validation` leaves the loss of each validation image,
-    by which a final compares its candidates.
+    are the epochs of those that need no training again. `keep_validation` leaves the loss of each validation
+    image, by which a final compares its candidates.
 
     Raises:
         TinysweepError: bad setting, over budget, bad data, or divergence; the last leaves a record.
