@@ -93,6 +93,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     root = logging.getLogger()
     logged = list(root.handlers), root.level
+    # Those that Hydra has left in another test write to that test's stream, which is closed.
+    root.handlers[:] = [handler for handler in root.handlers if type(handler) is not logging.StreamHandler]
     yield folder
     root.handlers[:], root.level = logged
     for number, handler in handlers.items():
