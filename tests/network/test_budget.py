@@ -155,6 +155,20 @@ def test_no_weight_of_a_block_of_ones_own_goes_uncounted(
     assert measure(config, shape).params == sum(weight.numel() for weight in model.parameters())
 
 
+@pytest.mark.parametrize("views", [5, 9])
+def test_views_multiply_macs_and_keep_the_image(views: int) -> None:
+    for family in Family:
+        config = ModelConfig(family=family, width=5, depth=[1, 2], views=views)
+        require_real_cost(config, COLOUR)
+        once, cost = measure(replace(config, views=1), COLOUR), measure(config, COLOUR)
+        assert (cost.params, cost.macs) == (once.params, views * once.macs)
+        assert cost.activation_bytes == once.activation_bytes + 3 * 20 * 20
+        assert (cost.layers[0].kind, cost.layers[0].output) == (f"Views x{views}", (3, 20, 20))
+        assert [layer.name for layer in cost.layers[1:]] == [layer.name for layer in once.layers]
+        for count, within in ((1, True), (views, False)):
+            assert fits(replace(config, views=count), COLOUR, BudgetConfig(macs=once.macs)) is within
+
+
 def test_known_layers_are_those_that_a_forward_pass_meets() -> None:
     for config, shape in networks():
         with torch.device("meta"):

@@ -16,6 +16,7 @@ from tinysweep.network.build import (
     MOST_CHANNELS,
     Residual,
     SpatialPool,
+    Views,
     build_model,
     channel_plan,
     with_width,
@@ -203,6 +204,29 @@ def test_a_cropped_image_is_seen_as_its_middle() -> None:
     middle.load_state_dict({_without_crop(name): weights for name, weights in whole.state_dict().items()})
     pixels = images(MNIST)
     torch.testing.assert_close(whole(pixels), middle(pixels[:, :, 2:-2, 2:-2]))
+
+
+@pytest.mark.parametrize("views", [5, 9])
+def test_a_prediction_is_the_mean_of_those_of_shifted_views_the_centre_counted_twice(views: int) -> None:
+    config, shape = small(crop=1), DataShape(2, 12, 4)
+    one, several = (build_model(replace(config, views=count), shape) for count in (1, views))
+    several.load_state_dict(one.state_dict())
+    pixels = images(shape, 6)
+    pixels[:, :, [0, -1]] = pixels[:, :, :, [0, -1]] = (
+        0.7  # so that it doesn't matter which way an edge is continued
+    )
+    assert torch.equal(several.train()(pixels), one.train()(pixels)), "training has one view"
+    several.load_state_dict(one.state_dict())
+    with torch.no_grad():
+        shifts = [(y, x) for y, x in product((-1, 0, 1), repeat=2) if views == 9 or not (y and x)]
+        found = [one.eval()(pixels.roll(shift, (2, 3))).log_softmax(1) for shift in [*shifts, (0, 0)]]
+        assert len(found) == views + 1
+        expected = torch.stack(found).mean(0)
+        torch.testing.assert_close(several.eval()(pixels), expected)
+        assert not torch.allclose(expected, found[-1], atol=1e-3)
+        torch.testing.assert_close(several(pixels[2:3]), expected[2:3])
+    assert isinstance(several, Views)
+    assert type(one) is nn.Sequential
 
 
 def norms(model: nn.Module) -> list[nn.BatchNorm2d]:

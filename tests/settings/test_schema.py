@@ -184,6 +184,7 @@ def test_a_setting_that_the_choice_does_not_read_is_refused_unless_left_alone(
         (lambda: ModelConfig(kernel=4), ["model.kernel=4", "must be odd"]),
         (lambda: ModelConfig(stem_kernel=4, stem_padding=True), ["model.stem_kernel=4", "must be odd"]),
         (lambda: ModelConfig(depth=[]), ["model.depth=[]", "at least one stage"]),
+        (lambda: ModelConfig(views=4), ["model.views=4", "must be 1, 5 (", "or 9"]),
         (lambda: ModelConfig(depth=[1, 0]), ["model.depth=[1, 0]", "[1, 100]"]),
         (lambda: ModelConfig(width="wide"), ["model.width=wide", "must be a number or auto"]),
         (lambda: ModelConfig(width="12"), ["model.width=12", "must be a number or auto"]),

@@ -373,6 +373,20 @@ def test_normalised_images_have_mean_zero_and_deviation_one() -> None:
     assert normalised.std((0, 2, 3), correction=0).tolist() == pytest.approx([1, 1], abs=1e-5)
 
 
+def test_views_change_validation_and_the_model_but_not_training() -> None:
+    data = small_data()
+    assert data.validation
+    one, five = (fit(small_config(ModelConfig(width=4, depth=[1, 1], views=views)), data) for views in (1, 5))
+    assert [epoch.train_loss for epoch in one.history] == [epoch.train_loss for epoch in five.history]
+    weights = one.model.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in five.model.state_dict().items())
+    logits = five.model(data.validation.pixels.float())
+    assert five.history[-1].validation_loss == pytest.approx(
+        F.nll_loss(logits.log_softmax(1), data.validation.labels).item()
+    )
+    assert five.history[-1].validation_loss != pytest.approx(one.history[-1].validation_loss, rel=1e-3)
+
+
 @pytest.mark.parametrize("ema_decay", [0.0, 0.7])
 def test_the_model_returned_is_the_one_that_was_evaluated(ema_decay: float) -> None:
     data = small_data()

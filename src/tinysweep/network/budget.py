@@ -69,13 +69,23 @@ def measure(config: ModelConfig, shape: DataShape, dropout: DropoutConfig | None
     counted, but no MACs.
     """
     with torch.device("meta"):
-        model = build_model(config, shape, dropout)
+        model = build_model(dataclasses.replace(config, views=1), shape, dropout)
     image = (shape.channels, shape.size, shape.size)
     layers = _known_layers(model, image)
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     if not layers or sum(layer.params for layer in layers) != trainable:  # two may share their weights
         layers = _passed_layers(model, image)
-    return Cost(tuple(layers))
+    return Cost(tuple(layers if config.views == 1 else _seen_often(layers, config.views, image)))
+
+
+def _seen_often(layers: list[LayerCost], views: int, image: Shape) -> list[LayerCost]:
+    """Layers that see one view of an image after another, while the image is kept for those to come."""
+    pixels = math.prod(image)
+    often = [
+        dataclasses.replace(each, macs=views * each.macs, activation_bytes=pixels + each.activation_bytes)
+        for each in layers
+    ]
+    return [LayerCost("", f"Views x{views}", image, 0, 0, 2 * pixels), *often]
 
 
 def _known_layers(model: nn.Module, inputs: Shape) -> list[LayerCost]:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinysweep.data.catalogue import DataShape
@@ -54,6 +55,30 @@ class Crop(nn.Module):
         inside = slice(self.pixels, -self.pixels)
         # A copy of its own: a convolution of a view onto the larger image is slower.
         return x[:, :, inside, inside].contiguous(memory_format=torch.channels_last)
+
+
+class Views(nn.Sequential):
+    """A network that predicts, in evaluation mode, from several views of an image: as it is, which counts twice,
+    and shifted by a pixel, up, down, left, right and, with 9 views, diagonally. Edges are repeated, so that
+    background goes on as background. The mean of the views' log-probabilities takes the place of logits (after
+    the test-time augmentation of Jordan, 2024, arXiv:2404.00498). In training there is one view."""
+
+    def __init__(self, network: nn.Sequential, views: int) -> None:
+        super().__init__(*network)
+        self.corners = [(1, 1), (0, 1), (2, 1), (1, 0), (1, 2), (0, 0), (0, 2), (2, 0), (2, 2)][:views]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return self._logits(x)
+        height, width = x.shape[2:]
+        wide = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        views = [wide[:, :, top : top + height, left : left + width] for top, left in self.corners]
+        logits = self._logits(torch.cat(views).contiguous(memory_format=torch.channels_last))
+        of_views: Tensor = logits.float().log_softmax(1).unflatten(0, (len(views), -1))  # (views, B, classes)
+        return (of_views.sum(0) + of_views[0]) / (len(views) + 1)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return super().forward(x)  # type: ignore[no-untyped-call,no-any-return]
 
 
 Block = Callable[[ModelConfig, int, int], nn.Module]
@@ -181,7 +206,8 @@ def build_model(config: ModelConfig, shape: DataShape, dropout: DropoutConfig | 
         size //= 2
         _require_pixels(size, "after the last pooling", shape)
     *head, classifier = _head(config, channels, size, shape)
-    return nn.Sequential(*layers, *head, *_dropout(dropout, DropoutName.head), classifier)
+    network = nn.Sequential(*layers, *head, *_dropout(dropout, DropoutName.head), classifier)
+    return network if config.views == 1 else Views(network, config.views)
 
 
 def _pool(config: ModelConfig, block: nn.Module, layers: list[nn.Module]) -> None:

@@ -285,6 +285,12 @@ class ModelConfig(Section):
     activation: Activation = setting(Activation.relu, "nonlinearity after each norm and in the head")
     head: Head = setting(Head.spatial, "how features become classes")
     hidden: int = setting(0, "units of a hidden linear layer in the head; 0 leaves it out", "[0, 100000]")
+    views: int = setting(
+        1,
+        "shifted views of an image that a prediction is the mean of: 1, 5 or 9; training has one",
+        "[1, 9]",
+        added=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -292,6 +298,8 @@ class ModelConfig(Section):
             self.refuse("depth", "must name at least one stage, such as [1,2,1]")
         if self.family == Family.residual and not self.padding:
             self.refuse("padding", "must be true for model.family=residual, whose blocks add their input")
+        if self.views not in (1, 5, 9):
+            self.refuse("views", "must be 1, 5 (a pixel along each axis, either way) or 9 (along both as well)")
         for key, padded in (("stem_kernel", self.stem_padding), ("kernel", self.padding)):
             if padded and getattr(self, key) % 2 == 0:
                 self.refuse(key, "must be odd where padding keeps the image size")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tinysweep.data.load import Data, Images
 from tinysweep.errors import DivergedError
 from tinysweep.network.budget import gate
-from tinysweep.network.build import build_model
+from tinysweep.network.build import Views, build_model
 from tinysweep.settings.schema import AugmentationConfig, Config
 from tinysweep.training.augment import augment
 from tinysweep.training.device import Hardware, hardware
@@ -26,7 +26,7 @@ from tinysweep.training.step import AveragedModel, Step, fastest_step
 
 # Images; several batches share the fixed cost of an augmentation. On a GPU that cost is all there is to it.
 AUGMENTED_AT_ONCE = {"cpu": 1024, "mps": 1024, "cuda": 16384}
-EVALUATED_AT_ONCE = 1000  # images
+EVALUATED_AT_ONCE = 1000  # images, or views of them
 
 # All that training goes on from after an epoch, as torch.save takes it: tensors, numbers, and the history.
 TrainingState = dict[str, Any]
@@ -131,9 +131,11 @@ def evaluate(model: nn.Module, images: Images, machine: Hardware) -> Score:
     loss = torch.zeros((), device=machine.device)
     predicted = torch.empty(len(images), dtype=torch.int64, device=machine.device)
     losses = torch.empty(len(images), device=machine.device)
+    views = max((len(each.corners) for each in model.modules() if isinstance(each, Views)), default=1)
+    at_once = EVALUATED_AT_ONCE // views
     with machine.in_use(), torch.inference_mode(), machine.autocast():
-        for start in range(0, len(images), EVALUATED_AT_ONCE):
-            part = slice(start, start + EVALUATED_AT_ONCE)
+        for start in range(0, len(images), at_once):
+            part = slice(start, start + at_once)
             pixels, labels = images.pixels[part].to(machine.device), images.labels[part].to(machine.device)
             logits = model(pixels.float().contiguous(memory_format=torch.channels_last)).float()  # (B, classes)
             loss += F.cross_entropy(logits, labels, reduction="sum")
