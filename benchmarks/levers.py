@@ -101,7 +101,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="YAML with overrides and levers")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 (default: 3)")
-    parser.add_argument("--only", nargs="+", help="names of levers to train; all others are read if they are there")
+    parser.add_argument(
+        "--only", nargs="+", help="names of levers to train; all others are read if they are there"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a thread each (default: 2)")
     parser.add_argument("--out", type=Path, default=Path("outputs/levers"), help="where runs are kept")
     arguments = parser.parse_args()
