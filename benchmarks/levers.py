@@ -2,7 +2,7 @@
 
     python benchmarks/levers.py results/levers/20k.yaml --seeds 3
 
-The file has `overrides`, the base recipe, and `levers`, a name and the overrides that are added for each. Every run
+The file has `overrides`, the base recipe, and `levers`, a name and the overrides added for each. Every run
 is kept in outputs/levers and read back: an interrupted series goes on where it stopped. The test set is not read.
 
 Printed and written beside the file, as CSV, is for each lever what it costs, its mean validation loss and accuracy
