@@ -91,7 +91,7 @@ slow = pytest.mark.slow
 KINDS = [
     ModelConfig(family=plain, head=Head.spatial, padding=False, stem_padding=True),
     ModelConfig(family=residual, head=Head.linear, activation=Activation.silu, hidden=9, bias=True, crop=2),
-    ModelConfig(family=separable, head=Head.gap, bias=True, views=5),
+    ModelConfig(family=separable, head=Head.gap, bias=True, views=5, deskew=True),
     pytest.param(ModelConfig(family=plain, head=Head.gap, activation=Activation.silu, hidden=9), marks=slow),
     pytest.param(ModelConfig(family=plain, pool_before_norm=True, bottleneck=0.5), marks=slow),
     pytest.param(ModelConfig(family=residual), marks=slow),

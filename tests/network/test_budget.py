@@ -29,6 +29,7 @@ from tinysweep.network.budget import (
     widest,
 )
 from tinysweep.network.build import BLOCKS, Residual, SpatialPool, build_model, with_width
+from tinysweep.network.deskew import Deskew
 from tinysweep.settings.schema import (
     AUTO,
     BudgetConfig,
@@ -54,7 +55,7 @@ def networks() -> list[tuple[ModelConfig, DataShape]]:
     variants: list[dict[str, Any]] = [
         {"depth": [1, 2]},
         {"depth": [2, 1], "bias": True, "hidden": 6, "stem_padding": True},
-        {"depth": [1, 1], "growth": 0.5, "kernel": 1, "crop": 2},
+        {"depth": [1, 1], "growth": 0.5, "kernel": 1, "crop": 2, "deskew": True},
         {"depth": [2, 1], "bottleneck": 0.5, "stem_fraction": 0.5},
         {"depth": [1, 2, 1], "growth": 2, "pool_before_norm": True},
     ]
@@ -76,15 +77,19 @@ def real_params(config: ModelConfig, shape: DataShape) -> int:
 def require_real_cost(config: ModelConfig, shape: DataShape) -> None:
     """Hold parameters and MACs to those that a forward pass of the real model shows."""
     model = build_model(config, shape).eval()
-    pooled = [0]  # torch counts no elementwise products, and learned pooling is nothing else
+    elementwise = [0]  # products, which torch doesn't count; there are no others in learned pooling and deskewing
     for module in model.modules():
-        if isinstance(module, SpatialPool):
-            module.register_forward_hook(lambda _layer, inputs, _output: pooled.append(inputs[0].numel()))
+        if isinstance(module, SpatialPool | Deskew):
+            module.register_forward_hook(
+                lambda layer, inputs, _output: elementwise.append(
+                    inputs[0].numel() * (2 if isinstance(layer, Deskew) else 1)
+                )
+            )
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(torch.zeros(1, shape.channels, shape.size, shape.size))
     cost = measure(config, shape)
     assert cost.params == real_params(config, shape)
-    assert cost.macs == counter.get_total_flops() / 2 + sum(pooled)
+    assert cost.macs == counter.get_total_flops() / 2 + sum(elementwise)
 
 
 def test_parameters_and_macs_are_those_of_the_real_model() -> None:

@@ -79,7 +79,10 @@ def test_a_loaded_model_is_the_trained_one(saved: Path, trained: nn.Module, kind
 @pytest.mark.parametrize(("family", "head"), list(product(Family, Head)))
 def test_every_family_and_head_comes_back(tmp_path: Path, family: Family, head: Head) -> None:
     shape = DataShape(3, 16, 7)
-    config = ModelConfig(family=family, head=head, width=5, depth=[2, 1], growth=1.3, stem_kernel=3, hidden=6)
+    deskew = head == Head.gap
+    config = ModelConfig(
+        family=family, head=head, width=5, depth=[2, 1], growth=1.3, stem_kernel=3, hidden=6, deskew=deskew
+    )
     model = nn.Sequential(Normalise((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), build_model(config, shape)).eval()
     save(tmp_path / "model.pt", model.state_dict(), Config(model=config), shape)
     torch.testing.assert_close(logits(load(tmp_path), shape), logits(model, shape))

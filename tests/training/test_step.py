@@ -36,7 +36,7 @@ Batch = tuple[Tensor, Tensor]
 
 def made_step(optimizer: OptimizerName, machine: Hardware, dropout: DropoutConfig | None = None) -> Step:
     torch.manual_seed(0)
-    config = ModelConfig(width=4, depth=[1, 1], stem_kernel=3)
+    config = ModelConfig(width=4, depth=[1, 1], stem_kernel=3, deskew=True)
     model = build_model(config, SHAPE, dropout).to(machine.device).train()
     return Step(model, Optimizer(OptimizerConfig(optimizer), model), AveragedModel(model, 0.9), machine, 0.1)
 

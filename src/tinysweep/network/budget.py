@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import BudgetError
 from tinysweep.network.build import Crop, Residual, SpatialPool, build_model, with_width
+from tinysweep.network.deskew import Deskew
 from tinysweep.settings.schema import AUTO, BudgetConfig, Config, DropoutConfig, ModelConfig
 
 LARGEST_WIDTH = 100_000  # where the range of model.width ends
@@ -60,10 +61,10 @@ def measure(config: ModelConfig, shape: DataShape, dropout: DropoutConfig | None
     """The cost of the model of `config`: no weight is allocated, and no image computed. The layers of `dropout`,
     which cost nothing, are listed if it is given.
 
-    MACs are counted for convolutions, linear layers and learned pooling. Peak activation memory is the largest
-    sum of a layer's input and output at a byte a value, as a microcontroller needs it that runs layer by layer
-    with batch norm folded into the convolution and activation and the shortcut's sum done in place (the accounting
-    of Lin et al., 2020, MCUNet, arXiv:2007.10319).
+    MACs are counted for convolutions, linear layers, learned pooling and deskewing. Peak activation memory is the
+    largest sum of a layer's input and output at a byte a value, as a microcontroller needs it that runs layer by
+    layer with batch norm folded into the convolution and activation and the shortcut's sum done in place (the
+    accounting of Lin et al., 2020, MCUNet, arXiv:2007.10319).
 
     Of a layer that isn't among ours, such as one of a block of your own, the parameters and activations are
     counted, but no MACs.
@@ -149,7 +150,7 @@ def output_shape(layer: nn.Module, inputs: Shape) -> Shape | None:
         return (math.prod(inputs),)
     if isinstance(layer, nn.Linear):
         return (layer.out_features,)
-    return inputs if isinstance(layer, IN_PLACE) else None
+    return inputs if isinstance(layer, (*IN_PLACE, Deskew)) else None
 
 
 def _slid(side: int, kernel: int, padding: int, stride: int) -> int:
@@ -163,6 +164,8 @@ def _layer_cost(name: str, layer: nn.Module, inputs: Shape, outputs: Shape) -> L
         macs = values * layer.weight[0].numel()
     elif isinstance(layer, nn.Linear | SpatialPool):
         macs = layer.weight.numel()
+    elif isinstance(layer, Deskew):
+        macs = 2 * values  # a moment and an interpolation; the others are of whole rows
     elif isinstance(layer, (*IN_PLACE, nn.Flatten)):
         live = values  # folded, in place, or no work at all
     own = layer.parameters(recurse=False)

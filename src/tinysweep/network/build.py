@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import ConfigError
+from tinysweep.network.deskew import Deskew
 from tinysweep.network.norm import BatchNorm2d
 from tinysweep.settings.schema import Activation, DropoutConfig, DropoutName, Family, GrowthBy, Head, ModelConfig
 
@@ -172,7 +173,7 @@ def build_model(config: ModelConfig, shape: DataShape, dropout: DropoutConfig | 
     if isinstance(config.width, str):
         raise ConfigError(f"model.width={config.width} must be resolved to a number first (see budget.resolve)")
     dropout = dropout or DropoutConfig()
-    layers: list[nn.Module] = []
+    layers: list[nn.Module] = [Deskew()] if config.deskew else []
     block = nn.Module()  # the last one
     channels, size = shape.channels, shape.size - 2 * config.crop
     if config.crop:

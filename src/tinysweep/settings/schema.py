@@ -273,6 +273,7 @@ class ModelConfig(Section):
     )
     growth_by: GrowthBy = setting(GrowthBy.stage, "whether channels grow with each stage or each block")
     channel_multiple: int = setting(1, "channels are rounded to a multiple of this, at least one", "[1, 1000]")
+    deskew: bool = setting(False, "shear each image upright, by its moments, before all else", added=True)
     crop: int = setting(0, "pixels cut off each side of the image before the first convolution", "[0, 500]")
     stem_kernel: int = setting(5, "kernel size of the first convolution", "[1, 15]")
     stem_padding: bool = setting(False, "pad the first convolution so that it keeps the image size")
