@@ -284,14 +284,14 @@ def test_the_identity_is_every_setting_but_where_and_on_what_a_run_runs() -> Non
     assert {"name", "trial", "data.root", "trainer.device", "trainer.threads"} <= set(INCIDENTAL)
     assert not {"trainer.seed", "trainer.precision", "budget.params"} & set(INCIDENTAL)
     added = Config(
-        data=DataConfig(name=DataName.image_folder, digest="images-0"),
-        model=ModelConfig(stem_fraction=0.5, bottleneck=0.5, deskew=True),
+        data=DataConfig(name=DataName.image_folder, digest="images-0", fold=1),
+        model=ModelConfig(stem_fraction=0.5, bottleneck=0.5, views=5, deskew=True),
         dropout=DropoutConfig(DropoutName.stage, 0.2),
     )
     assert set(identity(added)) == LEAVES - set(INCIDENTAL)
     assert identity(added)["model.bottleneck"] == 0.5
     newer = {"data.digest", "model.stem_fraction", "model.bottleneck", "dropout.name", "dropout.rate"}
-    newer |= {"model.deskew"}
+    newer |= {"data.fold", "model.views", "model.deskew"}
     assert set(identity(added)) - set(identity(Config())) == newer, "left out at their default, as they once were"
 
 
