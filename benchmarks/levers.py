@@ -1,6 +1,6 @@
 """What a lever is worth: a base recipe with and without it, over seeds, judged on held-out images.
 
-    python benchmarks/levers.py results/levers/20k.yaml --seeds 3
+    python benchmarks/levers.py results/levers/1k.yaml --seeds 3
 
 The file has `overrides`, the base recipe, and `levers`, a name and the overrides added for each. Every run
 is kept in outputs/levers and read back: an interrupted series goes on where it stopped. The test set is not read.
