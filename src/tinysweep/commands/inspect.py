@@ -49,8 +49,10 @@ def show(config: Config) -> None:
     config = budget.resolve(config, shape)
     cost = budget.measure(config.model, shape, config.dropout)
     size = f"{shape.channels}x{shape.size}x{shape.size}"
-    print(f"{config.model.family} model of width {config.model.width} for {size} images, {shape.classes} classes")
+    print(f"{config.model.kind} model of width {config.model.width} for {size} images, {shape.classes} classes")
     print(layer_table(cost))
+    if cost.frozen or config.model.target:
+        print(f"not counted: {cost.frozen:,} frozen parameters, {cost.buffers:,} values in buffers")
     excess = budget.excesses(cost, config.budget)
     within = f"within budget (trainable parameters must be fewer than {config.budget.params:,})"
     print("over budget: " + "; ".join(excess) if excess else within)

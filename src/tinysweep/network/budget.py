@@ -6,18 +6,21 @@ memory with int8 activations.
 
 import dataclasses
 import functools
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tinysweep.data.catalogue import DataShape
-from tinysweep.errors import BudgetError
+from tinysweep.errors import BudgetError, ConfigError
 from tinysweep.network.build import Crop, Residual, SpatialPool, build_model, with_width
+from tinysweep.network.custom import run_forward, source_digest, takes_width
 from tinysweep.network.deskew import Deskew
-from tinysweep.settings.schema import AUTO, BudgetConfig, Config, DropoutConfig, ModelConfig
+from tinysweep.settings.schema import AUTO, BudgetConfig, Config, DropoutConfig, Family, ModelConfig
 
 LARGEST_WIDTH = 100_000  # where the range of model.width ends
 CONTAINERS = (nn.Sequential, Residual)
@@ -40,9 +43,12 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """A whole model, layer by layer in the order of execution."""
+    """A whole model, layer by layer in the order of execution, and what isn't trained and doesn't count: frozen
+    parameters, and the values of buffers, such as the running statistics of norms."""
 
     layers: tuple[LayerCost, ...]
+    frozen: int = 0
+    buffers: int = 0
 
     @property
     def params(self) -> int:
@@ -66,17 +72,31 @@ def measure(config: ModelConfig, shape: DataShape, dropout: DropoutConfig | None
     layer with batch norm folded into the convolution and activation and the shortcut's sum done in place (the
     accounting of Lin et al., 2020, MCUNet, arXiv:2007.10319).
 
-    Of a layer that isn't among ours, such as one of a block of your own, the parameters and activations are
-    counted, but no MACs.
+    Other layers, and functions that multiply matrices or convolve, are counted in a forward pass on the meta
+    device, or, where a network of one's own can't go there, on the CPU.
+
+    Raises:
+        ConfigError: a network of one's own can't be built or used as one.
     """
-    with torch.device("meta"):
+    try:
+        return _measure_on("meta", config, shape, dropout)
+    except ConfigError:
+        if config.family != Family.custom:
+            raise
+        return _measure_on("cpu", config, shape, dropout)
+
+
+def _measure_on(device: str, config: ModelConfig, shape: DataShape, dropout: DropoutConfig | None) -> Cost:
+    with torch.device(device):
         model = build_model(dataclasses.replace(config, views=1), shape, dropout)
     image = (shape.channels, shape.size, shape.size)
-    layers = _known_layers(model, image)
+    layers = [] if config.family == Family.custom else _known_layers(model, image)
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     if not layers or sum(layer.params for layer in layers) != trainable:  # two may share their weights
-        layers = _passed_layers(model, image)
-    return Cost(tuple(layers if config.views == 1 else _seen_often(layers, config.views, image)))
+        layers = _passed_layers(model, shape, config.target)
+    layers = layers if config.views == 1 else _seen_often(layers, config.views, image)
+    frozen = sum(weight.numel() for weight in model.parameters() if not weight.requires_grad)
+    return Cost(tuple(layers), frozen, sum(buffer.numel() for buffer in model.buffers()))
 
 
 def _seen_often(layers: list[LayerCost], views: int, image: Shape) -> list[LayerCost]:
@@ -105,32 +125,65 @@ def _known_layers(model: nn.Module, inputs: Shape) -> list[LayerCost]:
     return found
 
 
-def _passed_layers(model: nn.Module, image: Shape) -> list[LayerCost]:
-    """The layers of a model as a forward pass on the meta device meets them. It isn't done where every layer is
-    known, as PyTorch imports its compiler for it, which takes seconds."""
-    found: list[LayerCost] = []
-    counted: set[nn.Parameter] = set()
+def _passed_layers(model: nn.Module, shape: DataShape, target: str | None) -> list[LayerCost]:
+    """The layers of a model as a forward pass meets them, without gradients to be kept. It isn't done where every
+    layer is known, as PyTorch imports its compiler for it, which takes seconds."""
+    meter = _Meter(model)
+    where = next((weight.device for weight in model.parameters()), None)
+    # Two images, so that a network that mixes them up is found out.
+    images = torch.empty(2, shape.channels, shape.size, shape.size, device=where).fill_(0)
+    with meter.flops:
+        run_forward(model.eval(), images, shape.classes, target)
+    return meter.all_layers()
 
-    def count(layer: nn.Module) -> int:
+
+class _Meter:
+    """Notes what each layer of a model makes and costs, while a forward pass goes through it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.flops = FlopCounterMode(display=False)  # of the operations that multiply, whatever layer calls them
+        self.layers: list[LayerCost] = []
+        self.counted: set[nn.Parameter] = set()
+        self.begun: list[tuple[int, int]] = []
+        self.claimed = 0  # of those flops, by the layers that have ended
+        for name, layer in model.named_modules():
+            if not list(layer.children()) or list(layer.parameters(recurse=False)):
+                layer.register_forward_pre_hook(self._begin)
+                layer.register_forward_hook(functools.partial(self._end, name), with_kwargs=True)
+
+    def _begin(self, *_: Any) -> None:
+        self.begun.append((self.flops.get_total_flops(), self.claimed))
+
+    def _end(self, name: str, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], made: Any) -> None:
+        flops, claimed = self.begun.pop()
+        own = self.flops.get_total_flops() - flops - (self.claimed - claimed)
+        self.claimed += own
+        given = next((each for each in (*inputs, *named.values()) if isinstance(each, Tensor)), None)
+        first = made if isinstance(made, Tensor) else next(iter(made), None)  # attention gives its weights besides
+        if not isinstance(given, Tensor) or not isinstance(first, Tensor):
+            return
+        cost = _layer_cost(name, layer, tuple(given.shape[1:]), tuple(first.shape[1:]))
+        macs = max(cost.macs, own // 4)
+        self.layers.append(dataclasses.replace(cost, params=self._count(layer), macs=macs))
+
+    def _count(self, layer: nn.Module) -> int:
         """The weights of a layer that no layer before it has, be it this one, used twice."""
-        own = {weight for weight in layer.parameters(recurse=False) if weight.requires_grad} - counted
-        counted.update(own)
+        own = {weight for weight in layer.parameters(recurse=False) if weight.requires_grad} - self.counted
+        self.counted.update(own)
         return sum(weight.numel() for weight in own)
 
-    def note(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], outputs: Any) -> None:
-        made = outputs if isinstance(outputs, Tensor) else outputs[0]  # as attention gives its weights besides
-        cost = _layer_cost(name, layer, tuple(inputs[0].shape[1:]), tuple(made.shape[1:]))
-        found.append(dataclasses.replace(cost, params=count(layer)))
-
-    for name, layer in model.named_modules():
-        if not list(layer.children()) or list(layer.parameters(recurse=False)):
-            layer.register_forward_hook(functools.partial(note, name))
-    model.eval()(torch.empty(1, *image, device="meta"))
-    # A layer may lend its weights without being called, and weights that take no part in it count as well.
-    for name, layer in model.named_modules():
-        if params := count(layer):
-            found.append(LayerCost(name, _kind(layer), (), params, 0, 0))
-    return found
+    def all_layers(self) -> list[LayerCost]:
+        """The layers in the order of execution, then what they leave over."""
+        # A layer may lend its weights without being called, and weights that take no part in it count as well.
+        rest = [
+            LayerCost(name, _kind(layer), (), params, 0, 0)
+            for name, layer in self.model.named_modules()
+            if (params := self._count(layer))
+        ]
+        elsewhere = (self.flops.get_total_flops() - self.claimed) // 4  # two images, multiplied and added
+        functions = [LayerCost("", "functions", (), 0, elsewhere, 0)] if elsewhere else []
+        return [*self.layers, *rest, *functions]
 
 
 def output_shape(layer: nn.Module, inputs: Shape) -> Shape | None:
@@ -210,24 +263,53 @@ def widest(config: ModelConfig, shape: DataShape, budget: BudgetConfig) -> int |
     """The largest width within the budget, all other choices given, or None if not even width 1 is.
 
     Every cost rises with the width, so doubling and then bisection find it.
+
+    Raises:
+        ConfigError: a network of one's own costs less, or the same, at a larger width.
     """
+    params: dict[int, int] = {}
 
     def fits_at(width: int) -> bool:
-        return width <= LARGEST_WIDTH and fits(with_width(config, width), shape, budget)
+        if width > LARGEST_WIDTH:
+            return False
+        cost = measure(with_width(config, width), shape)
+        params[width] = cost.params
+        return not excesses(cost, budget)
 
     if not fits_at(1):
         return None
     fitting, excessive = 1, 2
     while fits_at(excessive):
         fitting, excessive = excessive, 2 * excessive
+        _require_growth(config, params)
     while excessive - fitting > 1:
         middle = (fitting + excessive) // 2
         fitting, excessive = (middle, excessive) if fits_at(middle) else (fitting, middle)
+    _require_growth(config, params)
     return fitting
 
 
+def _require_growth(config: ModelConfig, params: dict[int, int]) -> None:
+    """Refuse a network whose parameters, by width, don't grow with it."""
+    if config.family != Family.custom:
+        return
+    widths = sorted(params)
+    for width, wider in itertools.pairwise(widths):
+        if params[width] > params[wider] or params[widths[0]] == params[widths[-1]]:
+            raise ConfigError(
+                f"model.target={config.target} has {params[width]:,} parameters at width {width} and "
+                f"{params[wider]:,} at width {wider}, so no width is the widest that fits; give model.width a number"
+            )
+
+
 def resolve(config: Config, shape: DataShape) -> Config:
-    """The configuration with a number for `model.width=auto`: the widest that fits, or a BudgetError."""
+    """The configuration with a number for `model.width=auto`: the widest that fits, or a BudgetError; and, of a
+    network of one's own, with the digest of its source."""
+    model = config.model
+    if model.family == Family.custom:
+        digest = source_digest(model.target or "") if model.digest is None else model.digest
+        width = model.width if takes_width(model) or model.width != AUTO else 1
+        config = dataclasses.replace(config, model=dataclasses.replace(model, digest=digest, width=width))
     if config.model.width != AUTO:
         return config
     width = widest(config.model, shape, config.budget)
@@ -257,9 +339,14 @@ def refusal(
     lines += [f"  {layer.params:>12,} params {layer.macs:>14,} MACs {layer.activation_bytes:>10,} live bytes  "
               f"{layer.kind} -> {'x'.join(map(str, layer.output))} (layer {layer.name})"
               for layer in costliest]  # fmt: skip
-    width = widest(config, shape, budget)
+    width = widest(config, shape, budget) if config.family != Family.custom or takes_width(config) else None
+    smaller = (
+        "other options"
+        if config.family == Family.custom
+        else "fewer stages or blocks, a smaller growth, another head"
+    )
     advice = (
-        "no width fits: use fewer stages or blocks, a smaller growth, another head, or a larger budget"
+        f"no width fits: use {smaller}, or a larger budget"
         if width is None
         else f"the widest that fits is model.width={width}, which model.width=auto finds by itself"
     )

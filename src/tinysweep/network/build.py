@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import ConfigError
+from tinysweep.network.custom import build_custom
 from tinysweep.network.deskew import Deskew
 from tinysweep.network.norm import BatchNorm2d
 from tinysweep.settings.schema import Activation, DropoutConfig, DropoutName, Family, GrowthBy, Head, ModelConfig
@@ -174,6 +175,23 @@ def build_model(config: ModelConfig, shape: DataShape, dropout: DropoutConfig | 
         raise ConfigError(f"model.width={config.width} must be resolved to a number first (see budget.resolve)")
     dropout = dropout or DropoutConfig()
     layers: list[nn.Module] = [Deskew()] if config.deskew else []
+    if config.family == Family.custom:
+        network = nn.Sequential(*layers, build_custom(config, shape))
+    else:
+        network = _build_of_blocks(config, shape, dropout, layers)
+    return network if config.views == 1 else Views(network, config.views)
+
+
+def layout(config: ModelConfig) -> torch.memory_format:
+    """How weights and images lie in memory: channels last, which is faster, except for a network of one's own,
+    which may use `view` where that needs the usual layout."""
+    return torch.contiguous_format if config.family == Family.custom else torch.channels_last
+
+
+def _build_of_blocks(
+    config: ModelConfig, shape: DataShape, dropout: DropoutConfig, layers: list[nn.Module]
+) -> nn.Sequential:
+    """Stem, stages and head, after the layers that are there already."""
     block = nn.Module()  # the last one
     channels, size = shape.channels, shape.size - 2 * config.crop
     if config.crop:
@@ -207,8 +225,7 @@ def build_model(config: ModelConfig, shape: DataShape, dropout: DropoutConfig | 
         size //= 2
         _require_pixels(size, "after the last pooling", shape)
     *head, classifier = _head(config, channels, size, shape)
-    network = nn.Sequential(*layers, *head, *_dropout(dropout, DropoutName.head), classifier)
-    return network if config.views == 1 else Views(network, config.views)
+    return nn.Sequential(*layers, *head, *_dropout(dropout, DropoutName.head), classifier)
 
 
 def _pool(config: ModelConfig, block: nn.Module, layers: list[nn.Module]) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import time
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import ConfigError, DataError, first_line
 from tinysweep.files import write_whole
 from tinysweep.network.build import build_model
+from tinysweep.network.custom import source_digest
 from tinysweep.run.labels import class_names_if_there
 from tinysweep.run.record import RunFolder
 from tinysweep.settings.schema import Config, DataConfig, DropoutConfig, ModelConfig, Section
@@ -59,10 +61,12 @@ def save(path: Path, weights: dict[str, Tensor], config: Config, shape: DataShap
 
 def load(path: str | Path) -> nn.Module:
     """The trained model of a run, given its folder or its model.pt: raw pixels (B, C, H, W) of 0 to 255, of the
-    size it was trained on, -> logits (B, classes). In evaluation mode, in float32, on the CPU.
+    size it was trained on, -> logits (B, classes). In evaluation mode, in float32, on the CPU. Of a network of one's
+    own, the function that the file names is imported and called: know where such a file is from.
 
     Raises:
-        DataError: there is no such file, or it is not a model that tinysweep saved.
+        DataError: there is no such file, or it is not a model that tinysweep saved, or the source of its network
+            isn't there.
     """
     file = _model_file(path)
     return _rebuild(file, _read_content(file))[0]
@@ -166,11 +170,25 @@ def _rebuild(file: Path, content: dict[str, Any]) -> tuple[nn.Module, DataShape]
         shape = DataShape(**content["shape"])
         blank = (0.0,) * shape.channels
         with torch.random.fork_rng():  # the initial weights are drawn and overwritten
-            model = nn.Sequential(Normalise(blank, blank), build_model(config, shape, dropout))
+            model = nn.Sequential(Normalise(blank, blank), _build_again(file, config, shape, dropout))
         model.load_state_dict(content["weights"])
+    except DataError:
+        raise
     except Exception as error:
         raise _refusal(file, error) from error
     return model.eval(), shape
+
+
+def _build_again(file: Path, config: ModelConfig, shape: DataShape, dropout: DropoutConfig) -> nn.Module:
+    """The network of a file; one of the user's own as its source makes it now."""
+    if config.target is None:
+        return build_model(config, shape, dropout)
+    try:
+        if config.digest not in (None, source_digest(config.target)):
+            warnings.warn(f"{file}: the source of {config.target} has changed since it was trained", stacklevel=2)
+        return build_model(dataclasses.replace(config, digest=None), shape)
+    except ConfigError as error:
+        raise DataError(f"{file} needs the source of its network: {error}") from error
 
 
 def _refusal(file: Path, error: Exception) -> DataError:

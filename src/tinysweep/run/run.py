@@ -269,7 +269,7 @@ def _load_once(config: DataConfig) -> Data:
 
 def _heading(config: Config, cost: budget.Cost, machine: Hardware) -> str:
     return (
-        f"{config.name}: {config.model.family} model of width {config.model.width}, {cost.params:,} trainable "
+        f"{config.name}: {config.model.kind} model of width {config.model.width}, {cost.params:,} trainable "
         f"parameters (fewer than {config.budget.params:,}), {cost.macs:,} MACs; {machine.describe()}"
     )
 

@@ -20,8 +20,16 @@ from tinysweep.errors import ConfigError
 from tinysweep.search.space import Value, is_setting, override, parse
 from tinysweep.settings.command_line import as_value, read_override
 from tinysweep.settings.compose import COMPOSITION_ERRORS, compose, to_config
-from tinysweep.settings.explain import GROUPS, explain, nearest, require_groups, settings
-from tinysweep.settings.schema import Config
+from tinysweep.settings.explain import (
+    GROUPS,
+    choice_key,
+    explain,
+    nearest,
+    require_groups,
+    setting_of,
+    settings,
+)
+from tinysweep.settings.schema import Config, default_of
 from tinysweep.settings.stored import flatten, rename_old_settings
 
 # What doesn't decide what a run finds: where data lies, what it runs on, and what it is called.
@@ -151,7 +159,8 @@ class Composer:
     def reads(self, name: str, values: Mapping[str, Value]) -> bool:
         """Whether a parameter plays a role beside the values chosen before it: `scheduler.gamma` is read by the
         step schedule alone, so a trial with another one doesn't draw it."""
-        only = settings()[name].metadata.get("only") if is_setting(name) else None
+        spec = setting_of(name) if is_setting(name) else None
+        only = spec.metadata.get("only") if spec else None
         return not only or str(self._choice(name.partition(".")[0], values)) in only
 
     def unread(self, values: Mapping[str, Value]) -> dict[str, Value]:
@@ -161,13 +170,14 @@ class Composer:
         for word in self.fixed:
             name = word.partition("=")[0]
             section = name.partition(".")[0]
-            if {section, f"{section}.name"} & values.keys() and not self.reads(name, values):
-                found[name] = cast(Value, settings()[name].default)
+            chosen = name in settings() and {section, choice_key(section)} & values.keys()
+            if chosen and not self.reads(name, values):
+                found[name] = cast(Value, default_of(settings()[name]))
         return found
 
     def _choice(self, section: str, values: Mapping[str, Value]) -> Any:
         """The name that is chosen in a section."""
-        key = f"{section}.name"
+        key = choice_key(section)
         base, given = self.base(values), values.get(key)
         if given is not None and not interpolates(given):
             return parse(key, given)
@@ -202,7 +212,7 @@ def identity(config: Config | dict[str, Any]) -> dict[str, Any]:
 def _is_as_before(key: str, value: Any) -> bool:
     """Whether a value is that which a setting had before there was such a setting."""
     spec = settings().get(key)
-    return spec is not None and spec.metadata.get("added", False) and value == spec.default
+    return spec is not None and spec.metadata.get("added", False) and value == default_of(spec)
 
 
 def digest(content: Any) -> str:

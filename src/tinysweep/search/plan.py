@@ -21,6 +21,7 @@ from optuna.samplers import BaseSampler
 from tinysweep.data.load import check, pin
 from tinysweep.errors import ConfigError, StudyError, first_line, require_package
 from tinysweep.metrics import METRICS
+from tinysweep.network.custom import source_digest
 from tinysweep.search.compose_trial import (
     DIGEST,
     NOTHING_HELD_OUT,
@@ -126,6 +127,8 @@ class Plan:
             require_comparable(self.objectives, shared, self.space, not isinstance(self.pruner, NopPruner))
             self._require_shared_rules(shared)
             self.definition = define(self.space, self.objectives, shared, self.config.rungs)
+            if target := shared.model.target:
+                self.definition["model.digest"] = source_digest(target)
             decided = "trainer.threads" in self.space.searched or shared.trainer.threads
         closing = ["trainer.test=false"]  # the test set stays unread whatever the configuration says
         if self.workers and not decided:

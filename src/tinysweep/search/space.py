@@ -19,7 +19,7 @@ from tinysweep.errors import ConfigError
 from tinysweep.search.study import Status, status
 from tinysweep.settings.command_line import as_choice, read_override
 from tinysweep.settings.compose import COMPOSITION_ERRORS
-from tinysweep.settings.explain import explain, nearest, settings
+from tinysweep.settings.explain import choice_key, explain, nearest, setting_of, settings
 from tinysweep.settings.schema import Config
 
 Value = str | int | float | bool
@@ -40,7 +40,7 @@ class Space:
         """The searched parameters, those on which others may depend first: groups, then what names a choice."""
 
         def rank(name: str) -> tuple[bool, bool]:
-            return is_setting(name), not name.endswith(".name")
+            return is_setting(name), not (is_setting(name) and name == choice_key(name.partition(".")[0]))
 
         return dict(sorted(self.searched.items(), key=lambda item: rank(item[0])))
 
@@ -52,7 +52,7 @@ def override(name: str, value: Any) -> str:
 
 def is_setting(name: str) -> bool:
     """Whether an override sets a value, rather than choosing from a group or changing the composition."""
-    return "." in name and name in settings()
+    return "." in name and setting_of(name) is not None
 
 
 # ---- the grammar
@@ -92,7 +92,7 @@ def read_space(
 
 def _require_sweep(name: str, written: Any) -> None:
     """Refuse what other sweepers take for a sweep: a list of choices, or a mapping of type, low and high."""
-    takes_list = name in settings() and get_origin(settings()[name].type) is list
+    takes_list = (spec := setting_of(name)) is not None and get_origin(spec.type) is list
     is_value = takes_list and isinstance(written, list) and not any(isinstance(each, list) for each in written)
     if not isinstance(written, dict | list) or is_value:
         return
@@ -126,7 +126,7 @@ def _read(text: str) -> tuple[str, BaseDistribution | None]:
 
 def _in_whole_numbers(name: str, found: BaseDistribution) -> BaseDistribution:
     """An interval between whole numbers, for a setting that takes only those: Hydra reads the ends as floats."""
-    annotation = settings()[name].type if name in settings() else None
+    annotation = spec.type if (spec := setting_of(name)) else None
     whole = annotation is int or (isinstance(annotation, UnionType) and int in get_args(annotation))
     if not whole or not isinstance(found, FloatDistribution):
         return found
@@ -141,7 +141,7 @@ def _require_rules(name: str, distribution: BaseDistribution) -> None:
     """Hold every choice, or both ends, to the rule of the setting."""
     if "." not in name or name.startswith(("+", "~", "hydra")):
         return  # Hydra itself says which choices a group has
-    if name not in settings():
+    if setting_of(name) is None:
         raise ConfigError(f"{name} is not a setting; {nearest(name)}")
     for value in extremes(distribution):
         if "${" not in str(value):  # what that comes to is for each trial to say
@@ -151,7 +151,8 @@ def _require_rules(name: str, distribution: BaseDistribution) -> None:
 def require_rule(name: str, value: Any) -> None:
     """Hold a value of the right type to the rule of its setting, whatever the others are."""
     section, _, leaf = name.partition(".")
-    setattr(getattr(Config(), section), leaf, value)
+    if name in settings():  # any value may be one of model.options
+        setattr(getattr(Config(), section), leaf, value)
 
 
 def typed_value(name: str, value: Any) -> Any:

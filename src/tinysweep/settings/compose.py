@@ -28,7 +28,9 @@ def register_schema() -> None:
     What is wrong with the file of a study is said when it is asked for, so that it stands in the way of no other.
     """
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config, replace=True)
+    schema = OmegaConf.structured(Config)
+    OmegaConf.set_struct(schema.model.options, False)  # they are named by the target
+    store.store(name="schema", node=schema, replace=True)
     # Studies lie outside conf/: the project's own, and those in a folder sweeps/ where the command is typed.
     folders = (SWEEPS_FOLDER, Path("sweeps"))
     files = {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml")) if file.is_file()}

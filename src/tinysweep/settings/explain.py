@@ -6,9 +6,9 @@ import os
 import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import Field, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_origin
 
 from hydra.conf import HydraConf
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -48,6 +48,23 @@ def _walk(section: type, prefix: str) -> Iterator[tuple[str, Field[Any]]]:
         yield prefix + spec.name, spec
         if is_dataclass(spec.type):
             yield from _walk(spec.type, f"{prefix}{spec.name}.")  # type: ignore[arg-type]
+
+
+def setting_of(key: str) -> Field[Any] | None:
+    """The setting of a dotted key, also of one below a setting that holds others by names of their own, such as
+    model.options.kernel."""
+    parent, _, leaf = key.rpartition(".")
+    known = settings()
+    if key in known or parent not in known or get_origin(known[parent].type) is not dict or not leaf:
+        return known.get(key)
+    named: Field[Any] = field(metadata=known[parent].metadata)
+    named.name, named.type = leaf, Any
+    return named
+
+
+def choice_key(section: str) -> str:
+    """The setting that says which choice of a group it is, such as model.family."""
+    return f"{section}.{getattr(settings()[section].type, 'CHOICE', 'name')}"
 
 
 def sweeper_settings() -> dict[str, Field[Any]]:
@@ -105,7 +122,7 @@ def require_words(words: Sequence[str]) -> None:
         key = name.removeprefix("--").replace("-", "_")
         meant = re.fullmatch(r"did you mean ([\w.]+)\?", nearest(key))
         advice = ""
-        if setting := key if key in settings() else meant and meant[1]:
+        if setting := key if setting_of(key) else meant and meant[1]:
             given = value if equals else "VALUE" if following.startswith("-") or "=" in following else following
             advice = f"; did you mean {setting}={without_password(given) or 'VALUE'}?"
         raise ConfigError(f"{name} is not an option; settings are given as KEY=VALUE{advice}")
@@ -115,7 +132,7 @@ def require_schema(composed: DictConfig) -> None:
     """Refuse keys that `+key=value` added to the schema, or that `~key` removed from it."""
     known = settings()
     present = set(_keys(cast(dict[Any, Any], OmegaConf.to_container(composed, resolve=False))))
-    for key in sorted(present - set(known)):
+    for key in sorted(key for key in present if setting_of(key) is None):
         raise ConfigError(f"{key} is not a setting; {nearest(key)}")
     for key in known:
         if key not in present:
@@ -238,7 +255,7 @@ def _at_key(cause: OmegaConfBaseException, override: str) -> str:
     if isinstance(cause, InterpolationResolutionError):
         return f"{cause.full_key}: {str(cause).splitlines()[0]}"
     key = str(cause.full_key).partition("[")[0]  # an element of a list is ruled by what is said of the list
-    spec = (settings() | sweeper_settings()).get(key)
+    spec = setting_of(key) or sweeper_settings().get(key)
     if spec is None:
         if key in _HYDRA_GROUPS:
             return chosen_with_slash(key, override.partition("=")[2])

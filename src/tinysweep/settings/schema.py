@@ -5,9 +5,11 @@ dataclasses once, and everything past that point is typed Python. A `Config` mad
 the same rules: those of a value when it is set, those between values when a section is built and by `fit`.
 """
 
+import copy
 import difflib
 import math
 import os
+import re
 from dataclasses import Field, dataclass, field
 from enum import EnumType, StrEnum
 from numbers import Number
@@ -33,6 +35,7 @@ class Family(StrEnum):
     plain = "plain"
     residual = "residual"
     separable = "separable"
+    custom = "custom"
 
 
 class GrowthBy(StrEnum):
@@ -89,16 +92,29 @@ class Device(StrEnum):
     mps = "mps"
 
 
+_OF_BLOCKS = tuple(family for family in Family if family != Family.custom)
+
+
 def setting(
     default: Any, meaning: str, within: str | None = None, only: tuple[str, ...] = (), *, added: bool = False
 ) -> Any:
     """A field with its meaning, the interval its value (or each of its values) must lie in, such as
-    "[0, 1)", and, where not every choice of the section's `name` reads it, the ones that do. `added`: there are
+    "[0, 1)", and, where not every choice of the section reads it, the ones that do. `added`: there are
     studies and records without it, which are as if it had its default."""
     metadata = {"meaning": meaning, "within": within, "only": only, "added": added}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def block_setting(default: Any, meaning: str, within: str | None = None, *, added: bool = False) -> Any:
+    """A setting of networks that are built of blocks, which one's own network doesn't read."""
+    return setting(default, meaning, within, _OF_BLOCKS, added=added)
+
+
+def default_of(spec: Field[Any]) -> Any:
+    """The default of a setting."""
+    return spec.default_factory() if callable(spec.default_factory) else spec.default
 
 
 def lies_within(value: float, interval: str) -> bool:
@@ -124,6 +140,8 @@ def type_in_words(annotation: Any) -> str:
         # The one text that a number may be replaced by.
         special = {NoneType: "null"} | ({str: AUTO} if int in parts else {})
         return " or ".join(special.get(part) or type_in_words(part) for part in parts)
+    if get_origin(annotation) is dict:
+        return "settings by name, such as {kernel: 5}"
     if get_origin(annotation) is list:
         return f"a list such as [1,2,1], each {type_in_words(get_args(annotation)[0])}"
     if isinstance(annotation, EnumType):
@@ -139,6 +157,8 @@ def conforms(value: Any, annotation: Any) -> bool:
         return any(conforms(value, part) for part in get_args(annotation))
     if get_origin(annotation) is list:
         return isinstance(value, list) and all(conforms(part, get_args(annotation)[0]) for part in value)
+    if get_origin(annotation) is dict:
+        return isinstance(value, dict) and all(isinstance(key, str) for key in value)
     if annotation is Any:
         return True
     accepted = (int, float) if annotation is float else annotation
@@ -150,6 +170,7 @@ class Section:
     """What the sections of a configuration share: they hold their own settings only, and check their rules."""
 
     KEY = ""
+    CHOICE = "name"  # the setting that holds which choice of the group it is
 
     def __setattr__(self, key: str, value: Any) -> None:
         """Set a value. Text that names a choice becomes that choice, NumPy's numbers become Python's."""
@@ -170,7 +191,7 @@ class Section:
         """Check the rules between settings."""
         for spec in self.__dataclass_fields__.values():
             only = spec.metadata.get("only")
-            if only and getattr(self, spec.name) != spec.default and self.choice not in only:
+            if only and getattr(self, spec.name) != default_of(spec) and self.choice not in only:
                 chosen = f"{self.KEY}={self.choice}"
                 rule = f"is read only by {self.KEY}={' or '.join(only)}, not by {chosen}"
                 self.refuse(spec.name, f"{rule}; leave it out or, if you didn't set it, choose the group {chosen}")
@@ -186,8 +207,8 @@ class Section:
 
     @property
     def choice(self) -> str:
-        """The group choice that this section's `name` stands for; sections without one have none."""
-        return str(getattr(self, "name", ""))
+        """The group choice that this section stands for; those without choices have none."""
+        return str(getattr(self, self.CHOICE, ""))
 
     def refuse(self, key: str, rule: str) -> None:
         """Raise the ConfigError that names key, value, rule and meaning."""
@@ -256,36 +277,51 @@ class DataConfig(Section):
 @dataclass
 class ModelConfig(Section):
     KEY = "model"
-    family: Family = setting(Family.residual, "kind of block")
+    CHOICE = "family"
+    family: Family = setting(Family.residual, "kind of block, or custom, a network of your own")
     width: int | str = setting(
         AUTO, "channels of the first stage; auto is the widest within the budget", "[1, 100000]"
     )
-    depth: list[int] = setting([1, 2, 1], "blocks in each stage; stages are split by pooling", "[1, 100]")
-    growth: float = setting(1.5, "factor on the channels", "[0.1, 10]")
-    stem_fraction: float = setting(
+    depth: list[int] = block_setting([1, 2, 1], "blocks in each stage; stages are split by pooling", "[1, 100]")
+    growth: float = block_setting(1.5, "factor on the channels", "[0.1, 10]")
+    stem_fraction: float = block_setting(
         1.0, "channels of the first convolution, a fraction of model.width", "(0, 1]", added=True
     )
-    bottleneck: float = setting(
+    bottleneck: float = block_setting(
         0.0,
         "part of its channels that a 1x1 convolution at the end of each stage but the last keeps; 0: none",
         "[0, 1]",
         added=True,
     )
-    growth_by: GrowthBy = setting(GrowthBy.stage, "whether channels grow with each stage or each block")
-    channel_multiple: int = setting(1, "channels are rounded to a multiple of this, at least one", "[1, 1000]")
+    growth_by: GrowthBy = block_setting(GrowthBy.stage, "whether channels grow with each stage or each block")
+    channel_multiple: int = block_setting(
+        1, "channels are rounded to a multiple of this, at least one", "[1, 1000]"
+    )
     deskew: bool = setting(False, "shear each image upright, by its moments, before all else", added=True)
-    crop: int = setting(0, "pixels cut off each side of the image before the first convolution", "[0, 500]")
-    stem_kernel: int = setting(5, "kernel size of the first convolution", "[1, 15]")
-    stem_padding: bool = setting(False, "pad the first convolution so that it keeps the image size")
-    kernel: int = setting(3, "kernel size of the other convolutions", "[1, 15]")
-    padding: bool = setting(True, "pad the other convolutions so that they keep the image size")
-    pool_before_norm: bool = setting(
+    crop: int = block_setting(0, "pixels cut off each side of the image before the first convolution", "[0, 500]")
+    stem_kernel: int = block_setting(5, "kernel size of the first convolution", "[1, 15]")
+    stem_padding: bool = block_setting(False, "pad the first convolution so that it keeps the image size")
+    kernel: int = block_setting(3, "kernel size of the other convolutions", "[1, 15]")
+    padding: bool = block_setting(True, "pad the other convolutions so that they keep the image size")
+    pool_before_norm: bool = block_setting(
         False, "pool right after a stage's last convolution, unless a shortcut ends there: norms see fewer pixels"
     )
-    bias: bool = setting(False, "biases in convolutions, which batch norm makes redundant")
-    activation: Activation = setting(Activation.relu, "nonlinearity after each norm and in the head")
-    head: Head = setting(Head.spatial, "how features become classes")
-    hidden: int = setting(0, "units of a hidden linear layer in the head; 0 leaves it out", "[0, 100000]")
+    bias: bool = block_setting(False, "biases in convolutions, which batch norm makes redundant")
+    activation: Activation = block_setting(Activation.relu, "nonlinearity after each norm and in the head")
+    head: Head = block_setting(Head.spatial, "how features become classes")
+    hidden: int = block_setting(0, "units of a hidden linear layer in the head; 0 leaves it out", "[0, 100000]")
+    target: str | None = setting(
+        None,
+        "the network of your own: MODULE:NAME of a function or class, called with width, shape and the options",
+        only=(Family.custom,),
+        added=True,
+    )
+    options: dict[str, Any] = setting(
+        {}, "arguments of the target, each of any name", only=(Family.custom,), added=True
+    )
+    digest: str | None = setting(
+        None, "what the source of the target must be; a run and a sweep note it", only=(Family.custom,), added=True
+    )
     views: int = setting(
         1,
         "shifted views of an image that a prediction is the mean of: 1, 5 or 9; training has one",
@@ -295,6 +331,8 @@ class ModelConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.family == Family.custom and not re.fullmatch(r"[\w.]+:[\w.]+", self.target or ""):
+            self.refuse("target", "must be MODULE:NAME, such as mynets:make for the function make of mynets.py")
         if not self.depth:
             self.refuse("depth", "must name at least one stage, such as [1,2,1]")
         if self.family == Family.residual and not self.padding:
@@ -304,6 +342,11 @@ class ModelConfig(Section):
         for key, padded in (("stem_kernel", self.stem_padding), ("kernel", self.padding)):
             if padded and getattr(self, key) % 2 == 0:
                 self.refuse(key, "must be odd where padding keeps the image size")
+
+    @property
+    def kind(self) -> str:
+        """The family, or the name of one's own network."""
+        return self.target or str(self.family)
 
 
 @dataclass

@@ -30,8 +30,11 @@ def sections(held: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration, or a part of one, under the names of now; what it doesn't hold is left out."""
     found: dict[str, Any] = {}
     for key, value in rename_old_settings(flatten(held)).items():
-        section, _, leaf = key.rpartition(".")
-        (found.setdefault(section, {}) if section else found)[leaf] = value
+        *path, leaf = key.split(".")
+        section = found
+        for part in path:
+            section = section.setdefault(part, {})
+        section[leaf] = value
     return found
 
 

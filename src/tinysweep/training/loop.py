@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tinysweep.data.load import Data, Images
 from tinysweep.errors import DivergedError
 from tinysweep.network.budget import gate
-from tinysweep.network.build import Views, build_model
+from tinysweep.network.build import Views, build_model, layout
 from tinysweep.settings.schema import AugmentationConfig, Config
 from tinysweep.training.augment import augment
 from tinysweep.training.device import Hardware, hardware
@@ -164,7 +164,7 @@ class _Training:
         self.steps_per_epoch = len(self.train) // self.batch_size
         model = build_model(config.model, data.shape, config.dropout)
         network = nn.Sequential(Normalise(data.mean, data.std), model)
-        self.model: nn.Module = network.to(machine.device).to(memory_format=torch.channels_last)
+        self.model: nn.Module = network.to(machine.device).to(memory_format=layout(config.model))
         self.average = AveragedModel(self.model, config.trainer.ema_decay) if config.trainer.ema_decay else None
         self.averaged: nn.Module = self.average.module if self.average else self.model
         self.optimizer = Optimizer(config.optimizer, self.model)

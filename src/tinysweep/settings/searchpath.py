@@ -1,0 +1,18 @@
+"""The folder conf/ where one works, in which Hydra finds choices of one's own beside tinysweep's."""
+
+from pathlib import Path
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+OWN_FOLDER = "conf"
+
+
+class OwnChoices(SearchPathPlugin):
+    """Appends the folder, so that no file of it takes the place of one of tinysweep's."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Add conf/ of the working directory, if there is one."""
+        folder = Path(OWN_FOLDER).absolute()
+        if folder.is_dir():
+            search_path.append("working directory", f"file://{folder}")
