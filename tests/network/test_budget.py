@@ -62,7 +62,7 @@ def networks() -> list[tuple[ModelConfig, DataShape]]:
     heads, shapes = list(Head), (MNIST, COLOUR)
     return [
         (ModelConfig(family=family, head=heads[(i + j) % 3], width=6, **changes), shapes[(i + j) % 2])
-        for (i, changes), (j, family) in product(enumerate(variants), enumerate(Family))
+        for (i, changes), (j, family) in product(enumerate(variants), enumerate(BLOCKS))
     ]
 
 
@@ -162,7 +162,7 @@ def test_no_weight_of_a_block_of_ones_own_goes_uncounted(
 
 @pytest.mark.parametrize("views", [5, 9])
 def test_views_multiply_macs_and_keep_the_image(views: int) -> None:
-    for family in Family:
+    for family in BLOCKS:
         config = ModelConfig(family=family, width=5, depth=[1, 2], views=views)
         require_real_cost(config, COLOUR)
         once, cost = measure(replace(config, views=1), COLOUR), measure(config, COLOUR)
@@ -178,7 +178,7 @@ def test_known_layers_are_those_that_a_forward_pass_meets() -> None:
     for config, shape in networks():
         with torch.device("meta"):
             model = build_model(config, shape)
-        assert _passed_layers(model, (shape.channels, shape.size, shape.size)) == [*measure(config, shape).layers]
+        assert _passed_layers(model, shape, None) == [*measure(config, shape).layers]
 
 
 def test_a_layer_with_other_settings_than_ours_is_no_known_one() -> None:
@@ -300,7 +300,7 @@ def within(config: ModelConfig, shape: DataShape, budget: BudgetConfig) -> bool:
 
 
 @pytest.mark.parametrize("budget", BOUNDS, ids=str)
-@pytest.mark.parametrize("family", list(Family))
+@pytest.mark.parametrize("family", list(BLOCKS))
 def test_auto_is_the_widest_within_every_bound(family: Family, budget: BudgetConfig) -> None:
     model = ModelConfig(family=family, growth_by=GrowthBy.conv, depth=[1, 2], growth=1.3)
     config = Config(name="kept", model=model, budget=budget)
@@ -322,7 +322,7 @@ def test_auto_stops_where_the_range_of_width_ends() -> None:
 
 
 @pytest.mark.parametrize("growth_by", list(GrowthBy))
-@pytest.mark.parametrize("family", list(Family))
+@pytest.mark.parametrize("family", list(BLOCKS))
 def test_the_largest_budget_has_a_widest_model(family: Family, growth_by: GrowthBy) -> None:
     budget = BudgetConfig(params=10**12)
     config = ModelConfig(family=family, depth=[1, 2, 1], growth=10, growth_by=growth_by, kernel=1)
@@ -363,7 +363,7 @@ def test_images_and_channels_that_make_no_model_are_refused_before_any_budget() 
 
 
 @pytest.mark.parametrize("budget", BOUNDS[:3] + BOUNDS[4:], ids=str)
-@pytest.mark.parametrize("family", list(Family))
+@pytest.mark.parametrize("family", list(BLOCKS))
 def test_the_advice_of_a_refusal_is_true(family: Family, budget: BudgetConfig) -> None:
     config = ModelConfig(family=family, width=200, depth=[1, 2], growth=1.3)
     with pytest.raises(BudgetError) as caught:

@@ -13,6 +13,7 @@ from torch import nn
 from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import ConfigError
 from tinysweep.network.build import (
+    BLOCKS,
     MOST_CHANNELS,
     Residual,
     SpatialPool,
@@ -103,7 +104,7 @@ def test_channels_grow_with_each_stage_or_each_block(
 ) -> None:
     config = ModelConfig(width=5, depth=[1, 3, 2], growth=growth, growth_by=growth_by)
     assert channel_plan(config) == plan
-    for family in Family:
+    for family in BLOCKS:
         model = build_model(replace(config, family=family, stem_padding=True), MNIST)
         blocks = [block for block in model if isinstance(block, nn.Sequential | Residual)]
         norms = [[m for m in block.modules() if isinstance(m, nn.BatchNorm2d)][-1] for block in blocks]
@@ -132,7 +133,7 @@ def test_the_first_convolution_may_have_a_fraction_of_the_width() -> None:
     assert channel_plan(replace(config, stem_fraction=0.01, channel_multiple=4))[0] == [4, 32]
 
 
-@pytest.mark.parametrize("family", list(Family))
+@pytest.mark.parametrize("family", list(BLOCKS))
 def test_a_bottleneck_is_a_1x1_convolution_at_the_end_of_each_stage_but_the_last(family: Family) -> None:
     config = small(family=family, width=8, depth=[2, 1, 1], growth=1.0, head=Head.gap)
     narrow = replace(config, bottleneck=0.5)
@@ -233,7 +234,7 @@ def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
     return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-@pytest.mark.parametrize("family", Family)
+@pytest.mark.parametrize("family", BLOCKS)
 @pytest.mark.parametrize("head", Head)
 def test_pooling_before_a_norm_that_keeps_the_order_is_pooling_after_it(family: Family, head: Head) -> None:
     config = small(family=family, head=head, growth=2, depth=[1, 2, 1])

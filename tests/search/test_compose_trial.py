@@ -26,6 +26,7 @@ from tinysweep.settings.schema import (
     DataName,
     DropoutConfig,
     DropoutName,
+    Family,
     ModelConfig,
     SchedulerName,
 )
@@ -288,7 +289,10 @@ def test_the_identity_is_every_setting_but_where_and_on_what_a_run_runs() -> Non
         model=ModelConfig(stem_fraction=0.5, bottleneck=0.5, views=5, deskew=True),
         dropout=DropoutConfig(DropoutName.stage, 0.2),
     )
-    assert set(identity(added)) == LEAVES - set(INCIDENTAL)
+    own = {"model.target", "model.options", "model.digest"}  # which no network of blocks has
+    assert set(identity(added)) == LEAVES - set(INCIDENTAL) - own
+    net = ModelConfig(family=Family.custom, target="mynets:make", options={"kernel": 5}, digest="source-0")
+    assert set(identity(Config(model=net))) >= {"model.target", "model.options.kernel", "model.digest"}
     assert identity(added)["model.bottleneck"] == 0.5
     newer = {"data.digest", "model.stem_fraction", "model.bottleneck", "dropout.name", "dropout.rate"}
     newer |= {"data.fold", "model.views", "model.deskew"}

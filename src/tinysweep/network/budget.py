@@ -298,7 +298,7 @@ def _require_growth(config: ModelConfig, params: dict[int, int]) -> None:
         if params[width] > params[wider] or params[widths[0]] == params[widths[-1]]:
             raise ConfigError(
                 f"model.target={config.target} has {params[width]:,} parameters at width {width} and "
-                f"{params[wider]:,} at width {wider}, so no width is the widest that fits; give model.width a number"
+                f"{params[wider]:,} at width {wider}, so none is the widest that fits; give model.width a number"
             )
 
 
@@ -308,8 +308,9 @@ def resolve(config: Config, shape: DataShape) -> Config:
     model = config.model
     if model.family == Family.custom:
         digest = source_digest(model.target or "") if model.digest is None else model.digest
-        width = model.width if takes_width(model) or model.width != AUTO else 1
-        config = dataclasses.replace(config, model=dataclasses.replace(model, digest=digest, width=width))
+        model = dataclasses.replace(model, digest=digest)
+        unread = model.width == AUTO and not takes_width(model)
+        config = dataclasses.replace(config, model=with_width(model, 1) if unread else model)
     if config.model.width != AUTO:
         return config
     width = widest(config.model, shape, config.budget)

@@ -61,8 +61,8 @@ def save(path: Path, weights: dict[str, Tensor], config: Config, shape: DataShap
 
 def load(path: str | Path) -> nn.Module:
     """The trained model of a run, given its folder or its model.pt: raw pixels (B, C, H, W) of 0 to 255, of the
-    size it was trained on, -> logits (B, classes). In evaluation mode, in float32, on the CPU. Of a network of one's
-    own, the function that the file names is imported and called: know where such a file is from.
+    size it was trained on, -> logits (B, classes). In evaluation mode, in float32, on the CPU. Of a network of
+    one's own, the function that the file names is imported and called: know where such a file is from.
 
     Raises:
         DataError: there is no such file, or it is not a model that tinysweep saved, or the source of its network
@@ -164,6 +164,7 @@ def _read_content(file: Path) -> dict[str, Any]:
 
 
 def _rebuild(file: Path, content: dict[str, Any]) -> tuple[nn.Module, DataShape]:
+    config = ModelConfig()
     try:
         held = sections({key: OmegaConf.create(content[key]) for key in ("model", "dropout") if key in content})
         config, dropout = _section(ModelConfig, held["model"]), _section(DropoutConfig, held.get("dropout", {}))
@@ -171,24 +172,33 @@ def _rebuild(file: Path, content: dict[str, Any]) -> tuple[nn.Module, DataShape]
         blank = (0.0,) * shape.channels
         with torch.random.fork_rng():  # the initial weights are drawn and overwritten
             model = nn.Sequential(Normalise(blank, blank), _build_again(file, config, shape, dropout))
-        model.load_state_dict(content["weights"])
-    except DataError:
-        raise
+        _take_weights(model, content["weights"], config)
+    except ConfigError as error:
+        if config.target is None:
+            raise _refusal(file, error) from error
+        raise DataError(f"{file} needs the source of its network: {error}") from error
     except Exception as error:
         raise _refusal(file, error) from error
     return model.eval(), shape
 
 
+def _take_weights(model: nn.Module, weights: dict[str, Tensor], config: ModelConfig) -> None:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        if config.target is None:
+            raise
+        detail = " ".join(str(error).split("\n\t")[1:2])
+        raise ConfigError(
+            f"the weights don't fit what model.target={config.target} makes now ({detail})"
+        ) from error
+
+
 def _build_again(file: Path, config: ModelConfig, shape: DataShape, dropout: DropoutConfig) -> nn.Module:
     """The network of a file; one of the user's own as its source makes it now."""
-    if config.target is None:
-        return build_model(config, shape, dropout)
-    try:
-        if config.digest not in (None, source_digest(config.target)):
-            warnings.warn(f"{file}: the source of {config.target} has changed since it was trained", stacklevel=2)
-        return build_model(dataclasses.replace(config, digest=None), shape)
-    except ConfigError as error:
-        raise DataError(f"{file} needs the source of its network: {error}") from error
+    if config.target is not None and config.digest not in (None, source_digest(config.target)):
+        warnings.warn(f"{file}: the source of {config.target} has changed since it was trained", stacklevel=2)
+    return build_model(dataclasses.replace(config, digest=None), shape, dropout)
 
 
 def _refusal(file: Path, error: Exception) -> DataError:

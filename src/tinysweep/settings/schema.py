@@ -312,7 +312,7 @@ class ModelConfig(Section):
     hidden: int = block_setting(0, "units of a hidden linear layer in the head; 0 leaves it out", "[0, 100000]")
     target: str | None = setting(
         None,
-        "the network of your own: MODULE:NAME of a function or class, called with width, shape and the options",
+        "MODULE:NAME of a function or class of your own that makes the network",
         only=(Family.custom,),
         added=True,
     )
@@ -461,6 +461,8 @@ class Config(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.model.family == Family.custom and self.dropout.name != DropoutName.none:
+            self.dropout.refuse("name", "must be none for model=custom, whose layers are its own")
         if not is_folder_name(self.name):
             raise ConfigError(f"name={self.name!r} must be usable as a folder name: no / \\ : and no leading dot")
 
