@@ -2,6 +2,8 @@
 
 import csv
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ import torch
 
 import tinysweep
 from conftest import Command
-from tinysweep.commands import inspect
+from tinysweep.commands import inspect, train
 from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.network import custom
@@ -233,6 +235,25 @@ def test_the_digest_is_that_of_the_module_and_of_what_it_imports_beside_it(own: 
     assert len({*found}) == 3
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("mnist_root")
+def test_the_page_on_ones_own_network_is_true(place: Path, command: Command) -> None:
+    page = (Path(__file__).parents[2] / "docs/own.md").read_text()
+    (source,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (place / "mynets.py").write_text(source)
+    words = [shlex.split(line) for line in re.findall(r"^    (tinysweep.*)$", page, flags=re.MULTILINE)]
+    assert len(words) == 3
+    for name, *overrides in words:
+        ended = command(*overrides, main={"tinysweep": train.main, "tinysweep-inspect": inspect.main}[name])
+        assert ended.status == 0, ended.err
+    (place / "conf/model").mkdir(parents=True)
+    (made,) = re.findall(
+        r"^    conf/model/mine.yaml +(\w+: .*)\n +(\w+: .*)\n +(\w+: .*)$", page, flags=re.MULTILINE
+    )
+    (place / "conf/model/mine.yaml").write_text("\n".join(made))
+    assert command("model=mine", main=inspect.main).status == 0
+
+
 def run_in(folder: Path, code: str) -> str:
     """What Python prints of some lines, in a folder."""
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
@@ -269,8 +290,8 @@ def test_a_run_notes_its_source_and_its_model_loads_again_or_says_what_is_missin
     (own / "ownnets.py").write_text(SOURCE.replace("2 * width", "3 * width"))
     forget()
     with (
-        pytest.warns(UserWarning),
-        pytest.raises(DataError, match="weights don't fit what .*ownnets:Net makes now"),
+        pytest.warns(UserWarning, match="changed"),
+        pytest.raises(DataError, match=r"weights don't fit what .*ownnets:Net makes now"),
     ):
         tinysweep.load(folder)
     said = run_in(tmp_path, f"import tinysweep; tinysweep.load({str(folder)!r})")
@@ -294,7 +315,8 @@ def test_a_choice_of_ones_own_is_found_in_conf_where_one_works(own: Path, comman
 @pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
 def test_a_sweep_over_options_trains_none_over_the_budget(own: Path, launcher: str) -> None:
     words = ["-m", "model=custom", "model.target=ownnets:Net", "model.options.kernel=3,7,9",
-             "model.width=2,3", "budget.params=2500", "hydra.sweeper.study_name=own", f"hydra/launcher={launcher}", *TINY]  # fmt: skip
+             "model.width=2,3", "budget.params=2500", "hydra.sweeper.study_name=own",
+             f"hydra/launcher={launcher}", *TINY]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "tinysweep", *words], cwd=own, capture_output=True, text=True, check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
