@@ -178,7 +178,7 @@ def test_known_layers_are_those_that_a_forward_pass_meets() -> None:
     for config, shape in networks():
         with torch.device("meta"):
             model = build_model(config, shape)
-        assert _passed_layers(model, shape, None) == [*measure(config, shape).layers]
+        assert _passed_layers(model, shape) == [*measure(config, shape).layers]
 
 
 def test_a_layer_with_other_settings_than_ours_is_no_known_one() -> None:

@@ -16,13 +16,14 @@ import torch
 
 import tinysweep
 from conftest import Command
+from tinysweep import targets
 from tinysweep.commands import inspect, train
 from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import ConfigError, DataError
-from tinysweep.network import custom
 from tinysweep.network.budget import measure, resolve
 from tinysweep.network.build import build_model
 from tinysweep.settings.schema import BudgetConfig, Config, DropoutConfig, DropoutName, Family, ModelConfig
+from tinysweep.targets import Target
 
 MNIST = DataShape(1, 28, 10)
 SOURCE = """
@@ -114,8 +115,7 @@ def forget() -> None:
     """As a new process begins."""
     for name in [name for name in sys.modules if name.startswith("own")]:
         del sys.modules[name]
-    custom.find.cache_clear()
-    custom.source_digest.cache_clear()
+    targets.forget()
 
 
 def model(name: str, width: int | str = 2, **options: object) -> ModelConfig:
@@ -182,7 +182,7 @@ def test_one_without_a_width_needs_none() -> None:
         ({"options": {"kernl": 5}}, "model.options.kernl=5: ownnets:Net has no argument kernl; there are kernel"),
         ({"options": {"shape": 5}}, "model.options.shape must be left out"),
         ({"options": {"kernel": "five"}}, r"raises TypeError: .*\(ownnets.py, line"),
-        ({"target": "os:system", "options": {"command": "false"}}, "a module of Python's own"),
+        ({"target": "os:system", "options": {"command": "false"}}, "a module of Python itself"),
     ],
 )  # fmt: skip
 def test_what_is_no_network_is_refused_in_one_line(changes: dict[str, Any], said: str) -> None:
@@ -195,7 +195,7 @@ def test_what_is_no_network_is_refused_in_one_line(changes: dict[str, Any], said
 def test_a_module_that_can_not_be_imported_is_told_with_its_line(own: Path) -> None:
     (own / "ownbroken.py").write_text("import torch\nimport ownmissing\n")
     with pytest.raises(ConfigError, match=r"raises ModuleNotFoundError: .*ownmissing.* \(ownbroken.py, line 2\)"):
-        custom.find("ownbroken:make")
+        Target("model.target", "ownbroken:make").find()
 
 
 @pytest.mark.parametrize(
@@ -224,13 +224,13 @@ def test_the_digest_is_that_of_the_module_and_of_what_it_imports_beside_it(own: 
     (own / "ownparts.py").write_text("size = 3\n")
     (own / "ownother.py").write_text("size = 4\n")
     (own / "ownmodel.py").write_text("import json\nfrom ownlayers import size\n\ndef make(): ...\n")
-    first = custom.source_digest("ownmodel:make")
+    first = Target("model.target", "ownmodel:make").digest()
     found = []
     for name in ("ownother", "ownparts", "ownmodel"):
         file = own / f"{name}.py"
         file.write_text(file.read_text() + "# changed\n")
         forget()
-        found.append(custom.source_digest("ownmodel:make"))
+        found.append(Target("model.target", "ownmodel:make").digest())
     assert found[0] == first
     assert len({*found}) == 3
 
@@ -273,7 +273,7 @@ def test_a_run_notes_its_source_and_its_model_loads_again_or_says_what_is_missin
     ended = command(*words, f"hydra.run.dir={folder}")
     assert ended.status == 0, ended.err
     assert "ownnets:Net model of width 2" in ended.out
-    digest = custom.source_digest("ownnets:Net")
+    digest = Target("model.target", "ownnets:Net").digest()
     assert f"digest: {digest}" in (folder / "config.yaml").read_text()
     logits = tinysweep.load(folder)(torch.zeros(1, 1, 28, 28))
     assert logits.shape == (1, 10)

@@ -48,6 +48,11 @@ class DataSet:
         return (count, self.size, self.size) if key.endswith("images") else (count,)
 
 
+def is_own(name: str) -> bool:
+    """Whether images are the user's own, which lie in one place and are what a digest says."""
+    return name not in DATA_SETS
+
+
 DATA_SETS: dict[str, DataSet] = {
     DataName.mnist: DataSet(
         folder="MNIST",

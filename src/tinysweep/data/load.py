@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tinysweep.data import arrays
 from tinysweep.data import folder as image_folder
-from tinysweep.data.catalogue import DATA_SETS, DataShape
+from tinysweep.data.catalogue import DATA_SETS, DataShape, is_own
 from tinysweep.data.download import obtain, read_idx, read_split
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.settings.schema import DataConfig, DataName
@@ -47,10 +48,29 @@ class Data:
 
 
 def describe(config: DataConfig) -> DataShape:
-    """Channels, size and classes, without reading an image."""
+    """Channels, size and classes, which of arrays of the user's own are known once these are read."""
     if config.name == DataName.image_folder:
         return DataShape(3 if config.colour else 1, config.image_size, len(image_folder.class_names(config)))
-    return DATA_SETS[config.name].shape
+    return arrays.read(config).shape if is_own(config.name) else DATA_SETS[config.name].shape
+
+
+def class_names(config: DataConfig) -> tuple[str, ...]:
+    """The names of a data set's classes, in the order of the labels."""
+    if config.name == DataName.image_folder:
+        return tuple(image_folder.class_names(config))
+    return arrays.read(config).classes if is_own(config.name) else DATA_SETS[config.name].classes
+
+
+def repeated_note(config: DataConfig) -> str | None:
+    """A line on test images that are training images as well, pixel for pixel, if arrays of the user's own have
+    any."""
+    if config.name == DataName.image_folder or not is_own(config.name):
+        return None
+    own = arrays.read(config)
+    count = own.repeated
+    return (
+        f"note: {count:,} of the {len(own.test.labels):,} test images are training images too" if count else None
+    )
 
 
 def load(config: DataConfig) -> Data:
@@ -102,15 +122,15 @@ def fold_count(config: DataConfig) -> int:
 
 
 def pin(config: DataConfig, digests: dict[str, str] | None = None) -> DataConfig:
-    """The same data, its place an absolute path, and of an image folder with the digest of what it holds now. The
+    """The same data, its place an absolute path, and of the user's own with the digest of what it holds now. The
     other data sets need none, as they are what their names say wherever they lie. `digests` are those of the
-    folders looked at before, by place; one that isn't there is added."""
+    places looked at before; one that isn't there is added."""
     found = with_absolute_root(config)
-    if config.name != DataName.image_folder or config.digest is not None:
+    if not is_own(config.name) or config.digest is not None:
         return found
     digests = {} if digests is None else digests
     if found.root not in digests:
-        digests[found.root] = image_folder.content_digest(config)  # whose errors name the place as it was typed
+        digests[found.root] = _content_digest(config)  # whose errors name the place as it was typed
     return replace(found, digest=digests[found.root])
 
 
@@ -119,8 +139,15 @@ def with_absolute_root(config: DataConfig) -> DataConfig:
     return config if config.root.startswith("~") else replace(config, root=str(Path(config.root).absolute()))
 
 
+def _content_digest(config: DataConfig) -> str:
+    """A fingerprint of images of the user's own."""
+    if config.name == DataName.image_folder:
+        return image_folder.content_digest(config)
+    return arrays.read(config).digest
+
+
 def _require_digest(config: DataConfig) -> None:
-    if config.digest is not None and (found := image_folder.content_digest(config)) != config.digest:
+    if config.digest is not None and (found := _content_digest(config)) != config.digest:
         raise DataError(
             f"data.root={config.root} holds {found}, not the images of data.digest={config.digest}: some were "
             "changed, added or removed; bring them back, or begin anew with these: a search under another "
@@ -138,6 +165,9 @@ def _read(config: DataConfig, part: str) -> Images:
     if config.name == DataName.image_folder:
         pixels, labels = image_folder.read(config, part)
         return Images(torch.from_numpy(pixels), torch.from_numpy(labels))
+    if is_own(config.name):
+        own = getattr(arrays.read(config), part)
+        return Images(torch.from_numpy(own.pixels), torch.from_numpy(own.labels))
     images, small = read_split(obtain(config.name, Path(config.root), config.download), part)
     return Images(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(small.astype(np.int64)))
 
@@ -152,6 +182,8 @@ def _training_labels(config: DataConfig, named: Callable[[DataName, str, bool], 
     """The labels (N,) of the training images, none of which is read; those of a named data set by `named`."""
     if config.name == DataName.image_folder:
         return torch.tensor([label for label, _ in image_folder.list_images(config, "train")])
+    if is_own(config.name):
+        return torch.from_numpy(arrays.read(config).train.labels)
     return named(config.name, config.root, config.download)
 
 
@@ -160,7 +192,7 @@ def _training_labels(config: DataConfig, named: Callable[[DataName, str, bool], 
 
 def _require_enough(config: DataConfig, labels: Tensor, given: int) -> None:
     """Refuse to hold out or train on more images than there are; `given` is how many come apart for validation."""
-    names = image_folder.class_names(config) if config.name == DataName.image_folder else ()
+    names = class_names(config) if is_own(config.name) else ()
     held_out = 0 if given else held_out_count(labels, config.validation, names)
     left = len(labels) - held_out
     folds = len(labels) // held_out if held_out else 1

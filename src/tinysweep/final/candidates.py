@@ -9,6 +9,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from tinysweep.data.catalogue import is_own
 from tinysweep.data.load import check, describe, fold_count, with_absolute_root
 from tinysweep.errors import ConfigError, DataError, StudyError, TinysweepError
 from tinysweep.final.settings import FinalConfig, seeds_in_words
@@ -39,7 +40,7 @@ class Candidate:
     def images(self) -> tuple[object, ...]:
         """What decides which images it is judged by."""
         data = self.held_out
-        content = (data.digest or data.root) if data.name == DataName.image_folder else data.name
+        content = (data.digest or data.root) if is_own(data.name) else data.name
         return content, data.test_fraction, data.validation, data.split_seed
 
 

@@ -18,13 +18,14 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from tinysweep.console import Progress
+from tinysweep.data.catalogue import is_own
 from tinysweep.errors import AbandonedError, StudyError, TinysweepError, is_from_outside
 from tinysweep.final.candidates import Job, Stage
 from tinysweep.metrics import ALL_METRICS
 from tinysweep.run.record import RunFolder, State, close_left_record, read_record
 from tinysweep.run.run import run
 from tinysweep.search.compose_trial import identity
-from tinysweep.settings.schema import Config, DataName
+from tinysweep.settings.schema import Config
 from tinysweep.training.device import usable_cores
 from tinysweep.training.loop import Epoch
 
@@ -199,7 +200,7 @@ def _is_of(record: dict[str, Any], job: Job) -> bool:
     if identity(held) != identity(json.loads(json.dumps(asdict(job.config)))):
         return False
     # Of images without a digest, as those of earlier versions are, their place is all that is known.
-    known = data.name != DataName.image_folder or data.digest is not None
+    known = not is_own(data.name) or data.digest is not None
     return known or Path(held["data"]["root"]).absolute() == Path(data.root).absolute()
 
 

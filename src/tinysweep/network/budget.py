@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import BudgetError, ConfigError
 from tinysweep.network.build import Crop, Residual, SpatialPool, build_model, with_width
-from tinysweep.network.custom import run_forward, source_digest, takes_width
+from tinysweep.network.custom import run_forward, target_of
 from tinysweep.network.deskew import Deskew
 from tinysweep.settings.schema import AUTO, BudgetConfig, Config, DropoutConfig, Family, ModelConfig
 
@@ -93,7 +93,7 @@ def _measure_on(device: str, config: ModelConfig, shape: DataShape, dropout: Dro
     layers = [] if config.family == Family.custom else _known_layers(model, image)
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     if not layers or sum(layer.params for layer in layers) != trainable:  # two may share their weights
-        layers = _passed_layers(model, shape, config.target)
+        layers = _passed_layers(model, shape, f"model.target={config.target}")
     layers = layers if config.views == 1 else _seen_often(layers, config.views, image)
     frozen = sum(weight.numel() for weight in model.parameters() if not weight.requires_grad)
     return Cost(tuple(layers), frozen, sum(buffer.numel() for buffer in model.buffers()))
@@ -125,7 +125,7 @@ def _known_layers(model: nn.Module, inputs: Shape) -> list[LayerCost]:
     return found
 
 
-def _passed_layers(model: nn.Module, shape: DataShape, target: str | None) -> list[LayerCost]:
+def _passed_layers(model: nn.Module, shape: DataShape, name: str = "the network") -> list[LayerCost]:
     """The layers of a model as a forward pass meets them, without gradients to be kept. It isn't done where every
     layer is known, as PyTorch imports its compiler for it, which takes seconds."""
     meter = _Meter(model)
@@ -133,7 +133,7 @@ def _passed_layers(model: nn.Module, shape: DataShape, target: str | None) -> li
     # Two images, so that a network that mixes them up is found out.
     images = torch.empty(2, shape.channels, shape.size, shape.size, device=where).fill_(0)
     with meter.flops:
-        run_forward(model.eval(), images, shape.classes, target)
+        run_forward(model.eval(), images, shape.classes, name)
     return meter.all_layers()
 
 
@@ -307,9 +307,9 @@ def resolve(config: Config, shape: DataShape) -> Config:
     network of one's own, with the digest of its source."""
     model = config.model
     if model.family == Family.custom:
-        digest = source_digest(model.target or "") if model.digest is None else model.digest
+        digest = target_of(model).digest() if model.digest is None else model.digest
         model = dataclasses.replace(model, digest=digest)
-        unread = model.width == AUTO and not takes_width(model)
+        unread = model.width == AUTO and not target_of(model).takes("width")
         config = dataclasses.replace(config, model=with_width(model, 1) if unread else model)
     if config.model.width != AUTO:
         return config
@@ -340,7 +340,11 @@ def refusal(
     lines += [f"  {layer.params:>12,} params {layer.macs:>14,} MACs {layer.activation_bytes:>10,} live bytes  "
               f"{layer.kind} -> {'x'.join(map(str, layer.output))} (layer {layer.name})"
               for layer in costliest]  # fmt: skip
-    width = widest(config, shape, budget) if config.family != Family.custom or takes_width(config) else None
+    width = (
+        widest(config, shape, budget)
+        if config.family != Family.custom or target_of(config).takes("width")
+        else None
+    )
     smaller = (
         "other options"
         if config.family == Family.custom

@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from tinysweep.data.catalogue import is_own
 from tinysweep.data.folder import class_names
 from tinysweep.data.load import load_test
 from tinysweep.errors import DataError, TinysweepError
 from tinysweep.final.results import damage_message
 from tinysweep.results.view import StudyView
-from tinysweep.settings.schema import DataName
 
 PREFIX = "winner-seed-"  # of the columns that hold its predictions
 MOST_CLASSES = 1000
@@ -95,7 +95,7 @@ def names_of_classes(view: StudyView, number: int | None, classes: int) -> list[
     """The names of the classes: those of the user's own folders where they are at hand, else numbers."""
     names: list[str] = []
     with contextlib.suppress(TinysweepError):  # the data may be elsewhere by now
-        if number is not None and (data := view.config(number).data).name == DataName.image_folder:
+        if number is not None and (data := view.config(number).data) and is_own(data.name):
             names = class_names(data)
     return names if len(names) >= classes else [str(label) for label in range(classes)]
 

@@ -19,7 +19,7 @@ from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import ConfigError, DataError, first_line
 from tinysweep.files import write_whole
 from tinysweep.network.build import build_model
-from tinysweep.network.custom import source_digest
+from tinysweep.network.custom import target_of
 from tinysweep.run.labels import class_names_if_there
 from tinysweep.run.record import RunFolder
 from tinysweep.settings.schema import Config, DataConfig, DropoutConfig, ModelConfig, Section
@@ -196,7 +196,7 @@ def _take_weights(model: nn.Module, weights: dict[str, Tensor], config: ModelCon
 
 def _build_again(file: Path, config: ModelConfig, shape: DataShape, dropout: DropoutConfig) -> nn.Module:
     """The network of a file; one of the user's own as its source makes it now."""
-    if config.target is not None and config.digest not in (None, source_digest(config.target)):
+    if config.digest is not None and config.digest != target_of(config).digest():
         warnings.warn(f"{file}: the source of {config.target} has changed since it was trained", stacklevel=2)
     return build_model(dataclasses.replace(config, digest=None), shape, dropout)
 

@@ -3,9 +3,8 @@
 import json
 from dataclasses import asdict, dataclass
 
-from tinysweep.data import folder as image_folder
-from tinysweep.data.catalogue import DATA_SETS
-from tinysweep.errors import DataError
+from tinysweep.data.load import class_names
+from tinysweep.errors import ConfigError, DataError
 from tinysweep.settings.schema import DataConfig, DataName
 
 
@@ -30,17 +29,10 @@ class LabelNames:
         return cls(DataName(content["data"]), int(content["channels"]), int(content["size"]), names)
 
 
-def class_names(config: DataConfig) -> tuple[str, ...]:
-    """The names of a data set's classes, in the order of the labels."""
-    if config.name != DataName.image_folder:
-        return DATA_SETS[config.name].classes
-    return tuple(image_folder.class_names(config))
-
-
 def class_names_if_there(config: DataConfig, classes: int) -> tuple[str, ...]:
-    """The names of so many classes, or their numbers where an image folder is gone or has others by now."""
+    """The names of so many classes, or their numbers where data of the user's own is gone or has others by now."""
     try:
         names = class_names(config)
-    except DataError:
+    except (ConfigError, DataError):
         names = ()
     return names if len(names) == classes else tuple(map(str, range(classes)))

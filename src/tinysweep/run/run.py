@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from tinysweep.console import Progress
-from tinysweep.data.load import Data, describe, load, load_test, pin
+from tinysweep.data.load import Data, describe, load, load_test, pin, repeated_note
 from tinysweep.errors import AbandonedError, ConfigError, DataError, PrunedError, first_line, message_of
 from tinysweep.metrics import METRICS, TEST_METRICS
 from tinysweep.network import budget
@@ -59,6 +59,8 @@ def run(
     if not report:
         print(_heading(config, cost, machine), flush=True)
     data = _load_once(config.data) if report else load(config.data)
+    if not report and (repeated := repeated_note(config.data)):
+        print(repeated, flush=True)
     if not report:  # a sweep and a final have said which images they mean
         config = dataclasses.replace(config, data=pin(config.data))
     record, folder = Record.begin(config, cost, machine, overrides), RunFolder.claim(wanted)

@@ -18,10 +18,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 
-from tinysweep.data.load import check, pin
+from tinysweep.data.load import check, pin, repeated_note
 from tinysweep.errors import ConfigError, StudyError, first_line, require_package
 from tinysweep.metrics import METRICS
-from tinysweep.network.custom import source_digest
 from tinysweep.search.compose_trial import (
     DIGEST,
     NOTHING_HELD_OUT,
@@ -50,6 +49,7 @@ from tinysweep.settings.explain import require_schema
 from tinysweep.settings.schema import DataConfig
 from tinysweep.settings.stored import flatten, rename_old_settings
 from tinysweep.settings.sweeper import SweeperConfig
+from tinysweep.targets import Target
 from tinysweep.training.device import usable_cores
 
 Launch = Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
@@ -111,6 +111,8 @@ class Plan:
         # Once, or every trial would fail for what can be known now. What one has trained on can be read.
         trained = any((self.folder / "trials").glob("*/model.pt"))
         check(data, images=not trained or len(data) > 1)
+        for note in dict.fromkeys(filter(None, map(repeated_note, data))):
+            print(note, flush=True)
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=task, config=master
         )
@@ -128,7 +130,7 @@ class Plan:
             self._require_shared_rules(shared)
             self.definition = define(self.space, self.objectives, shared, self.config.rungs)
             if target := shared.model.target:
-                self.definition["model.digest"] = source_digest(target)
+                self.definition["model.digest"] = Target("model.target", target).digest()
             decided = "trainer.threads" in self.space.searched or shared.trainer.threads
         closing = ["trainer.test=false"]  # the test set stays unread whatever the configuration says
         if self.workers and not decided:

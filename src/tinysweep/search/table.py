@@ -11,6 +11,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial
 
+from tinysweep.data.catalogue import is_own
 from tinysweep.errors import DataError
 from tinysweep.files import write_whole
 from tinysweep.metrics import METRICS
@@ -19,7 +20,7 @@ from tinysweep.search.space import plain_params
 from tinysweep.search.study import Status, status
 from tinysweep.settings.command_line import line, shown_folder
 from tinysweep.settings.compose import to_config
-from tinysweep.settings.schema import Config, DataName
+from tinysweep.settings.schema import Config
 
 WINNER = "winner"
 # What a trial notes of its run, by the names and types of its columns.
@@ -200,7 +201,7 @@ def write_experiment(folder: Path, choice: str, config: Config, origin: str) -> 
     """
     content = dataclasses.asdict(config)
     # Where data lies and what it runs on is for whoever runs it to say; but one's own images lie in one place.
-    own = config.data.name == DataName.image_folder
+    own = is_own(config.data.name)
     left_out = set(INCIDENTAL) - {"data.root"} if own else {*INCIDENTAL, DIGEST}
     for key in left_out:
         section, _, leaf = key.rpartition(".")

@@ -29,7 +29,8 @@ def register_schema() -> None:
     """
     store = ConfigStore.instance()
     schema = OmegaConf.structured(Config)
-    OmegaConf.set_struct(schema.model.options, False)  # they are named by the target
+    for section in (schema.data, schema.model):
+        OmegaConf.set_struct(section.options, False)  # they are named by the target
     store.store(name="schema", node=schema, replace=True)
     # Studies lie outside conf/: the project's own, and those in a folder sweeps/ where the command is typed.
     folders = (SWEEPS_FOLDER, Path("sweeps"))

@@ -9,7 +9,6 @@ import copy
 import difflib
 import math
 import os
-import re
 from dataclasses import Field, dataclass, field
 from enum import EnumType, StrEnum
 from numbers import Number
@@ -19,6 +18,7 @@ from typing import Any, cast, get_args, get_origin
 from omegaconf import DictConfig, OmegaConf
 
 from tinysweep.errors import ConfigError
+from tinysweep.targets import is_target
 
 AUTO = "auto"
 DEFAULT_ROOT = os.environ.get("TINYSWEEP_DATA") or "~/.cache/tinysweep"  # a variable that is empty counts as unset
@@ -29,6 +29,13 @@ class DataName(StrEnum):
     fashion_mnist = "fashion_mnist"
     kmnist = "kmnist"
     image_folder = "image_folder"
+    npz = "npz"
+    csv = "csv"
+    idx = "idx"
+    custom = "custom"
+
+
+_OWN_IMAGES = (DataName.image_folder, DataName.npz, DataName.csv, DataName.idx, DataName.custom)
 
 
 class Family(StrEnum):
@@ -256,20 +263,26 @@ class DataConfig(Section):
         28, "pixels a side that images are resized to", "[1, 1024]", only=(DataName.image_folder,)
     )
     colour: bool = setting(False, "three channels instead of grey", only=(DataName.image_folder,))
-    test_fraction: float = setting(
-        0.2, "part held out as test set if there is no test folder", "(0, 1)", only=(DataName.image_folder,)
-    )
+    test_fraction: float = setting(0.2, "part held out as test set if there is none", "(0, 1)", only=_OWN_IMAGES)
     digest: str | None = setting(
+        None, "what images must be there; a run and a sweep note it", only=_OWN_IMAGES, added=True
+    )
+    target: str | None = setting(
         None,
-        "what images the folder must hold; a run and a sweep note it",
-        only=(DataName.image_folder,),
+        "MODULE:NAME of a function of your own that loads the images",
+        only=(DataName.custom,),
         added=True,
+    )
+    options: dict[str, Any] = setting(
+        {}, "arguments of the target, each of any name", only=(DataName.custom,), added=True
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.root:
-            self.refuse("root", "must name a folder")
+            self.refuse("root", "must name a file or a folder")
+        if self.name == DataName.custom and not is_target(self.target):
+            self.refuse("target", "must be MODULE:NAME, such as mydata:load for the function load of mydata.py")
         if self.validation >= 1 and self.validation != int(self.validation):
             self.refuse("validation", "must be a whole number of images or a fraction below 1")
 
@@ -331,7 +344,7 @@ class ModelConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.family == Family.custom and not re.fullmatch(r"[\w.]+:[\w.]+", self.target or ""):
+        if self.family == Family.custom and not is_target(self.target):
             self.refuse("target", "must be MODULE:NAME, such as mynets:make for the function make of mynets.py")
         if not self.depth:
             self.refuse("depth", "must name at least one stage, such as [1,2,1]")
