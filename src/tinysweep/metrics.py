@@ -19,15 +19,22 @@ class Metric:
     higher_is_better: bool = False
     each_epoch: bool = False  # known after every epoch, so that a pruner can compare it
 
-    def text(self, value: float | None) -> str:
-        """A figure as people read it."""
+    def text(self, value: float | None, deviation: float | None = None) -> str:
+        """A figure as people read it, with its standard deviation if it is a mean of several that differ."""
         if value is None or not math.isfinite(value):
             return "–"
+        if deviation:
+            sd = f"{100 * deviation:.2f}" if self.format == PER_CENT else self.text(deviation).removesuffix(" s")
+            return f"{self.text(value)} ± {sd}"
         if self.format == PER_CENT:
             return f"{100 * value:.2f}%"
         if self.format == LOSS:
             return f"{value:.4f}"
         return f"{value:,.1f} s" if self.format == SECONDS else f"{value:,.0f}"
+
+    def possible(self, value: float) -> float:
+        """The nearest figure that can be: the interval of a mean of few seeds may end beyond."""
+        return min(1.0, max(0.0, value)) if self.format == PER_CENT else max(0.0, value)
 
     def difference(self, value: float) -> str:
         """A figure less another, with its sign."""

@@ -289,7 +289,7 @@ def test_the_identity_is_every_setting_but_where_and_on_what_a_run_runs() -> Non
         model=ModelConfig(stem_fraction=0.5, bottleneck=0.5, views=5, deskew=True),
         dropout=DropoutConfig(DropoutName.stage, 0.2),
     )
-    own = {"model.target", "model.options", "model.digest"}  # which no network of blocks has
+    own = {"model.target", "model.options", "model.digest", "data.target", "data.options"}  # of choices with one
     assert set(identity(added)) == LEAVES - set(INCIDENTAL) - own
     net = ModelConfig(family=Family.custom, target="mynets:make", options={"kernel": 5}, digest="source-0")
     assert set(identity(Config(model=net))) >= {"model.target", "model.options.kernel", "model.digest"}

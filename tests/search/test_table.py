@@ -30,6 +30,7 @@ from tinysweep.search.study import STATES, Status, status
 from tinysweep.search.table import (
     COLUMNS,
     Table,
+    merge_seeds,
     pareto_front,
     rank_trials,
     read_trials,
@@ -411,3 +412,36 @@ def test_the_winners_recipe_says_where_it_came_from_and_is_run_by_the_command_th
     _, recipe, command = winner(folder, {"model.width": 5})
     assert command == f"tinysweep --config-dir {str(folder).lstrip('/')} experiment=winner"
     assert recipe.model.width == 5, "a better winner replaces the last"
+
+
+# ---- seeds
+
+
+def repeated(number: int, width: int, seed: int, accuracy: float) -> FrozenTrial:
+    chosen = {"model.width": width, "trainer.seed": seed}
+    return trial(number, chosen=chosen, validation_accuracy=accuracy, validation_loss=1 - accuracy, params=width)
+
+
+def test_the_winner_is_a_configuration_not_the_luckiest_of_its_seeds() -> None:
+    wide = [repeated(0, 8, 0, 0.90), repeated(2, 8, 1, 0.99), repeated(4, 8, 2, 0.90)]
+    narrow = [repeated(1, 4, 0, 0.94), repeated(3, 4, 1, 0.95), repeated(5, 4, 2, 0.96)]
+    best, second = rank_trials([*wide, *narrow], ACCURACY)
+    assert (best.number, second.number) == (1, 0)
+    assert best.user_attrs["validation_accuracy"] == pytest.approx(0.95)
+    assert (best.user_attrs["seeds"], best.user_attrs["deviations"]["validation_accuracy"]) == (
+        3,
+        pytest.approx(0.01),
+    )
+    assert METRICS["validation_accuracy"].text(0.95, 0.01) == "95.00% ± 1.00"
+    assert wide[0].user_attrs["validation_accuracy"] == 0.90, "the trials themselves stay as they are"
+    assert [each.number for each in pareto_front([*wide, *narrow], ACCURACY)] == [1]
+
+
+def test_trials_that_differ_otherwise_or_have_no_seed_of_their_own_stay_apart() -> None:
+    apart = [
+        repeated(0, 8, 0, 0.9),
+        repeated(1, 4, 0, 0.9),
+        *(trial(n, chosen={"model.width": 8}) for n in (2, 3)),
+    ]
+    assert merge_seeds(apart) == apart
+    assert merge_seeds([trial(4, Status.failed), trial(5, Status.pruned)]) == []

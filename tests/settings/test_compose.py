@@ -34,7 +34,14 @@ CHOICES = sorted(
     for file in CONFIG_FOLDER.glob("*/*.yaml")
     if file.parent.name != "hydra"
 )
-NEEDS = {("data", "image_folder"): ["data.root=photos"], ("model", "custom"): ["model.target=mynets:make"]}
+NEEDS = {
+    ("data", "image_folder"): ["data.root=photos"],
+    ("data", "npz"): ["data.root=own.npz"],
+    ("data", "csv"): ["data.root=own.csv"],
+    ("data", "idx"): ["data.root=own"],
+    ("data", "custom"): ["data.target=mydata:load"],
+    ("model", "custom"): ["model.target=mynets:make"],
+}
 
 
 def test_every_group_has_a_choice() -> None:

@@ -92,7 +92,7 @@ def find_data(saved: "SavedModel", name: str | None, root: str | None) -> DataCo
         if name is None:
             raise ConfigError(
                 f"{saved.file} doesn't say what it was trained on, and there is no record beside it; give --data "
-                f"NAME ({', '.join(DataName)}) and, for images of your own, --root FOLDER"
+                f"NAME ({', '.join([*DATA_SETS, DataName.image_folder])}) and, for images of your own, --root FOLDER"
             )
         data = DataConfig(DataName(name))
         if name == DataName.image_folder:

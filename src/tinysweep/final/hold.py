@@ -166,9 +166,10 @@ def _row(each: RankedCandidate | FinalModel, metrics: tuple[str, str], judge: st
 
 def _mean(metric: str, found: Summary) -> str:
     mean = ALL_METRICS[metric].text(found.mean)
-    if found.sd is None:
+    if found.sd is None or found.low is None or found.high is None:
         return mean
-    sd, low, high = (_figure(metric, value) for value in (found.sd, found.low, found.high))
+    ends = map(ALL_METRICS[metric].possible, (found.low, found.high))
+    sd, low, high = (_figure(metric, value) for value in (found.sd, *ends))
     return f"{mean} ± {sd} [{low}, {high}]"
 
 

@@ -16,7 +16,7 @@ from tinysweep.report.style import status_name, value_text
 from tinysweep.results.verdict import Summary
 from tinysweep.results.view import StudyView
 from tinysweep.search.study import TRAINED, Status, status
-from tinysweep.search.table import metric
+from tinysweep.search.table import SEED, deviation, metric
 
 MOST_RANKED = 50
 MOST_REASONS = 40
@@ -262,16 +262,27 @@ def ranking(view: StudyView) -> PageTable:
     names = [*view.objectives, "validation_accuracy", "validation_loss", "params", "macs", "seconds"]
     shown = [METRICS[name] for name in dict.fromkeys(names)]
     rows: list[Row] = []
+    repeated = any("seeds" in trial.user_attrs for trial in view.completed)
+    searched = [
+        *(["seeds"] if repeated else []),
+        *(name for name in view.searched if not repeated or name != SEED),
+    ]
     for rank, trial in enumerate(view.completed[:MOST_RANKED], 1):
         figures = [metric(trial, one.name) for one in shown]
         rows.append([
             count_cell(rank),
             Number(str(trial.number), trial.number),
-            *(Number(one.text(figure), figure) for one, figure in zip(shown, figures, strict=True)),
-            *(_value(trial.params.get(name)) for name in view.searched),
+            *(Number(one.text(figure, deviation(trial, one.name)), figure)
+              for one, figure in zip(shown, figures, strict=True)),
+            *(_value(trial.params.get(name, trial.user_attrs.get(name))) for name in searched),
         ])  # fmt: skip
-    header = ["rank", "trial", *(one.label for one in shown), *view.searched]
-    return PageTable("ranked trials", header, rows, is_sortable=True)
+    header = ["rank", "trial", *(one.label for one in shown), *searched]
+    label = (
+        "configurations, ranked by the mean over their seeds, ± standard deviation"
+        if repeated
+        else "ranked trials"
+    )
+    return PageTable(label, header, rows, is_sortable=True)
 
 
 def _value(value: object) -> str | Number:

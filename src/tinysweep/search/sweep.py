@@ -32,7 +32,16 @@ from tinysweep.search.study import (
     is_being_trained,
     status,
 )
-from tinysweep.search.table import Table, metric, pareto_front, rank_trials, write_results, write_winner
+from tinysweep.search.table import (
+    SEED,
+    Table,
+    deviation,
+    metric,
+    pareto_front,
+    rank_trials,
+    write_results,
+    write_winner,
+)
 from tinysweep.settings.command_line import as_typed
 
 JUDGED_FROM = 10  # finished trials; a failure among fewer says little of a rate
@@ -251,8 +260,8 @@ class Sweep:
 
 
 def figure(trial: FrozenTrial, name: str) -> str:
-    """A metric of a completed trial."""
-    return METRICS[name].text(metric(trial, name))
+    """A metric of a completed trial, with its standard deviation over seeds if it is their mean."""
+    return METRICS[name].text(metric(trial, name), deviation(trial, name))
 
 
 def trial_line(trial: FrozenTrial, best: FrozenTrial | None, objective: str, rungs: bool = False) -> str:
@@ -279,11 +288,15 @@ def result(trials: list[FrozenTrial], objectives: list[str], searched: list[str]
     elsewhere = f"another sweep is at work on {running} more trial{'s' if running > 1 else ''}"
     if not best:
         return f"no trial has completed yet; {elsewhere}" if running else "no trial has completed"
+    what = "completed trials"
+    if any("seeds" in trial.user_attrs for trial in best):
+        what = "configurations, each with the mean ± standard deviation of its seeds,"
+        searched = ["seeds", *(name for name in searched if name != SEED)]
     weighed = objectives if len(objectives) > 1 else [*objectives, "params"]
     return "\n".join(
         [
             *([f"so far, as {elsewhere}:", ""] if running else []),
-            f"the best {min(SHOWN, len(best))} of {len(best)} completed trials by {aim_in_words(objectives[0])}:",
+            f"the best {min(SHOWN, len(best))} of {len(best)} {what} by {aim_in_words(objectives[0])}:",
             table(best[:SHOWN], searched),
             "",
             f"Pareto front: {' against '.join(map(aim_in_words, weighed))}",
@@ -302,7 +315,7 @@ def table(trials: list[FrozenTrial], searched: list[str]) -> str:
     names = ("validation_accuracy", "validation_loss", "params", "macs", "seconds")
     rows = [["trial", *(METRICS[name].header for name in names), *searched]]
     for trial in trials:
-        drawn = [_short(trial.params.get(name)) for name in searched]
+        drawn = [_short(trial.params.get(name, trial.user_attrs.get(name))) for name in searched]
         rows.append([str(trial.number), *(figure(trial, name) for name in names), *drawn])
     return indent(console.table(rows, "r" * len(rows[0])), console.GAP)
 

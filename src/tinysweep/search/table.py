@@ -1,6 +1,8 @@
 """What a study leaves for others: the table of its trials, the best of them, and the winner as a recipe."""
 
+import copy
 import dataclasses
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +25,7 @@ from tinysweep.settings.compose import to_config
 from tinysweep.settings.schema import Config
 
 WINNER = "winner"
+SEED = "trainer.seed"
 # What a trial notes of its run, by the names and types of its columns.
 NOTES = {
     **{name: metric.dtype for name, metric in METRICS.items() if name != "seconds"},
@@ -118,14 +121,43 @@ def metric(trial: FrozenTrial, name: str) -> float:
     return float(trial.user_attrs[name])
 
 
+def deviation(trial: FrozenTrial, name: str) -> float | None:
+    """The standard deviation of a figure of `merge_seeds` over the seeds; None of a single trial."""
+    found = trial.user_attrs.get("deviations")
+    return None if found is None else found.get(name)
+
+
+def merge_seeds(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The completed trials; of those that differ by nothing but their seed only the first, its figures being the
+    means of all of them: a configuration is to be compared with others, not the luckiest of its seeds. It notes
+    how many they are as `seeds`, and their standard deviations as `deviations`."""
+    completed = [trial for trial in trials if status(trial) == Status.complete]
+    alike: dict[str, list[FrozenTrial]] = {}
+    for trial in completed:
+        others = {name: value for name, value in sorted(trial.params.items()) if name != SEED}
+        alike.setdefault(repr(others) if SEED in trial.params else f"trial {trial.number}", []).append(trial)
+    return [group[0] if len(group) == 1 else _mean(group) for group in alike.values()]
+
+
+def _mean(group: list[FrozenTrial]) -> FrozenTrial:
+    mean = copy.copy(group[0])
+    known = [name for name in METRICS if all(trial.user_attrs.get(name) is not None for trial in group)]
+    columns = {name: [metric(trial, name) for trial in group] for name in known}
+    figures: dict[str, Any] = {name: statistics.fmean(values) for name, values in columns.items()}
+    deviations = {name: statistics.stdev(values) for name, values in columns.items()}
+    mean.user_attrs = {**mean.user_attrs, **figures, "seeds": len(group), "deviations": deviations}
+    return mean
+
+
 def _losses(trial: FrozenTrial, names: Sequence[str]) -> tuple[float, ...]:
     """Figures of a completed trial, turned so that less is better."""
     return tuple(METRICS[name].loss(metric(trial, name)) for name in names)
 
 
 def rank_trials(trials: list[FrozenTrial], objectives: list[str]) -> list[FrozenTrial]:
-    """The completed trials, best first: by the first objective, ties by validation loss, then by parameters."""
-    completed = [trial for trial in trials if status(trial) == Status.complete]
+    """The completed trials, best first: by the first objective, ties by validation loss, then by parameters. Those
+    that differ by their seed alone count as one."""
+    completed = merge_seeds(trials)
     names = [objectives[0], "validation_loss", "params"]
     return sorted(completed, key=lambda trial: (_losses(trial, names), trial.number))
 
@@ -185,7 +217,8 @@ def write_winner(folder: Path, study: str, best: FrozenTrial, composer: Composer
     with composer.compose(*overrides, *retrain).as_job() as settings:
         config = to_config(settings)
     changes = f", with {' '.join(retrain)}" if retrain else ""
-    origin = f"Trial {best.number} of the study {study}{changes}."
+    seeds = f", the best by the mean of {best.user_attrs['seeds']} seeds" if "seeds" in best.user_attrs else ""
+    origin = f"Trial {best.number} of the study {study}{seeds}{changes}."
     config = dataclasses.replace(
         resolve(config, describe(config.data)),
         name=f"{study}-{WINNER}",

@@ -280,7 +280,7 @@ class DataConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.root:
-            self.refuse("root", "must name a file or a folder")
+            self.refuse("root", "must name a folder or, for npz and csv, a file")
         if self.name == DataName.custom and not is_target(self.target):
             self.refuse("target", "must be MODULE:NAME, such as mydata:load for the function load of mydata.py")
         if self.validation >= 1 and self.validation != int(self.validation):
