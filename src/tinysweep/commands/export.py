@@ -90,9 +90,12 @@ def find_data(saved: "SavedModel", name: str | None, root: str | None) -> DataCo
         raise ConfigError(f"--data {name}: {saved.file} was trained on {data.name}; leave --data out")
     if data is None:
         if name is None:
+            from tinysweep.data.catalogue import DATA_SETS  # noqa: PLC0415
+
+            known = ", ".join([*DATA_SETS, DataName.image_folder])
             raise ConfigError(
                 f"{saved.file} doesn't say what it was trained on, and there is no record beside it; give --data "
-                f"NAME ({', '.join([*DATA_SETS, DataName.image_folder])}) and, for images of your own, --root FOLDER"
+                f"NAME ({known}) and, for images of your own, --root FOLDER"
             )
         data = DataConfig(DataName(name))
         if name == DataName.image_folder:

@@ -202,8 +202,8 @@ def interval_text(name: str, summary: Summary) -> str:
     """The ends of a mean's interval; one seed has none."""
     if summary.low is None or summary.high is None:
         return "–"
-    shown = ALL_METRICS[name].text
-    return f"{shown(summary.low).removesuffix('%')} – {shown(summary.high)}"
+    shown, possible = ALL_METRICS[name].text, ALL_METRICS[name].possible
+    return f"{shown(possible(summary.low)).removesuffix('%')} – {shown(possible(summary.high))}"
 
 
 def comparisons(final: Final) -> PageTable:
@@ -263,10 +263,7 @@ def ranking(view: StudyView) -> PageTable:
     shown = [METRICS[name] for name in dict.fromkeys(names)]
     rows: list[Row] = []
     repeated = any("seeds" in trial.user_attrs for trial in view.completed)
-    searched = [
-        *(["seeds"] if repeated else []),
-        *(name for name in view.searched if not repeated or name != SEED),
-    ]
+    searched = ["seeds", *(name for name in view.searched if name != SEED)] if repeated else [*view.searched]
     for rank, trial in enumerate(view.completed[:MOST_RANKED], 1):
         figures = [metric(trial, one.name) for one in shown]
         rows.append([
@@ -277,12 +274,8 @@ def ranking(view: StudyView) -> PageTable:
             *(_value(trial.params.get(name, trial.user_attrs.get(name))) for name in searched),
         ])  # fmt: skip
     header = ["rank", "trial", *(one.label for one in shown), *searched]
-    label = (
-        "configurations, ranked by the mean over their seeds, ± standard deviation"
-        if repeated
-        else "ranked trials"
-    )
-    return PageTable(label, header, rows, is_sortable=True)
+    what = "configurations, ranked by the mean over their seeds, ± standard deviation"
+    return PageTable(what if repeated else "ranked trials", header, rows, is_sortable=True)
 
 
 def _value(value: object) -> str | Number:
