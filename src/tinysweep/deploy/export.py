@@ -24,12 +24,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tinysweep import console
 from tinysweep.data.catalogue import DataShape
-from tinysweep.data.load import Images, describe, load, load_test
+from tinysweep.data.load import Images, class_names, describe, load, load_test
 from tinysweep.deploy.classifier import METADATA, OnnxModel
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.files import write_whole
 from tinysweep.run.checkpoint import SavedModel
-from tinysweep.run.labels import LabelNames, class_names
+from tinysweep.run.labels import LabelNames
 from tinysweep.settings.schema import DataConfig
 from tinysweep.training.device import Hardware
 
