@@ -25,8 +25,10 @@ Write a trained model as ONNX:
   model.onnx       float32, batch norm folded into the convolutions
   model.int8.onnx  quantised (QDQ, a scale a channel), calibrated on training
                    images
+  model.c, .h      with --c: the quantised model in C99, in integers, without
+                   heap or dependencies
 
-Both take raw pixels, uint8 (batch, channels, size, size) of 0 to 255, as many
+The ONNX files take raw pixels, uint8 (batch, channels, size, size) of 0 to 255, as many
 images at a time as you like, normalise them inside, and give logits, float32
 (batch, classes), of which softmax makes probabilities. Their metadata tell the
 data set and the names of the classes: all that tinysweep-predict needs.
@@ -40,6 +42,7 @@ EXAMPLES = """\
 examples:
   tinysweep-export outputs/sweeps/quick/trials/17
   tinysweep-export outputs/runs/2026-11-24/23-58-53-thorough --out deploy --calibration 5000
+  tinysweep-export outputs/sweeps/quick/trials/17 --c
   tinysweep-export elsewhere/model.pt --data mnist
   tinysweep-export outputs/runs/2026-11-25/10-12-40-cats --root /new/place/of/photos"""
 
@@ -56,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="FOLDER", help="where to write (default: beside the model)")
     calibration = "training images to calibrate on (default: %(default)s)"
     add("--calibration", type=int, default=CALIBRATION, metavar="N", help=calibration)
+    add("--c", action="store_true", help="write model.c and model.h as well, for microcontrollers")
     add("--no-int8", dest="int8", action="store_false", help="write model.onnx only")
     unknown = "the data set, where neither the model nor a record beside it tells"
     add("--data", choices=[name.value for name in DataName], help=unknown)
@@ -67,6 +71,8 @@ def export(options: argparse.Namespace) -> None:
     """Convert, check, write, quantise, write, and print what came of it."""
     if options.calibration < 1:
         raise ConfigError(f"--calibration {options.calibration} must be 1 at least: images to calibrate on")
+    if options.c and not options.int8:
+        raise ConfigError("--c writes the quantised model in C; leave out --no-int8")
     for package in ("onnx", "onnxruntime", "onnxscript"):
         require_package("tinysweep-export", package, "onnx")
     if not options.path.exists():
@@ -79,7 +85,7 @@ def export(options: argparse.Namespace) -> None:
     folder = options.out or saved.file.parent
     require_writable(folder)
     with outlasting_readers():
-        table = export_files(saved, data, folder, options.calibration if options.int8 else 0)
+        table = export_files(saved, data, folder, options.calibration if options.int8 else 0, as_c=options.c)
     print(f"\n{table}\n{NOTE}")
 
 

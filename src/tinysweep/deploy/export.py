@@ -25,6 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tinysweep import console
 from tinysweep.data.catalogue import DataShape
 from tinysweep.data.load import Images, class_names, describe, load, load_test
+from tinysweep.deploy.c import compiler, running_c, write_c
 from tinysweep.deploy.classifier import METADATA, OnnxModel
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.files import write_whole
@@ -55,10 +56,12 @@ class Measurement:
     milliseconds: float
 
 
-def export_files(saved: SavedModel, data: DataConfig, folder: Path, calibration: int) -> str:
-    """Write model.onnx and, calibrated on so many training images unless 0, model.int8.onnx, named like the model;
-    print what the checks find, and return a table of the files. A float model that differs from PyTorch isn't
-    written."""
+def export_files(
+    saved: SavedModel, data: DataConfig, folder: Path, calibration: int, *, as_c: bool = False
+) -> str:
+    """Write model.onnx and, calibrated on so many training images unless 0, model.int8.onnx, and that one `as_c`,
+    named like the model; print what the checks find, and return a table of the files. A float model that differs
+    from PyTorch isn't written."""
     try:
         shape = describe(data)
     except DataError as error:
@@ -91,7 +94,28 @@ def export_files(saved: SavedModel, data: DataConfig, folder: Path, calibration:
         write_whole(file, content)
         table.append(_row(file, slim, small, "ONNX Runtime"))
         warn_of_loss(plain.accuracy, small.accuracy)
+        if as_c:
+            table.append(_export_c(content, labels, folder / f"{saved.file.stem}.c", test, small))
     return console.table(table, "lrrrrl", rules=(0,))
+
+
+def _export_c(content: bytes, labels: LabelNames, file: Path, test: Images, small: Measurement) -> tuple[str, ...]:
+    """Write a quantised model in C, try it on the test images if there is a compiler, and return its row."""
+    made = write_c(content, labels, file.stem)
+    row = (file.name, f"{made.constants:,}", "", "", "", "not run: there is no C compiler")
+    said = "not tried, as there is no C compiler"
+    if compiler():
+        with running_c(made) as predict:
+            found = measure(predict, test)
+        same = int((found.logits.argmax(1) == small.logits.argmax(1)).sum())
+        equal = int((found.logits == small.logits).all(1).sum())
+        said = f"the same class as ONNX Runtime's int8 on {same:,} of the {len(test):,} test images"
+        said += f", the same logits on {equal:,}"
+        row = (*row[:3], f"{100 * found.accuracy:.2f}%", f"{found.milliseconds:.3f}", "C, in integers")
+    print(f"{file}: {said}; {made.constants:,} bytes of constants, {made.arena:,} of working memory", flush=True)
+    write_whole(file, made.source)
+    write_whole(file.with_suffix(".h"), made.header)
+    return row
 
 
 def _words(shape: DataShape) -> str:
