@@ -309,6 +309,11 @@ def test_a_choice_of_ones_own_is_found_in_conf_where_one_works(own: Path, comman
     assert ended.status == 0, ended.err
     assert "Conv2d 3x3" in ended.out
     assert "fewer than 5,000" in ended.out
+    (own / "conf/model/plain.yaml").write_text("family: custom\ntarget: ownnets:Net\n")
+    assert command("model=residual", main=inspect.main).status == 0, "what isn't chosen stands in nobody's way"
+    ended = command("model=plain", main=inspect.main)
+    assert (ended.status, ended.err.count("\n")) == (1, 1)
+    assert "model=plain is one of tinysweep's own choices, and " in ended.err
 
 
 @pytest.mark.usefixtures("mnist_root")

@@ -19,6 +19,7 @@ from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 from tinysweep.errors import ConfigError
 from tinysweep.settings.command_line import without_password
 from tinysweep.settings.schema import Config, type_in_words
+from tinysweep.settings.searchpath import OWN_CHOICES
 from tinysweep.settings.sweeper import SweeperConfig, chosen_with_slash
 
 NO_MAPPING = "must hold settings by name, such as trainer: {epochs: 6}"
@@ -148,6 +149,21 @@ def require_groups(hydra: HydraConf) -> None:
             raise ConfigError(
                 f"{group} must be one choice, and a defaults list leaves it out, or sets it to null or a list; "
                 "name one of its choices instead"
+            )
+    _require_distinct(hydra)
+
+
+def _require_distinct(hydra: HydraConf) -> None:
+    """Refuse a choice of tinysweep's whose name a file in conf/ where one works has too: that isn't read."""
+    folders = {source.provider: source.path for source in hydra.runtime.config_sources}
+    main, own = folders.get("main"), folders.get(OWN_CHOICES)
+    if not main or not own or Path(own).resolve() == Path(main).resolve():
+        return
+    for group, choice in hydra.runtime.choices.items():
+        mine = Path(own, group.partition("@")[0], f"{choice}.yaml")
+        if mine.is_file() and Path(main, mine.relative_to(own)).is_file():
+            raise ConfigError(
+                f"{group}={choice} is one of tinysweep's own choices, and {mine} has the same name; rename it"
             )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-OWN_FOLDER = "conf"
+OWN_CHOICES = "working-directory"  # what Hydra calls the source
 
 
 class OwnChoices(SearchPathPlugin):
@@ -13,6 +13,6 @@ class OwnChoices(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Add conf/ of the working directory, if there is one."""
-        folder = Path(OWN_FOLDER).absolute()
+        folder = Path("conf").absolute()
         if folder.is_dir():
-            search_path.append("working directory", f"file://{folder}")
+            search_path.append(OWN_CHOICES, f"file://{folder}")
