@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import re
 import shutil
 import signal
 import sqlite3
@@ -32,7 +33,7 @@ from tinysweep.data.load import Images, load_test
 from tinysweep.errors import DivergedError
 from tinysweep.final import candidates as final_candidates
 from tinysweep.final import runs as final_runs
-from tinysweep.final.candidates import Job, Stage
+from tinysweep.final.candidates import Job, Stage, time_in_words
 from tinysweep.final.race import run_race
 from tinysweep.final.results import read_final, validation_figures
 from tinysweep.final.runs import Run
@@ -349,6 +350,14 @@ def test_what_is_printed_shows_every_figure_and_the_choice(held: Held) -> None:
     for one in found["candidates"]:
         assert f"{one['validation_loss']['mean']:.4f} ± {one['validation_loss']['sd']:.4f}" in held.out
     assert found["choice"] in held.out
+    assert re.search(r"^up to 10 runs, about \d+ s at the pace of the study's trials$", held.out, re.MULTILINE)
+    assert [time_in_words(seconds) for seconds in (0.2, 99, 100, 6000, 12600)] == [
+        "1 s",
+        "99 s",
+        "2 min",
+        "1.7 h",
+        "3.5 h",
+    ]
     for words in (
         "Of 3 trials trained in the study s, 3 of them to their end, the best 2",
         "with trainer.epochs=2 on 2 seeds each",

@@ -1,6 +1,7 @@
 """Who takes part in a final, the best trials of a study, each with its whole recipe, and the baseline; and the
 plan of their runs, checked before anything is trained."""
 
+import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -17,8 +18,10 @@ from tinysweep.metrics import METRICS
 from tinysweep.network import budget
 from tinysweep.network.budget import Cost
 from tinysweep.results.view import StudyView, open_view
+from tinysweep.run.record import RunFolder
 from tinysweep.search.compose_trial import apply_overrides, digest, identity
 from tinysweep.search.space import plain_params
+from tinysweep.search.study import trial_path
 from tinysweep.settings.compose import compose
 from tinysweep.settings.schema import Config, DataConfig, DataName
 from tinysweep.training.device import hardware, usable_cores
@@ -42,6 +45,14 @@ class Candidate:
         data = self.held_out
         content = (data.digest or data.root) if is_own(data.name) else data.name
         return content, data.test_fraction, data.validation, data.split_seed
+
+
+def time_in_words(seconds: float) -> str:
+    """Such as "40 s", "25 min" or "3.5 h"."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    minutes = seconds / 60
+    return f"{round(minutes)} min" if minutes < 100 else f"{minutes / 60:.1f} h"
 
 
 class Stage(StrEnum):
@@ -138,7 +149,30 @@ class FinalPlan:
         judged = f"{seeds_in_words(self.selection_seeds)} with {self.held_out} held out"
         chosen = f"{trials} on {judged}, then " if self.selects else ""
         seeds = seeds_in_words(self.settings.seeds)
-        return [f"final of the study {self.view.name}: {chosen}{tested} on {seeds} and the test set", *self.notes]
+        lines = [f"final of the study {self.view.name}: {chosen}{tested} on {seeds} and the test set"]
+        if (seconds := self.estimate()) is not None:
+            lines.append(
+                f"up to {self.total} runs, about {time_in_words(seconds)} at the pace of the study's trials"
+            )
+        return [*lines, *self.notes]
+
+    def estimate(self) -> float | None:
+        """Seconds that all runs may take, by those of an epoch of each candidate's trial; None where no trial has
+        left them. The baseline is taken to be as fast as the others are on average."""
+        paces = {each.name: pace for each in self.candidates if (pace := self._pace(each.trial)) is not None}
+        if not paces:
+            return None
+        average = statistics.fmean(paces.values())
+        jobs = [*self.selection_jobs(), *self.test_jobs(self.roles(self.candidates).values())]
+        work = (job.config.trainer.epochs * paces.get(job.name, average) for job in jobs)
+        return sum(work) / min(self.workers, len(jobs))
+
+    def _pace(self, trial: int | None) -> float | None:
+        """Seconds of an epoch of a trial."""
+        if trial is None:
+            return None
+        history = RunFolder(self.view.folder / trial_path(trial)).read_history()
+        return statistics.fmean(epoch.seconds for epoch in history) if history else None
 
     def _find_notes(self, overrides: Sequence[str]) -> Iterator[str]:
         found, top, first = len(self.candidates), self.settings.top, self.candidates[0]
