@@ -86,7 +86,7 @@ def torch_logits(model: nn.Module, pixels: torch.Tensor) -> np.ndarray[Any, Any]
 
 # ---- the same model
 
-plain, residual, separable = Family
+plain, residual, separable = Family.plain, Family.residual, Family.separable
 slow = pytest.mark.slow
 KINDS = [
     ModelConfig(family=plain, head=Head.spatial, padding=False, stem_padding=True),

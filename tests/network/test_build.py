@@ -158,7 +158,7 @@ def test_channels_beyond_every_budget_are_refused(stages: int) -> None:
 # ---- shapes
 
 
-@pytest.mark.parametrize(("family", "head"), list(product(Family, Head)))
+@pytest.mark.parametrize(("family", "head"), list(product(BLOCKS, Head)))
 def test_every_family_and_head_gives_a_logit_for_each_class(family: Family, head: Head) -> None:
     torch.manual_seed(0)
     for channels, size, classes in ((1, 28, 10), (3, 32, 5), (2, 17, 2), (1, 8, 3)):
@@ -172,7 +172,7 @@ def test_every_family_and_head_gives_a_logit_for_each_class(family: Family, head
 
 
 def test_every_parameter_of_every_family_and_head_learns() -> None:
-    for family, head in product(Family, Head):
+    for family, head in product(BLOCKS, Head):
         torch.manual_seed(0)
         config = small(family=family, head=head, width=8, bias=True)
         model = build_model(config, MNIST)
@@ -330,7 +330,7 @@ def test_with_width_changes_the_width_alone() -> None:
 # ---- activations
 
 
-@pytest.mark.parametrize(("family", "head"), list(product(Family, Head)))
+@pytest.mark.parametrize(("family", "head"), list(product(BLOCKS, Head)))
 def test_the_activation_is_the_same_everywhere_and_costs_no_parameters(family: Family, head: Head) -> None:
     config = small(family=family, head=head, hidden=5)
     relu, silu = (build_model(replace(config, activation=kind), MNIST) for kind in Activation)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tinysweep.data.catalogue import DataShape
-from tinysweep.network.build import SpatialPool, build_model
+from tinysweep.network.build import BLOCKS, SpatialPool, build_model
 from tinysweep.settings.schema import Family, Head, ModelConfig, OptimizerConfig, OptimizerName
 from tinysweep.training.optimizer import Optimizer
 
@@ -51,7 +51,7 @@ def take_steps(
 
 
 @pytest.mark.parametrize("name", list(OptimizerName))
-@pytest.mark.parametrize(("family", "head"), list(product(Family, Head)))
+@pytest.mark.parametrize(("family", "head"), list(product(BLOCKS, Head)))
 def test_weights_decay_and_biases_and_norms_do_not(name: OptimizerName, family: Family, head: Head) -> None:
     model = network(family, head)
     before = copy.deepcopy(model)
