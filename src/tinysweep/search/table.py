@@ -157,7 +157,12 @@ def _losses(trial: FrozenTrial, names: Sequence[str]) -> tuple[float, ...]:
 def rank_trials(trials: list[FrozenTrial], objectives: list[str]) -> list[FrozenTrial]:
     """The completed trials, best first: by the first objective, ties by validation loss, then by parameters. Those
     that differ by their seed alone count as one."""
-    completed = merge_seeds(trials)
+    return rank_runs(merge_seeds(trials), objectives)
+
+
+def rank_runs(trials: Sequence[FrozenTrial], objectives: list[str]) -> list[FrozenTrial]:
+    """The completed trials in the same order, each by its own figures."""
+    completed = [trial for trial in trials if status(trial) == Status.complete]
     names = [objectives[0], "validation_loss", "params"]
     return sorted(completed, key=lambda trial: (_losses(trial, names), trial.number))
 
