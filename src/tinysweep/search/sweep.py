@@ -38,6 +38,7 @@ from tinysweep.search.table import (
     deviation,
     metric,
     pareto_front,
+    rank_runs,
     rank_trials,
     write_results,
     write_winner,
@@ -163,7 +164,7 @@ class Sweep:
         grid = plan.points if plan.is_grid else None
         proposer = Proposer(study, plan.space, plan.composer, plan.n_trials, start=plan.start, grid=grid)
         trials = study.trials()
-        self.best = next(iter(rank_trials(trials, plan.objectives)), None)
+        self.best = next(iter(rank_runs(trials, plan.objectives)), None)
         with console.Progress(plan.total, "trials", study.count(trials, *TRAINED)) as progress:
             self.progress = progress
             jobs = Jobs(study, plan.objectives, plan.launch, proposer.propose, self._report_trial)
@@ -183,7 +184,7 @@ class Sweep:
         """Say what became of a trial that has just been trained."""
         aim = self.plan.objectives[0]
         if status(trial) == Status.complete:
-            self.best = rank_trials([trial, *([self.best] if self.best else [])], self.plan.objectives)[0]
+            self.best = rank_runs([trial, *([self.best] if self.best else [])], self.plan.objectives)[0]
             self.progress.describe(f"best {figure(self.best, aim)}")
         self.progress.print(trial_line(trial, self.best, aim, bool(self.plan.config.rungs)))
         if status(trial) != Status.interrupted:
