@@ -97,7 +97,9 @@ def tiles(view: StudyView, final: Final | None) -> list[Tile]:
 
 def _best_tile(view: StudyView, name: str) -> Tile:
     best = min(view.completed, key=lambda trial: METRICS[name].loss(metric(trial, name)))
-    return Tile(f"best {METRICS[name].label}", METRICS[name].text(metric(best, name)), f"trial {best.number}")
+    seeds = best.user_attrs.get("seeds")
+    of = f"mean of {seeds} seeds, as trial {best.number}" if seeds else f"trial {best.number}"
+    return Tile(f"best {METRICS[name].label}", METRICS[name].text(metric(best, name)), of)
 
 
 def _size_tile(view: StudyView, winner: FinalModel | None) -> Tile:
