@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict, dataclass
 
-from tinysweep.data.load import class_names
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.settings.schema import DataConfig, DataName
 
@@ -31,6 +30,8 @@ class LabelNames:
 
 def class_names_if_there(config: DataConfig, classes: int) -> tuple[str, ...]:
     """The names of so many classes, or their numbers where data of the user's own is gone or has others by now."""
+    from tinysweep.data.load import class_names  # noqa: PLC0415 what runs an exported model needs no torch
+
     try:
         names = class_names(config)
     except (ConfigError, DataError):
