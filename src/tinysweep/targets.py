@@ -22,6 +22,9 @@ INSTALLED = tuple(Path(sysconfig.get_path(key)).resolve() for key in ("purelib",
 OURS = Path(__file__).parent
 
 
+_place: Path | None = None
+
+
 def is_target(text: str | None) -> bool:
     """Whether a text has the form MODULE:NAME."""
     return re.fullmatch(r"[\w.]+:[\w.]+", text or "") is not None
@@ -95,6 +98,17 @@ class Target:
             raise ConfigError(f"{self.shown} has arguments that Python can't name; wrap it") from error
 
 
+def look_in(folder: Path | None) -> None:
+    """Look for modules in this folder, where a command was typed whose job may run elsewhere; None: wherever one
+    works."""
+    global _place  # noqa: PLW0603
+    _place = folder
+
+
+def _folder() -> Path:
+    return _place or Path.cwd()
+
+
 def forget() -> None:
     """Look anew for every target, as a new process does."""
     _find.cache_clear()
@@ -110,7 +124,7 @@ def _find(target: Target) -> Callable[..., Any]:
         found: Any = _import(name)
     except (Exception, SystemExit) as error:  # the latter of a script that reads its command line when imported
         if isinstance(error, ModuleNotFoundError) and error.name in (name, name.partition(".")[0]):
-            where = f"in {Path.cwd()}, nor is one installed"
+            where = f"in {_folder()}, nor is one installed"
             raise ConfigError(f"{target.shown}: there is no module {error.name} {where}") from error
         raise ConfigError(f"{target.shown} can't be imported: it {failed(error)}") from error
     for part in attribute.split("."):
@@ -125,7 +139,7 @@ def _find(target: Target) -> Callable[..., Any]:
 
 def _import(name: str) -> ModuleType:
     """A module; one in the folder where one works comes before an installed one of its name."""
-    here = str(Path.cwd())
+    here = str(_folder())
     sys.path.insert(0, here)
     try:
         return importlib.import_module(name)

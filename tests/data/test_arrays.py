@@ -70,7 +70,8 @@ def labelled(images: Images) -> list[tuple[bytes, int]]:
 def _own(place: Path) -> Iterator[None]:
     """A folder of one's own, and nothing of it kept."""
     yield
-    sys.modules.pop("owndata", None)
+    for name in ("owndata", "ownragged"):
+        sys.modules.pop(name, None)
     targets.forget()
     arrays._last.clear()
     sys.path[:] = [entry for entry in sys.path if entry != str(place)]
@@ -135,6 +136,15 @@ def test_a_file_that_changes_is_read_anew_and_refused_where_it_was_pinned(place:
         load(pinned)
 
 
+def test_data_read_otherwise_from_one_place_has_a_digest_of_its_own(place: Path) -> None:
+    digests: dict[str, str] = {}
+    config = write_npz(place, x_test=None, y_test=None)
+    found = [pin(replace(config, test_fraction=part), digests) for part in (0.2, 0.4, 0.2)]
+    assert found[0].digest == found[2].digest != found[1].digest
+    for each in found:
+        load(each)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -148,6 +158,7 @@ def test_a_file_that_changes_is_read_anew_and_refused_where_it_was_pinned(place:
         ({"x_train": X.astype(str)}, "images must be numbers"),
         ({"y_train": np.eye(3)[Y]}, r"labels have shape \(60, 3\).*argmax"),
         ({"y_train": Y + 0.5}, "labels must be whole numbers or names, not 0.5"),
+        ({"y_train": Y.astype(complex)}, "labels must be whole numbers or names, one for each image"),
         ({"y_train": np.zeros(60)}, "at least two classes, but there is 1"),
         ({"y_test": np.full(30, 8)}, "test images have the class 8, which no training image has"),
         ({"x_test": X_TEST[:, :10, :10]}, "test images are 1x10x10, but training images 1x12x12"),
@@ -185,6 +196,9 @@ def test_a_function_that_returns_something_else_is_refused(place: Path) -> None:
     (place / "owndata.py").write_text("def load(): return 5\n\n\ndef fails(): raise ValueError('no')\n")
     with pytest.raises(DataError, match=r"data.target=owndata:load must return \(x_train, y_train\)"):
         load(replace(config, options={}))
+    (place / "ownragged.py").write_text("def load(): return {'x_train': [[1], [1, 2]], 'y_train': [0, 1]}\n")
+    with pytest.raises(DataError, match="what it returns makes no arrays"):
+        load(replace(config, target="ownragged:load", options={}))
     with pytest.raises(ConfigError, match=r"data.options.file=own.npz: owndata:load has no argument file"):
         load(config)
     with pytest.raises(ConfigError, match=r"owndata:fails raises ValueError: no \(owndata.py, line 4\)"):

@@ -19,10 +19,19 @@ from conftest import Command
 from tinysweep import targets
 from tinysweep.commands import inspect, train
 from tinysweep.data.catalogue import DataShape
+from tinysweep.data.load import Data
 from tinysweep.errors import ConfigError, DataError
 from tinysweep.network.budget import measure, resolve
 from tinysweep.network.build import build_model
-from tinysweep.settings.schema import BudgetConfig, Config, DropoutConfig, DropoutName, Family, ModelConfig
+from tinysweep.settings.schema import (
+    BudgetConfig,
+    Config,
+    DropoutConfig,
+    DropoutName,
+    Family,
+    ModelConfig,
+    TrainerConfig,
+)
 from tinysweep.targets import Target
 
 MNIST = DataShape(1, 28, 10)
@@ -314,6 +323,47 @@ def test_a_choice_of_ones_own_is_found_in_conf_where_one_works(own: Path, comman
     ended = command("model=plain", main=inspect.main)
     assert (ended.status, ended.err.count("\n")) == (1, 1)
     assert "model=plain is one of tinysweep's own choices, and " in ended.err
+
+
+def test_what_is_costed_is_what_is_trained(own: Path, made_data: Data) -> None:
+    (own / "ownchanging.py").write_text(
+        "from torch import nn\n\nmade = []\n\n\nclass Thaws(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.first, self.last = nn.Linear(784, 4), nn.Linear(4, 10)\n"
+        "        self.first.requires_grad_(False)\n\n"
+        "    def forward(self, x):\n        self.first.requires_grad_(self.training)\n"
+        "        return self.last(self.first(x.flatten(1)))\n\n\n"
+        "def grows():\n    made.append(0)\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, len(made)), nn.Linear(len(made), 10))\n\n\n"
+        "def lazy():\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))\n"
+    )
+    trainer = TrainerConfig(epochs=1, batch_size=50, threads=1)
+
+    def network(name: str) -> Config:
+        target = ModelConfig(family=Family.custom, target=f"ownchanging:{name}", width=1)
+        return Config(model=target, trainer=trainer)
+
+    with pytest.raises(ConfigError, match="to be costed, and now one of"):
+        tinysweep.fit(network("grows"), made_data)
+    with pytest.raises(ConfigError, match="has lazy layers"):
+        tinysweep.gate(network("lazy"), MNIST)
+    thaws = network("Thaws")
+    assert tinysweep.gate(thaws, MNIST).params == 50
+    torch.manual_seed(trainer.seed)
+    before = build_model(thaws.model, MNIST).state_dict()
+    after = tinysweep.fit(thaws, made_data).model[1].state_dict()  # type: ignore[index]
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"0.network.last.weight", "0.network.last.bias"}, (
+        "what was frozen when it was counted stays so"
+    )
+
+
+@pytest.mark.usefixtures("mnist_root")
+def test_a_run_that_changes_its_folder_finds_the_module_where_it_was_typed(own: Path, command: Command) -> None:
+    words = ("model=custom", "model.target=ownnets:Net", "model.width=2", "hydra.job.chdir=true", *TINY)
+    ended = command(*words)
+    os.chdir(own)
+    assert ended.status == 0, ended.err
 
 
 @pytest.mark.usefixtures("mnist_root")

@@ -27,6 +27,7 @@ from tinysweep.settings.compose import (
 )
 from tinysweep.settings.explain import ONE_CHOICE, explain, require_groups, require_words
 from tinysweep.settings.schema import Config
+from tinysweep.targets import look_in
 from tinysweep.terminal import FULL_ERROR, errors_in_a_line, version_line
 
 WHITELIST = (f"{__name__}.Hooks",)
@@ -47,6 +48,7 @@ def command(task: Callable[[Config], object], sweeps: bool = True, usage: str | 
             if not one_run:
                 require_own_sweeper(own, sweeps)
             require_groups(own)
+            look_in(Path(own.runtime.cwd))
             config = with_data_from(Path(own.runtime.cwd), to_config(composed))
             Hooks.stage = "working"
             return task(config)
@@ -55,6 +57,7 @@ def command(task: Callable[[Config], object], sweeps: bool = True, usage: str | 
                 raise PastHydra(error) from error
             raise  # that of a job is its sweeper's to judge
         finally:
+            look_in(None)
             if not one_run:
                 new_folders[:] = [own.runtime.output_dir]  # in a study's folder
             drop_new_folders()

@@ -5,6 +5,7 @@ Whatever they come as, they become uint8 pixels and labels from 0, with the clas
 
 import hashlib
 import re
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,11 +81,16 @@ def read(config: DataConfig) -> Arrays:
         ConfigError: the function of the user's own can't be found or fails.
         DataError: there is no such file, or it holds something else.
     """
-    key = (config.name, config.root, config.target, repr(config.options), config.test_fraction, _times(config))
+    key = (place(config), _times(config))
     if key not in _last:
         _last.clear()
         _last[key] = _read(config)
     return _last[key]
+
+
+def place(config: DataConfig) -> str:
+    """What tells one data set from another, as long as no file changes."""
+    return repr((config.name.value, config.root, config.target, config.options, config.test_fraction))
 
 
 def _times(config: DataConfig) -> tuple[tuple[str, int, int], ...]:
@@ -124,7 +130,7 @@ def _read_npz(config: DataConfig) -> Raw:
     try:
         archive = np.load(file, allow_pickle=False)
         held = {name: archive[name] for name in getattr(archive, "files", ())}  # a .npy is an array itself
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         objects = "pickled" in str(error)  # NumPy advises to trust the file
         reason = "it is none, or one of Python objects" if objects else first_line(error)
         raise DataError(f"{file} can't be read as a .npz file of arrays: {reason}") from error
@@ -175,12 +181,19 @@ def _load_custom(config: DataConfig) -> Raw:
     """What a function returns: (x_train, y_train), or that and (x_test, y_test), or arrays by these names."""
     target = Target("data.target", config.target or "")
     made = target.call({"root": str(Path(config.root).expanduser())}, config.options)
+    try:
+        return _as_raw(made, target.shown)
+    except ValueError as error:
+        raise DataError(f"{target.shown}: what it returns makes no arrays: {first_line(error)}") from error
+
+
+def _as_raw(made: Any, where: str) -> Raw:
     if isinstance(made, dict):
-        return _by_name(made, target.shown)
+        return _by_name(made, where)
     pairs = made if _is_pairs(made) else (made,)
     if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs) or len(pairs) > 2:
         raise DataError(
-            f"{target.shown} must return (x_train, y_train), or ((x_train, y_train), (x_test, y_test)), or a "
+            f"{where} must return (x_train, y_train), or ((x_train, y_train), (x_test, y_test)), or a "
             "dict of arrays by these names"
         )
     return {part: (np.asarray(images), np.asarray(labels))
@@ -254,6 +267,12 @@ def _number_labels(labels: dict[str, Array]) -> tuple[tuple[str, ...], dict[str,
     """The names of the classes, sorted, and the labels as their places among them."""
     flat = {part: each.reshape(-1) if each.shape[1:] in ((), (1,)) else each for part, each in labels.items()}
     for part, each in flat.items():
+        if each.dtype.kind == "O" and all(isinstance(name, str) for name in each.flat):
+            flat[part] = each.astype(str)
+        elif each.dtype.kind not in "iufbU":
+            raise DataError(
+                f"{part}: labels must be whole numbers or names, one for each image, not {_form(each)}"
+            )
         if each.ndim != 1:
             raise DataError(
                 f"{part}: labels have shape {each.shape}; there must be one an image, so of one-hot rows argmax(1)"

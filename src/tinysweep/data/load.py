@@ -99,7 +99,7 @@ def check(configs: Sequence[DataConfig], *, images: bool = True) -> None:
     """See to it that each of these will load: that the data is there and undamaged, fetched if need be, that there
     are as many images as are asked for, and enough of each class, and, unless `images` is false, that those of a
     folder can be read, which takes about as long as to load them."""
-    for config in {(config.root, config.digest): config for config in configs}.values():
+    for config in {(_place(config), config.digest): config for config in configs}.values():
         _require_digest(config)
     labels_of = functools.cache(_labels)
     folders: dict[tuple[str, float], DataConfig] = {}
@@ -129,9 +129,14 @@ def pin(config: DataConfig, digests: dict[str, str] | None = None) -> DataConfig
     if not is_own(config.name) or config.digest is not None:
         return found
     digests = {} if digests is None else digests
-    if found.root not in digests:
-        digests[found.root] = _content_digest(config)  # whose errors name the place as it was typed
-    return replace(found, digest=digests[found.root])
+    if (place := _place(found)) not in digests:
+        digests[place] = _content_digest(config)  # whose errors name the place as it was typed
+    return replace(found, digest=digests[place])
+
+
+def _place(config: DataConfig) -> str:
+    """What tells images of the user's own from others: where they lie and, of arrays, how they are read."""
+    return config.root if config.name == DataName.image_folder else arrays.place(config)
 
 
 def with_absolute_root(config: DataConfig) -> DataConfig:

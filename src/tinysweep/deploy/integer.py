@@ -117,7 +117,8 @@ def fraction(factor: float) -> tuple[int, int]:
     whole = round(mantissa * 2**31)
     if whole == 2**31:
         whole, exponent = whole // 2, exponent + 1
-    return whole, 31 - exponent
+    shift = 31 - exponent
+    return (whole, shift) if shift <= 62 else (whole >> (shift - 62), 62)  # what 64 bits can be shifted by
 
 
 def read_program(content: bytes) -> Program:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import BudgetError, ConfigError
@@ -91,12 +90,17 @@ def _measure_on(device: str, config: ModelConfig, shape: DataShape, dropout: Dro
         model = build_model(dataclasses.replace(config, views=1), shape, dropout)
     image = (shape.channels, shape.size, shape.size)
     layers = [] if config.family == Family.custom else _known_layers(model, image)
-    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    trainable = count_trainable(model)
     if not layers or sum(layer.params for layer in layers) != trainable:  # two may share their weights
         layers = _passed_layers(model, shape, f"model.target={config.target}")
     layers = layers if config.views == 1 else _seen_often(layers, config.views, image)
     frozen = sum(weight.numel() for weight in model.parameters() if not weight.requires_grad)
     return Cost(tuple(layers), frozen, sum(buffer.numel() for buffer in model.buffers()))
+
+
+def count_trainable(model: nn.Module) -> int:
+    """The parameters that training moves, shared ones once."""
+    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
 def _seen_often(layers: list[LayerCost], views: int, image: Shape) -> list[LayerCost]:
@@ -141,6 +145,8 @@ class _Meter:
     """Notes what each layer of a model makes and costs, while a forward pass goes through it."""
 
     def __init__(self, model: nn.Module) -> None:
+        from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 few need it, and it imports a compiler
+
         self.model = model
         self.flops = FlopCounterMode(display=False)  # of the operations that multiply, whatever layer calls them
         self.layers: list[LayerCost] = []

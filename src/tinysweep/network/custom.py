@@ -1,6 +1,7 @@
 """A network of one's own: made by what model.target names, and held to what every network gives."""
 
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import ConfigError
@@ -43,6 +44,8 @@ def build_custom(config: ModelConfig, shape: DataShape) -> Custom:
     network = target.call({"width": config.width, "shape": shape}, config.options)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{target.shown} returns {article(network)}; it must return a torch.nn.Module")
+    if any(isinstance(weight, UninitializedParameter) for weight in network.parameters()):
+        raise ConfigError(f"{target.shown} has lazy layers, whose size isn't known when they are made; give sizes")
     return Custom(network)
 
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinysweep.data.load import Data, Images
-from tinysweep.errors import DivergedError
-from tinysweep.network.budget import gate
+from tinysweep.errors import ConfigError, DivergedError
+from tinysweep.network.budget import count_trainable, gate
 from tinysweep.network.build import Views, build_model, layout
 from tinysweep.settings.schema import AugmentationConfig, Config
 from tinysweep.training.augment import augment
@@ -109,11 +109,16 @@ def fit(
         DivergedError: the training or validation loss of an epoch is not a finite number.
     """
     config.check()
-    gate(config, data.shape)
+    cost = gate(config, data.shape)
     machine, start = hardware(config.trainer), time.perf_counter()
     with machine.in_use(), torch.random.fork_rng():
         torch.manual_seed(config.trainer.seed)
         training = _Training(config, data, machine)
+        if (count := count_trainable(training.model)) != cost.params:
+            raise ConfigError(
+                f"model.target={config.model.target} made a network of {cost.params:,} trainable parameters to be "
+                f"costed, and now one of {count:,}; it must make the same one whenever it is called"
+            )
         if state:
             training.restore(state)
         while len(training.history) < config.trainer.epochs:

@@ -46,8 +46,10 @@ class Optimizer:
 
     def __init__(self, config: OptimizerConfig, model: nn.Module) -> None:
         self.config, self.adaptive = config, config.name == OptimizerName.adamw
-        weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-        vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+        # Only what the budget counts, even if a network of the user's own thaws the others later.
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        weights = [parameter for parameter in trainable if parameter.ndim > 1]
+        vectors = [parameter for parameter in trainable if parameter.ndim <= 1]
         self.groups = [
             Group(list[Tensor](weights), config.weight_decay, self.adaptive),
             Group(list[Tensor](vectors), 0.0, self.adaptive),
