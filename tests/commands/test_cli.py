@@ -469,7 +469,7 @@ def test_a_multirun_leaves_a_record_for_each_value(command: Command, place: Path
     assert {record["state"] for record in records} == {"complete"}
     assert records[0]["metrics"] != records[1]["metrics"]
     assert {record["metrics"]["test_accuracy"] for record in records} == {None}
-    assert ended.out.count("2 of 2 completed trials") == 1
+    assert ended.out.count("the best 1 of 1 configurations, each with the mean ± standard deviation") == 1
     assert "test accuracy" not in ended.out
 
 
