@@ -1,5 +1,6 @@
 """Runs of a final in processes of their own: what becomes of them when a worker, or their command, dies."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -42,12 +43,17 @@ def jobs(images: Path, folder: Path, *epochs: int) -> list[Job]:
 
 
 def workers() -> list[psutil.Process]:
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "loky.backend.popen" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # one that was killed is gone, or not yet collected
+            found += [child] if "loky.backend.popen" in " ".join(child.cmdline()) else []
+    return found
 
 
 def kill_a_worker() -> None:
-    workers()[0].kill()
+    while not (there := workers()):  # one pool has ended, and the next has not begun
+        time.sleep(0.02)
+    there[0].kill()
 
 
 def states(folder: Path, *numbers: int) -> list[str]:
