@@ -26,8 +26,9 @@ from tinysweep.files import write_whole
 from tinysweep.network.build import build_model
 from tinysweep.settings.schema import DEFAULT_ROOT, Config
 from tinysweep.training.device import hardware
-from tinysweep.training.loop import evaluate, fit
+from tinysweep.training.loop import fit
 from tinysweep.training.optimizer import Optimizer
+from tinysweep.training.score import evaluate
 from tinysweep.training.step import EAGER_STEPS, RecordedStep, Step
 
 RESULT = Path(__file__).with_suffix(".csv")

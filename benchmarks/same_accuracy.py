@@ -28,7 +28,8 @@ from tinysweep.files import write_whole
 from tinysweep.results.verdict import summarise, welch_p_value
 from tinysweep.settings.schema import DEFAULT_ROOT, Config, Precision
 from tinysweep.training.device import hardware, usable_cores
-from tinysweep.training.loop import Normalise, evaluate, fit
+from tinysweep.training.loop import Normalise, fit
+from tinysweep.training.score import evaluate
 
 RESULT = Path(__file__).with_suffix(".csv")
 MEAN, STD = (0.1307,), (0.3081,)  # as the straightforward loop has them

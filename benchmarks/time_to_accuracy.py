@@ -22,7 +22,8 @@ from tinysweep.data.download import obtain
 from tinysweep.data.load import Data, load, load_test
 from tinysweep.settings.schema import Config, Precision
 from tinysweep.training.device import hardware, usable_cores
-from tinysweep.training.loop import evaluate, fit
+from tinysweep.training.loop import fit
+from tinysweep.training.score import evaluate
 
 RESULT = Path(__file__).with_suffix(".csv")
 WANTED = 0.994

@@ -18,7 +18,7 @@ from tinysweep.network.build import Views
 from tinysweep.run.checkpoint import load as load_model
 from tinysweep.run.record import Record, RunFolder
 from tinysweep.training.device import hardware
-from tinysweep.training.loop import evaluate
+from tinysweep.training.score import evaluate
 
 
 def images_of(record: Record, test: bool) -> Images:

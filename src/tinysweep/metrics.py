@@ -1,10 +1,11 @@
 """The metrics: the only place that knows which way is better, what each is called and how it is written."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
-PER_CENT, LOSS, COUNT, SECONDS = "per cent", "loss", "count", "seconds"
+PER_CENT, LOSS, COUNT, SECONDS, SCORE = "per cent", "loss", "count", "seconds", "score"
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Metric:
     label: str
     title: str
     header: str
-    format: str  # PER_CENT, LOSS, COUNT or SECONDS
+    format: str  # PER_CENT, LOSS, COUNT, SECONDS or SCORE
     higher_is_better: bool = False
     each_epoch: bool = False  # known after every epoch, so that a pruner can compare it
 
@@ -28,12 +29,14 @@ class Metric:
             return f"{self.text(value)} ± {sd}"
         if self.format == PER_CENT:
             return f"{100 * value:.2f}%"
-        if self.format == LOSS:
+        if self.format in (LOSS, SCORE):
             return f"{value:.4f}"
         return f"{value:,.1f} s" if self.format == SECONDS else f"{value:,.0f}"
 
     def possible(self, value: float) -> float:
         """The nearest figure that can be: the interval of a mean of few seeds may end beyond."""
+        if self.format == SCORE:
+            return value
         return min(1.0, max(0.0, value)) if self.format == PER_CENT else max(0.0, value)
 
     def difference(self, value: float) -> str:
@@ -42,7 +45,7 @@ class Metric:
             return "same"
         if self.format == PER_CENT:
             return f"{100 * value:+.2f} points"
-        if self.format == LOSS:
+        if self.format in (LOSS, SCORE):
             return f"{value:+.2g}"
         return f"{value:+,.1f} s" if self.format == SECONDS else f"{value:+,.0f}"
 
@@ -61,13 +64,48 @@ class Metric:
         return "maximize" if self.higher_is_better else "minimize"
 
 
+class Metrics(dict[str, Metric]):
+    """Metrics by name. One of a user's own, which `metrics.NAME` computes, is made of its name when asked for."""
+
+    def __missing__(self, name: str) -> Metric:
+        if found := _own(name):
+            return found
+        raise KeyError(name)
+
+    def find(self, name: str) -> Metric | None:
+        """The metric of this name, a user's own included; None if the name is that of something else."""
+        return self.get(name) or _own(name)
+
+
+def _own(name: str) -> Metric | None:
+    """A metric of a user's own; of all of these more is better, as only their function knows what they are."""
+    known = re.fullmatch(r"(validation|test)_([a-zA-Z]\w*)", name)
+    if not known:
+        return None
+    label = name.replace("_", " ")
+    header = name.removeprefix("validation_").replace("_", " ")
+    return Metric(name, label, label, header, SCORE, higher_is_better=True, each_epoch=known[1] == "validation")
+
+
+def _share(name: str, label: str, header: str) -> Metric:
+    """A metric of validation images between 0 and 1, of which more is better."""
+    return Metric(name, label, f"{label}, %", header, PER_CENT, higher_is_better=True, each_epoch=True)
+
+
+# Further figures of the images that a model is evaluated on, by their names in records and in sentences.
+FURTHER = {
+    "macro_f1": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+    "worst_class_accuracy": "worst-class accuracy",
+}
 _ROWS = (
-    Metric(
-        "validation_accuracy", "validation accuracy", "validation accuracy, %", "accuracy", PER_CENT,
-        higher_is_better=True, each_epoch=True,
-    ),
+    _share("validation_accuracy", "validation accuracy", "accuracy"),
     Metric(
         "validation_loss", "validation loss", "validation loss (cross-entropy)", "loss", LOSS, each_epoch=True
+    ),
+    *(
+        _share(f"validation_{name}", f"validation {label}", label.replace(" ", "\n"))
+        for name, label in FURTHER.items()
     ),
     Metric("params", "parameters", "trainable parameters", "params", COUNT),
     Metric("macs", "MACs", "multiply-accumulates an image", "MACs", COUNT),
@@ -76,12 +114,18 @@ _ROWS = (
     ),
     Metric("seconds", "training time", "training time, s", "seconds", SECONDS),
 )  # fmt: skip
-METRICS = {metric.name: metric for metric in _ROWS}  # what a study can aim for
-TEST_METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("test_accuracy", "test accuracy", "test accuracy, %", "test\naccuracy", PER_CENT, True),
-        Metric("test_loss", "test loss", "test loss (cross-entropy)", "test\nloss", LOSS),
-    )
-}  # known of finals and single runs, never of trials
-ALL_METRICS = METRICS | TEST_METRICS
+METRICS = Metrics({metric.name: metric for metric in _ROWS})  # what a study can aim for
+TEST_METRICS = Metrics(
+    {
+        metric.name: metric
+        for metric in (
+            Metric("test_accuracy", "test accuracy", "test accuracy, %", "test\naccuracy", PER_CENT, True),
+            Metric("test_loss", "test loss", "test loss (cross-entropy)", "test\nloss", LOSS),
+            *(
+                Metric(f"test_{name}", f"test {label}", f"test {label}, %", f"test\n{label}", PER_CENT, True)
+                for name, label in FURTHER.items()
+            ),
+        )
+    }
+)  # known of finals and single runs, never of trials
+ALL_METRICS = Metrics(METRICS | TEST_METRICS)

@@ -47,7 +47,7 @@ from tinysweep.search.table import read_trials
 from tinysweep.settings.compose import CONFIG_FOLDER, compose, register_schema, to_config
 from tinysweep.settings.schema import Config, DataConfig, DataName, ModelConfig, Precision, TrainerConfig
 from tinysweep.training import loop as training
-from tinysweep.training.loop import Score
+from tinysweep.training.score import Score
 
 SHAPE = DataShape(1, 12, 3)
 BASELINE_NAME = "era_seed"

@@ -11,7 +11,8 @@ from tinysweep.run.record import Record, RunFolder, State
 from tinysweep.search.table import COLUMNS
 from tinysweep.settings.schema import Config
 from tinysweep.training.device import Hardware
-from tinysweep.training.loop import Epoch, Score
+from tinysweep.training.loop import Epoch
+from tinysweep.training.score import Score
 
 
 def trial(number: int, accuracy: float | None, loss: float | None, params: int, **more: Any) -> dict[str, Any]:

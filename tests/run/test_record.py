@@ -29,7 +29,8 @@ from tinysweep.settings.schema import (
     ModelConfig,
 )
 from tinysweep.training.device import Hardware
-from tinysweep.training.loop import Epoch, Score
+from tinysweep.training.loop import Epoch
+from tinysweep.training.score import Score
 
 EPOCHS = [Epoch(1, 1.25, 0.1 + 0.2, 0.5, 0.1, 1.0001), Epoch(2, 0.75, 1e-9, 1.0, 0.0, 2.0)]
 

@@ -36,8 +36,9 @@ from tinysweep.settings.schema import (
 from tinysweep.training import loop
 from tinysweep.training.augment import augment
 from tinysweep.training.device import hardware
-from tinysweep.training.loop import Epoch, evaluate
+from tinysweep.training.loop import Epoch
 from tinysweep.training.schedule import shorten
+from tinysweep.training.score import evaluate
 
 SHAPE = DataShape(1, 12, 3)
 FILES = ["config.yaml", "curves.png", "history.csv", "model.pt", "record.json", "test_predictions.csv"]

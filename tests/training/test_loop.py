@@ -40,9 +40,10 @@ from tinysweep.settings.schema import (
 from tinysweep.training import loop as training
 from tinysweep.training.augment import augment
 from tinysweep.training.device import Hardware, hardware
-from tinysweep.training.loop import Epoch, Normalise, Result, TrainingState, evaluate, fit
+from tinysweep.training.loop import Epoch, Normalise, Result, TrainingState, fit
 from tinysweep.training.optimizer import Optimizer
 from tinysweep.training.schedule import factor
+from tinysweep.training.score import evaluate
 from tinysweep.training.step import RecordedStep
 
 SHAPE = DataShape(1, 12, 4)

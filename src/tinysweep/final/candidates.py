@@ -240,8 +240,8 @@ def _candidate(view: StudyView, trial: FrozenTrial, retrain: Sequence[str]) -> C
 
 
 def find_baseline(name: str, rival: Candidate) -> Candidate | None:
-    """The experiment of this name as it stands, but on the images that its rival has; None if it is a recipe for
-    another data set."""
+    """The experiment of this name as it stands, but on the images and with the metrics of its rival; None if it is
+    a recipe for another data set."""
     try:
         config, data = compose(f"experiment={name}"), rival.recipe.data
     except ConfigError as error:
@@ -249,7 +249,8 @@ def find_baseline(name: str, rival: Candidate) -> Candidate | None:
     if config.data.name != data.name:
         return None
     trainer = replace(config.trainer, seed=0, threads=0, test=True, device=rival.recipe.trainer.device)
-    return Candidate(name, *_within_budget(replace(config, data=data, trainer=trainer)), data)
+    config = replace(config, data=data, trainer=trainer, metrics=rival.recipe.metrics)
+    return Candidate(name, *_within_budget(config), data)
 
 
 def _within_budget(config: Config) -> tuple[Config, Cost]:

@@ -15,8 +15,10 @@ from tinysweep.final.results import (
     Outcome,
     RankedCandidate,
     Verdict,
+    figure_of,
     gather_predictions,
     rank,
+    tested_metrics,
     validation_figures,
     write_files,
 )
@@ -24,6 +26,8 @@ from tinysweep.final.runs import Failure, Run, RunProgress, complete
 from tinysweep.final.settings import seeds_in_words
 from tinysweep.metrics import ALL_METRICS, METRICS
 from tinysweep.results.verdict import Summary
+
+SHOWN = ("validation_loss", "validation_accuracy")
 
 
 def hold_final(plan: FinalPlan) -> None:
@@ -138,13 +142,14 @@ def result(plan: FinalPlan, final: Final, images: int, command: str) -> str:
 
 
 def _candidates(plan: FinalPlan, final: Final) -> str:
-    rows = [
-        _row(each, ("validation_loss", "validation_accuracy"), plan.judge, gap_text(plan.judge, each.gap))
-        for each in final.candidates
-    ]
+    names = list(dict.fromkeys((*SHOWN, plan.judge)))
+    rows = [_row(each, names, plan.judge, gap_text(plan.judge, each.gap)) for each in final.candidates]
     for failure in final.dropped:
-        rows.append(["dropped out", failure.name, "–", "–", "–", "–", f"seed {failure.seed}: {failure.reason}"])
-    header = ["", "", "loss", "accuracy", "params", "behind", f"{METRICS[plan.judge].header} of each seed"]
+        rows.append(
+            ["dropped out", failure.name, *["–"] * (len(names) + 2), f"seed {failure.seed}: {failure.reason}"]
+        )
+    headers = [_flat(METRICS[name].header) for name in names]
+    header = ["", "", *headers, "params", "behind", f"{_flat(METRICS[plan.judge].header)} of each seed"]
     seeds = f"{seeds_in_words(plan.selection_seeds)} with {plan.held_out} held out"
     title = f"candidates by mean {METRICS[plan.judge].label} over {seeds}"
     said = f"{_spread(final)}, and how far they are behind the best ± standard error"
@@ -152,16 +157,23 @@ def _candidates(plan: FinalPlan, final: Final) -> str:
 
 
 def _models(plan: FinalPlan, final: Final, images: int) -> str:
-    rows = [_row(each, ("test_accuracy", "test_loss"), "test_accuracy") for each in final.tested]
-    header = ["", "", "accuracy", "loss", "params", "accuracy of each seed"]
+    names = tested_metrics(final.tested, plan.judge)
+    rows = [_row(each, names, "test_accuracy") for each in final.tested]
+    headers = [_flat(ALL_METRICS[name].header).removeprefix("test ") for name in names]
+    header = ["", "", *headers, "params", "accuracy of each seed"]
     title = f"final models on the {images:,} test images over {seeds_in_words(plan.settings.seeds)}"
     return f"{title}, {_spread(final)}:\n{_align(header, rows)}"
 
 
-def _row(each: RankedCandidate | FinalModel, metrics: tuple[str, str], judge: str, *more: str) -> list[str]:
-    means = [_mean(name, getattr(each, name)) for name in metrics]
-    seeds = " ".join(_figure(judge, getattr(run, judge)) for run in each.runs)
+def _row(each: RankedCandidate | FinalModel, metrics: Sequence[str], judge: str, *more: str) -> list[str]:
+    means = [_mean(name, figure_of(each, name)) for name in metrics]
+    seeds = " ".join(_figure(judge, figure_of(run, judge)) for run in each.runs)
     return [each.role, each.name, *means, f"{each.params:,}", *more, seeds]
+
+
+def _flat(header: str) -> str:
+    """A header in one line."""
+    return header.replace("\n", " ")
 
 
 def _mean(metric: str, found: Summary) -> str:

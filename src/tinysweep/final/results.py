@@ -3,7 +3,7 @@ them, final.csv, predictions.csv and experiment/best.yaml."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from types import UnionType
@@ -37,6 +37,7 @@ class ValidationRun:
     validation_loss: float
     validation_accuracy: float
     seconds: float
+    further: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class FinalRun:
     test_accuracy: float
     seconds: float
     errors: list[int]
+    further: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,7 @@ class RankedCandidate:
     gap: Gap | None = None
     out_of_race: bool = False
     runs: list[ValidationRun]
+    further: dict[str, Summary] = field(default_factory=dict)
 
     @property
     def role(self) -> str:
@@ -87,6 +90,7 @@ class FinalModel:
     runs: list[FinalRun]
     errors_in_every_seed: list[int]
     errors_in_any_seed: list[int]
+    further: dict[str, Summary] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +131,18 @@ class Final:
         return self.tested[0]
 
 
+def figure_of(each: RankedCandidate | FinalModel | ValidationRun | FinalRun, metric: str) -> Any:
+    """A figure of a run, or of a model its mean over the seeds."""
+    return each.further[metric] if metric in each.further else getattr(each, metric)
+
+
+def tested_metrics(tested: Sequence[FinalModel], judge: str) -> list[str]:
+    """What final models are shown by: accuracy, loss, and on these images too what candidates were chosen by."""
+    judged = f"test_{judge.removeprefix('validation_')}"
+    known = all(judged in each.further for each in tested)  # runs of earlier versions have no further figures
+    return ["test_accuracy", "test_loss", *([judged] if known else [])]
+
+
 def read_final(folder: Path) -> Final | None:
     """The final of the study in `folder`; None if there was none.
 
@@ -154,12 +170,17 @@ def _from_json(kind: Any, content: Any) -> Any:
     inner = get_args(kind)
     if isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind).items()  # a field that has a default was not written by earlier versions
-        needed = [(name, hint) for name, hint in hints if name in content or not hasattr(kind, name)]
+        optional = {spec.name for spec in fields(kind) if {spec.default, spec.default_factory} != {MISSING}}
+        needed = [(name, hint) for name, hint in hints if name in content or name not in optional]
         return kind(**{name: _from_json(hint, content[name]) for name, hint in needed})
     if get_origin(kind) is UnionType:
         return None if content is None else _from_json(inner[0], content)
     if get_origin(kind) is list:
         return [_from_json(inner[0], each) for each in content]
+    if get_origin(kind) is dict:
+        return {name: _from_json(inner[1], each) for name, each in content.items()}
+    if kind is Any:
+        return content
     return (get_origin(kind) or kind)(content)
 
 
@@ -206,13 +227,17 @@ def rank(plan: FinalPlan, race: Race, runs: dict[str, list[Run]]) -> list[Ranked
 def _means(plan: FinalPlan, each: Candidate, runs: Sequence[Run]) -> dict[str, Any]:
     names, confidence = METRICS_OF[runs[0].job.stage], plan.settings.confidence
     means = {name: summarise([run.metric(name) for run in runs], confidence) for name in names}
-    return {"name": each.name, "trial": each.trial, "params": each.cost.params, "macs": each.cost.macs, **means}
+    known = [name for name in runs[0].further if all(name in run.further for run in runs)]
+    further = {name: summarise([run.further[name] for run in runs], confidence) for name in known}
+    costs = {"params": each.cost.params, "macs": each.cost.macs}
+    return {"name": each.name, "trial": each.trial, **costs, **means, "further": further}
 
 
 def _figures(plan: FinalPlan, run: Run) -> dict[str, Any]:
     figures = {name: run.metric(name) for name in METRICS_OF[run.job.stage]}
     folder = run.folder.path.relative_to(plan.view.folder).as_posix()
-    return {"seed": run.job.seed, "folder": folder, **figures, "seconds": run.record["train_seconds"]}
+    seconds = run.record["train_seconds"]
+    return {"seed": run.job.seed, "folder": folder, **figures, "seconds": seconds, "further": run.further}
 
 
 def gather_predictions(roles: dict[str, Candidate], runs: dict[str, list[Run]]) -> pd.DataFrame:
@@ -381,12 +406,13 @@ def write_files(outcome: Outcome, final: Final, predictions: pd.DataFrame) -> st
 def table(final: Final) -> pd.DataFrame:
     """final.csv: a row for each run."""
     rows = [
-        {"stage": stage.value, "role": "candidate", **vars(model), **vars(run)}
+        {"stage": stage.value, "role": "candidate", **vars(model), **vars(run), **run.further}
         for stage, models in ((Stage.validation, final.candidates), (Stage.test, final.tested))
         for model in models
         for run in model.runs
     ]
-    metrics = [name for names in METRICS_OF.values() for name in names]
+    further = dict.fromkeys(name for row in rows for name in row["further"])
+    metrics = [*(name for names in METRICS_OF.values() for name in names), *further]
     columns = ["stage", "role", "name", "trial", "seed", "fold", "params", "macs", *metrics, "seconds", "folder"]
     return pd.DataFrame(rows, columns=columns).astype({"trial": "Int64", "fold": "Int64"})
 

@@ -21,7 +21,7 @@ from tinysweep.console import Progress
 from tinysweep.data.catalogue import is_own
 from tinysweep.errors import AbandonedError, StudyError, TinysweepError, is_from_outside
 from tinysweep.final.candidates import Job, Stage
-from tinysweep.metrics import ALL_METRICS
+from tinysweep.metrics import ALL_METRICS, METRICS
 from tinysweep.run.record import RunFolder, State, close_left_record, read_record
 from tinysweep.run.run import run
 from tinysweep.search.compose_trial import identity
@@ -50,10 +50,23 @@ class Run:
         return pd.read_csv(self.folder.validation)
 
     def figures(self, judge: str) -> NDArray[np.float64]:
-        """The loss of each validation image, (N,), or, where accuracy is the judge, 1 if it was mistaken."""
+        """The loss of each validation image, (N,), or, where accuracy is the judge, 1 if it was mistaken. Of a
+        metric that is no mean over images, one figure of all of them, (1,), of which less is better."""
+        if judge not in ("validation_loss", "validation_accuracy"):
+            return np.array([METRICS[judge].loss(self.metric(judge))])
         found = self.validation
         errors = found["predicted"] != found["label"]
         return np.asarray(found["loss"] if judge == "validation_loss" else errors, dtype=np.float64)
+
+    @property
+    def further(self) -> dict[str, float]:
+        """The other figures of the images that it was judged by."""
+        known, part = METRICS_OF[self.job.stage], f"{self.job.stage}_"
+        return {
+            name: float(value)
+            for name, value in self.record["metrics"].items()
+            if name.startswith(part) and name not in known and value is not None
+        }
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,16 @@ from datetime import UTC
 from optuna.trial import FrozenTrial
 
 from tinysweep.final.race import gap_text
-from tinysweep.final.results import Final, FinalModel, RankedCandidate, Verdict
+from tinysweep.final.results import (
+    Final,
+    FinalModel,
+    FinalRun,
+    RankedCandidate,
+    ValidationRun,
+    Verdict,
+    figure_of,
+    tested_metrics,
+)
 from tinysweep.metrics import ALL_METRICS, METRICS, PER_CENT, TEST_METRICS
 from tinysweep.network.budget import Cost
 from tinysweep.report.style import status_name, value_text
@@ -149,8 +158,8 @@ def status_counts(view: StudyView) -> dict[Status, int]:
 
 def final_tables(final: Final, judge: str) -> dict[str, PageTable]:
     """The tables of a final by their titles; `judge` is the metric by which candidates were chosen."""
-    validation = sorted(("validation_loss", "validation_accuracy"), key=lambda name: name != judge)
-    test, confidence = ("test_accuracy", "test_loss"), final.confidence
+    validation = list(dict.fromkeys([judge, "validation_loss", "validation_accuracy"]))
+    test, confidence = tested_metrics(final.tested, judge), final.confidence
     return {
         "On the test set": models(final.tested, test, confidence),
         "Is the winner better?": comparisons(final),
@@ -175,16 +184,17 @@ def models(
             leads, changed, gap = each.role == "winner", dict[str, object](), None
         else:
             leads, changed, gap = each.chosen, each.changed, each.gap
-        seeds = [getattr(run, first.name) for run in sorted(each.runs, key=lambda run: run.seed)]
+        runs: Sequence[ValidationRun | FinalRun] = each.runs
+        seeds = [figure_of(run, first.name) for run in sorted(runs, key=lambda run: run.seed)]
         rows.append([
             Line(each.name, is_strong=True) if leads else each.name,
             each.role,
             count_cell(each.params),
-            mean_cell(first.name, getattr(each, first.name)),
-            interval_text(first.name, getattr(each, first.name)),
+            mean_cell(first.name, figure_of(each, first.name)),
+            interval_text(first.name, figure_of(each, first.name)),
             *([Number(gap_text(first.name, gap), gap.difference if gap else None)] if has_gaps else []),
             Line(", ".join(first.text(figure) for figure in seeds)),
-            *(mean_cell(one.name, getattr(each, one.name)) for one in others),
+            *(mean_cell(one.name, figure_of(each, one.name)) for one in others),
             count_cell(each.macs),
             *(value_text(changed.get(name)) for name in searched),
         ])  # fmt: skip

@@ -55,7 +55,7 @@ class Order:
     @property
     def word(self) -> str:
         """What the first trials are: the best only where the order is one of merit."""
-        metric = ALL_METRICS.get(self.column)
+        metric = ALL_METRICS.find(self.column)
         return "best" if metric and metric.higher_is_better == self.descending else "first"
 
 
@@ -77,7 +77,8 @@ def present(paths: Sequence[Path], options: argparse.Namespace) -> None:
     _write(merged.frame, options.csv)
 
     completed = rows[rows.state == Status.complete]
-    is_high = sort in ALL_METRICS and ALL_METRICS[sort].higher_is_better
+    sorted_by = ALL_METRICS.find(sort)
+    is_high = sorted_by is not None and sorted_by.higher_is_better
     order = Order(sort, options.descending or (is_high and not options.ascending))
     ranking = rank(rows if options.all else completed, merged, order)
     blocks = [_summary(found, merged), _title(len(ranking), order, options)]
@@ -185,15 +186,17 @@ def _sides(names: Sequence[str]) -> str:
 def _header(column: str) -> str:
     """What stands above a column: `model.width` takes two lines, as its values are seldom as wide."""
     section, dot, leaf = clean(column).rpartition(".")
-    return ALL_METRICS[column].header if column in ALL_METRICS else f"{section}{dot}\n{leaf}" if section else leaf
+    if metric := ALL_METRICS.find(column):
+        return metric.header
+    return f"{section}{dot}\n{leaf}" if section else leaf
 
 
 def value_text(column: str, value: Any, digits: int = 3) -> str:
     """A value of a column; `digits` are the significant ones of a parameter."""
     if pd.isna(value):
         return "–"
-    if column in ALL_METRICS:
-        return ALL_METRICS[column].text(value)
+    if metric := ALL_METRICS.find(column):
+        return metric.text(value)
     if column not in COLUMNS and isinstance(value, str):
         value = read_value(value)
     if isinstance(value, float):

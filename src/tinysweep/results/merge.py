@@ -5,6 +5,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import pandas as pd
 
 from tinysweep.console import clean, first_names
 from tinysweep.errors import DataError, first_line
+from tinysweep.metrics import ALL_METRICS
 from tinysweep.search.compose_trial import identity
 from tinysweep.search.space import without_quotes
 from tinysweep.search.study import trial_path
-from tinysweep.search.table import COLUMNS, separated_otherwise
+from tinysweep.search.table import COLUMNS, is_figure, separated_otherwise, with_later_columns
 from tinysweep.settings.stored import flatten, rename_old_settings
 
 TABLE, RECORD = "trials.csv", "record.json"
@@ -104,7 +106,7 @@ class Merged:
 
     @property
     def parameters(self) -> list[str]:
-        return [name for name in self.frame.columns if name not in FIGURES]
+        return [name for name in self.frame.columns if not is_figure(name)]
 
 
 def merge(found: Found) -> Merged:
@@ -123,13 +125,13 @@ def merge(found: Found) -> Merged:
             damaged.append(str(error))
     if damaged and not runs and not parts:
         raise DataError(f"{damaged[0]}; {WANTED}")
-    searched = list(dict.fromkeys(name for part in parts for name in part.columns if name not in FIGURES))
+    searched = list(dict.fromkeys(name for part in parts for name in part.columns if not is_figure(name)))
     parts.append(_run_frame(runs, searched))
     places.append(first_names([clean(path) for path in dict.fromkeys(found.runs.values())]))
 
     whole = pd.concat(parts, keys=range(len(parts)))
-    tested = [TESTED] if TESTED in whole and whole[TESTED].notna().any() else []
-    whole = whole[[*COLUMNS, *tested, *(name for name in whole.columns if name not in FIGURES)]]
+    own = [name for name in whole.columns if is_figure(name) and name not in COLUMNS and whole[name].notna().any()]
+    whole = whole[[*COLUMNS, *own, *(name for name in whole.columns if not is_figure(name))]]
     repeated = _find_repeated(whole)
     frame = whole[~repeated].reset_index(level=0, names="part").reset_index(drop=True)
     labels = _labels(frame.part, frame.study.fillna("").map(clean), places)
@@ -152,14 +154,17 @@ def read_table(path: Path) -> pd.DataFrame:
         if advice := separated_otherwise(path):
             raise DataError(f"{clean(path)} can't be read as a table of trials: {advice}")
         frame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
+        own = [name for name in frame.columns if is_figure(name) and name not in FIGURES]
+        frame = frame.astype(dict.fromkeys(own, "Float64"))
     except (OSError, ValueError, OverflowError) as error:
         raise DataError(f"{clean(path)} can't be read as a table of trials: {clean(first_line(error))}") from error
+    frame = with_later_columns(frame)
     if lacking := [name for name in COLUMNS if name not in frame.columns]:
         raise DataError(f"{clean(path)} is not a table of trials: it lacks {', '.join(lacking)}; {WANTED}")
     places = zip(frame.folder, frame.number, strict=True)
     folders = [_resolve_folder(folder, number, path.parent) for folder, number in places]
     frame["folder"] = pd.array(folders, dtype="string")
-    for name in set(frame.columns) - set(FIGURES):  # earlier versions wrote the quotes of quoted text
+    for name in filterfalse(is_figure, frame.columns):  # earlier versions wrote the quotes of quoted text
         frame[name] = frame[name].map(without_quotes, na_action="ignore").astype("string")
     return frame
 
@@ -190,7 +195,11 @@ def run_row(folder: Path) -> dict[str, Any]:
             "study": RUNS,
             "state": str(record["state"]),
             "reason": " / ".join(str(record["reason"] or "").splitlines()) or None,
-            **{name: _float(metrics[name]) for name in ("validation_accuracy", "validation_loss", TESTED)},
+            **{
+                name: float(value)
+                for name, value in metrics.items()
+                if value is not None and ALL_METRICS.find(name)
+            },
             **{name: int(cost[name]) for name in ("params", "macs", "activation_bytes")},
             **{name: int(record[name]) for name in ("epochs", "seed")},
             "seconds": float(record["train_seconds"]),
@@ -220,16 +229,13 @@ def load_record(folder: Path) -> Any:
         raise DataError(f"{clean(folder / RECORD)} can't be read: {clean(first_line(error))}") from error
 
 
-def _float(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
 def _run_frame(rows: list[dict[str, Any]], searched: list[str]) -> pd.DataFrame:
     """Single runs as rows, with the parameters that studies searched and the settings in which they differ."""
     settings = pd.DataFrame([row.pop("settings") for row in rows])
     differing = [name for name in map(str, settings) if "." in name and settings[name].nunique() > 1]
     parameters = list(dict.fromkeys([*searched, *differing]))
-    figures = pd.DataFrame(rows, columns=list(FIGURES), dtype=object).astype(FIGURES)
+    own = {name: "Float64" for row in rows for name in row if is_figure(name) and name not in FIGURES}
+    figures = pd.DataFrame(rows, columns=[*FIGURES, *own], dtype=object).astype(FIGURES | own)
     return pd.concat([figures, settings.reindex(columns=parameters).astype("string")], axis=1)
 
 

@@ -21,12 +21,13 @@ from tinysweep.search.space import without_quotes
 from tinysweep.search.storage.location import Kind, Location, locate
 from tinysweep.search.storage.opening import look_into, storage_errors
 from tinysweep.search.study import STATES, Status, status, trial_path
-from tinysweep.search.table import COLUMNS, NOTES, metric, pareto_front, rank_trials, read_trials
+from tinysweep.search.table import COLUMNS, NOTES, is_figure, metric, pareto_front, rank_trials, read_trials
 from tinysweep.settings.compose import COMPOSITION_ERRORS
 from tinysweep.settings.schema import Config
 from tinysweep.settings.stored import read_config
 
 LEADERS = 300
+NOTED = {*NOTES, "reason", "folder", "started", "finished"}
 TABLE_ALONE = "trials.csv alone"
 WIDE = 10  # positive reals whose ends are further apart than this factor were most likely drawn by their logarithm
 
@@ -213,12 +214,14 @@ def from_table(path: Path) -> tuple[str | None, list[str], list[FrozenTrial]]:
         frame = read_trials(path)
         if missing := [name for name in COLUMNS if name not in frame.columns]:
             raise DataError(f"{path} is not a table of trials: it has no column {missing[0]}")
-        for name in frame.select_dtypes(["object", "string"]).columns.difference(list(COLUMNS)):
+        for name in frame.select_dtypes(["object", "string"]).columns:
+            if is_figure(name):
+                continue
             frame[name] = frame[name].map(without_quotes)  # earlier versions wrote the quotes of quoted text
-        values = {name: frame[name].dropna() for name in frame.columns if name not in COLUMNS}
+        values = {name: frame[name].dropna() for name in frame.columns if not is_figure(name)}
         searched = {name: _distribution(drawn) for name, drawn in values.items() if len(drawn)}
         objectives = ["validation_accuracy"] if frame.empty else str(frame.objective[0]).split(";")
-        if unknown := [name for name in objectives if name not in METRICS]:
+        if unknown := [name for name in objectives if not METRICS.find(name)]:
             raise DataError(f"{path} has an objective {unknown[0]!r}; known are {', '.join(METRICS)}")
         rows = [{str(name): row[name] for name in row if pd.notna(row[name])} for row in frame.to_dict("records")]
         trials = [_trial(row, objectives, searched) for row in rows]
@@ -239,7 +242,7 @@ def _distribution(values: "pd.Series[Any]") -> BaseDistribution:
 
 def _trial(row: dict[str, Any], objectives: list[str], searched: dict[str, BaseDistribution]) -> FrozenTrial:
     became = Status(row["state"])
-    notes = {name: row[name] for name in (*NOTES, "reason", "folder", "started", "finished") if name in row}
+    notes = {name: value for name, value in row.items() if name in NOTED or METRICS.find(name)}
     if became != Status.running:
         notes["standing"] = became.value
     drawn = {name: kind for name, kind in searched.items() if name in row}

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
@@ -22,14 +22,17 @@ from torch import Tensor
 
 from tinysweep.errors import ConfigError
 from tinysweep.files import is_held, write_whole
+from tinysweep.metrics import FURTHER
 from tinysweep.network.budget import Cost
 from tinysweep.settings.schema import Config
 from tinysweep.settings.stored import read_config
 from tinysweep.training.device import Hardware
-from tinysweep.training.loop import Epoch, Score
+from tinysweep.training.loop import Epoch
+from tinysweep.training.score import Score
 
 PACKAGES = ("tinysweep", "torch", "torchvision", "hydra-core", "omegaconf", "optuna", "numpy")
-EACH_EPOCH = ("train_loss", "validation_loss", "validation_accuracy")
+EACH_EPOCH = ("train_loss", "validation_loss", "validation_accuracy", *(f"validation_{name}" for name in FURTHER))
+TESTED = ("test_loss", "test_accuracy", *(f"test_{name}" for name in FURTHER))
 
 
 class State(StrEnum):
@@ -69,9 +72,7 @@ class Record:
     reason: str | None = None
     error: str | None = None  # the class of what made the run fail
     name: str
-    metrics: dict[str, float | None] = field(
-        default_factory=lambda: dict.fromkeys((*EACH_EPOCH, "test_loss", "test_accuracy"))
-    )
+    metrics: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys((*EACH_EPOCH, *TESTED)))
     cost: dict[str, int]
     epochs: int = 0
     seed: int
@@ -112,14 +113,14 @@ class Record:
         """Take in all epochs that there are by now: the figures of the last, of several trainings those of the
         last that is whole, and the seconds of all."""
         last = next((epoch for epoch in reversed(history) if epoch.is_comparable), None)
-        for name in EACH_EPOCH:
-            self.metrics[name] = getattr(last, name) if last else None
+        for name in (*EACH_EPOCH, *(f"validation_{name}" for name in self.config.metrics)):
+            self.metrics[name] = last.figure(name) if last else None
         self.epochs = last.epoch if last else 0
         self.train_seconds = round(sum(epoch.seconds for epoch in history), 3)
 
     def take_test(self, score: Score) -> None:
         """Take in the one reading of the test set."""
-        self.metrics |= {"test_loss": score.loss, "test_accuracy": score.accuracy}
+        self.metrics |= score.figures("test")
 
     def close(self, state: State, reason: str | None = None, error: Exception | None = None) -> None:
         """Take in how the run ended, and what made it fail if it did."""
@@ -179,10 +180,11 @@ class RunFolder:
     def write(self, record: Record, history: Sequence[Epoch]) -> None:
         """Write the record, and a row for each epoch; which of several trainings it belongs to, if there are."""
         record.take_epochs(history)
-        names = [spec.name for spec in dataclasses.fields(Epoch)]
+        names = [spec.name for spec in dataclasses.fields(Epoch) if spec.name != "further"]
         if not any(epoch.epochs for epoch in history):
             names.remove("epochs")
-        rows = ([getattr(epoch, name) for name in names] for epoch in history)
+        names += dict.fromkeys(name for epoch in history for name in epoch.further)
+        rows = ([epoch.figure(name) for name in names] for epoch in history)
         write_whole(self.history, _csv(names, rows))
         write_whole(self.record, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
 
@@ -192,7 +194,7 @@ class RunFolder:
             with self.history.open(newline="") as stream:
                 written = list(csv.DictReader(stream))
             rows = [{name: json.loads(text) if text else None for name, text in row.items()} for row in written]
-            return [Epoch(**cast(dict[str, Any], row)) for row in rows]
+            return [_epoch(row) for row in rows]
         except (OSError, ValueError, TypeError):
             return []
 
@@ -224,6 +226,12 @@ def close_left_record(folder: Path, state: State, reason: str, error: str | None
     if record and record["state"] == State.running and not RunFolder(folder).is_held:
         closed = {**record, "state": state, "reason": reason, "error": error, "finished": _now()}
         write_whole(RunFolder(folder).record, json.dumps(closed, indent=2) + "\n")
+
+
+def _epoch(row: dict[str, Any]) -> Epoch:
+    """An epoch from its row; columns that are no fields are metrics."""
+    own = {name: row.pop(name) for name in row.keys() - {spec.name for spec in dataclasses.fields(Epoch)}}
+    return Epoch(**row, further={name: value for name, value in own.items() if value is not None})
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

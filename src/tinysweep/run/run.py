@@ -10,17 +10,19 @@ from functools import partial
 from pathlib import Path
 
 from tinysweep.console import Progress
+from tinysweep.data.catalogue import is_own
 from tinysweep.data.load import Data, describe, load, load_test, pin, repeated_note
 from tinysweep.errors import AbandonedError, ConfigError, DataError, PrunedError, first_line, message_of
-from tinysweep.metrics import METRICS, TEST_METRICS
+from tinysweep.metrics import ALL_METRICS, FURTHER, METRICS
 from tinysweep.network import budget
 from tinysweep.run.checkpoint import Checkpoint, read_state, save
 from tinysweep.run.record import Record, RunFolder, State
 from tinysweep.settings.command_line import as_value, line
 from tinysweep.settings.schema import Config, DataConfig
 from tinysweep.training.device import Hardware, hardware
-from tinysweep.training.loop import Epoch, Result, evaluate, fit, require_finite
+from tinysweep.training.loop import Epoch, Result, fit, require_finite
 from tinysweep.training.schedule import shorten
+from tinysweep.training.score import check_metrics, evaluate
 
 SAME_BITS = ("tinysweep", "torch")  # packages that must be of the same version for a run to go on
 
@@ -55,6 +57,7 @@ def run(
     shape = describe(config.data)
     config = budget.resolve(config, shape)
     cost = budget.gate(config, shape)
+    check_metrics(config.metrics, shape.classes)
     machine = hardware(config.trainer)
     if not report:
         print(_heading(config, cost, machine), flush=True)
@@ -88,6 +91,7 @@ def go_on(path: Path) -> Record:
     with folder.hold():
         begun = _read_unfinished(folder)
         config, shape = begun.config, describe(begun.config.data)
+        check_metrics(config.metrics, shape.classes)
         cost, machine = budget.gate(config, shape), _same_hardware(folder, begun)
         if begun.epochs and not folder.model.exists():
             raise DataError(
@@ -236,7 +240,7 @@ class _LiveRun:
             self.folder.write_validation(held_out.labels, evaluate(result.model, held_out, self.machine))
         if self.config.trainer.test:
             images = load_test(self.config.data)
-            score = evaluate(result.model, images, self.machine)
+            score = evaluate(result.model, images, self.machine, self.config.metrics)
             require_finite(score.loss, "the test loss", self.config)
             self.record.take_test(score)
             self.folder.write_predictions(images.labels, score.predicted)
@@ -282,15 +286,20 @@ def _epoch_line(epoch: Epoch, epochs: int) -> str:
         loss = METRICS["validation_loss"].text(epoch.validation_loss)
         accuracy = METRICS["validation_accuracy"].text(epoch.validation_accuracy)
         validation = f"  validation loss {loss}  accuracy {accuracy}"
+        own = ((METRICS[name], value) for name, value in epoch.further.items() if name not in METRICS)
+        validation += "".join(f"  {metric.header} {metric.text(value)}" for metric, value in own)
     number = f"{epoch.epoch:>{len(str(epochs))}}/{epochs}"
     return f"epoch {number}  loss {epoch.train_loss:.4f}{validation}  {epoch.seconds:.1f} s"
 
 
 def _summary(folder: RunFolder, record: Record) -> str:
     rows = [("parameters", f"{record.cost['params']:,} (budget: fewer than {record.config.budget.params:,})")]
-    for name, note in (("validation_accuracy", ""), ("test_accuracy", " (read once, after the last epoch)")):
-        if (value := record.metrics[name]) is not None:
-            metric = (METRICS | TEST_METRICS)[name]
-            rows.append((metric.label, metric.text(value) + note))
+    # Images of one's own are seldom balanced as those of the known data sets are.
+    further = [*(FURTHER if is_own(record.config.data.name) else ()), *record.config.metrics]
+    for part, note in (("validation", ""), ("test", " (read once, after the last epoch)")):
+        for name in (f"{part}_accuracy", *(f"{part}_{each}" for each in further)):
+            if (value := record.metrics.get(name)) is not None:
+                rows.append((ALL_METRICS[name].label, ALL_METRICS[name].text(value) + note))
     rows += [("training", f"{record.train_seconds:.1f} s"), ("record", str(folder.path))]
-    return "\n".join(["", *(f"{name:<20} {value}" for name, value in rows)])
+    room = max(20, *(len(name) for name, _ in rows))
+    return "\n".join(["", *(f"{name:<{room}} {value}" for name, value in rows)])

@@ -97,7 +97,7 @@ class Reporter:
         """
         try:
             self.require_open()
-            value = getattr(epoch, self.metric) if self.compares else None
+            value = epoch.figure(self.metric) if self.compares else None
             if value is None or not epoch.is_comparable:
                 return
             self.trial.report(value, epoch.epoch)
@@ -167,7 +167,8 @@ def figures(record: dict[str, Any]) -> dict[str, Any]:
     """What a study notes of a record, by the names of METRICS and of the table's columns."""
     metrics, cost = record["metrics"], record["cost"]
     every = {**metrics, **cost, "seconds": record["train_seconds"]}
-    return {name: every[name] for name in METRICS} | {
+    own = [name for name in metrics if name.startswith("validation_")]
+    return {name: every.get(name) for name in dict.fromkeys((*METRICS, *own))} | {
         name: record[name] for name in ("epochs", "seed", "started", "finished")
     }
 

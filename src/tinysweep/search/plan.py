@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 
-from tinysweep.data.load import check, pin, repeated_note
+from tinysweep.data.load import check, describe, pin, repeated_note
 from tinysweep.errors import ConfigError, StudyError, first_line, require_package
 from tinysweep.metrics import METRICS
 from tinysweep.search.compose_trial import (
@@ -51,6 +51,7 @@ from tinysweep.settings.stored import flatten, rename_old_settings
 from tinysweep.settings.sweeper import SweeperConfig
 from tinysweep.targets import Target
 from tinysweep.training.device import usable_cores
+from tinysweep.training.score import check_metrics
 
 Launch = Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
 DEFAULT_TRIALS = 20
@@ -58,7 +59,7 @@ BATCH_A_WORKER = 4  # keeps all but the last seconds of a batch busy, while the 
 TRIAL_SUBDIR = "trials/${trial}"  # as study.trial_path has it
 MOST_CORNERS = 1000  # combinations of data settings that are checked before a sweep
 SMALL_SPACE = 10_000  # points; in a finite space this small it is noticed at once when no point is left
-PRUNABLE = "validation_accuracy or validation_loss alone"
+PRUNABLE = "a single validation metric, such as validation_accuracy"
 NEEDS = {"CmaEsSampler": "cmaes"}  # what samplers import when first asked
 WHITELIST = ("optuna.samplers.*", "optuna.pruners.*", "hydra_plugins.hydra_optuna_sweeper.*")
 RESOLVER = re.compile(r"\$\{[\w.]+:[^${}]*\}")  # with arguments that are plain text
@@ -103,6 +104,8 @@ class Plan:
                 "hydra.sweeper.start_with has no meaning for a grid, which tries every point; leave it out"
             )
         data = self._data()
+        for each in data:
+            check_metrics(self.metrics, describe(each).classes)
         digests = [pin(each, self.composer.digests).digest for each in data]
         if known := dict.fromkeys(digest for digest in digests if digest is not None):
             self.definition[DIGEST] = ", ".join(known)
@@ -123,6 +126,7 @@ class Plan:
         see to the study's definition and to what ends the overrides of every job."""
         with Composer(loader, master, self.space.fixed).base({}).as_job() as shared:
             require_schema(shared)
+            self.config.require_metrics(shared.metrics)
             if self.config.rungs:
                 pruner = master.hydra.sweeper.pruner
                 require_rungs(self.config.rungs, self.objectives, pruner, shared, self.space)
@@ -131,6 +135,10 @@ class Plan:
             self.definition = define(self.space, self.objectives, shared, self.config.rungs)
             if target := shared.model.target:
                 self.definition["model.digest"] = Target("model.target", target).digest()
+            for name, target in shared.metrics.items():
+                key = f"metrics.{name}"
+                self.definition[f"{key} (source)"] = Target(key, target).digest()
+            self.metrics = dict(shared.metrics)
             decided = "trainer.threads" in self.space.searched or shared.trainer.threads
         closing = ["trainer.test=false"]  # the test set stays unread whatever the configuration says
         if self.workers and not decided:
@@ -353,6 +361,8 @@ def require_comparable(objectives: list[str], base: DictConfig, space: Space, pr
         raise ConfigError(
             "trainer.test: a sweep never reads the test set; leave it out, and test the winner alone"
         )
+    if own := [name for name in space.searched if name.startswith("metrics.")]:
+        raise ConfigError(f"{own[0]}: a sweep judges all trials by the same metric; give it one value")
     if prunes and not _is_prunable(objectives):
         raise ConfigError(
             f"hydra.sweeper.objective={','.join(objectives)} can't be pruned, only {PRUNABLE}, which every epoch "

@@ -268,11 +268,12 @@ def figure(trial: FrozenTrial, name: str) -> str:
 def trial_line(trial: FrozenTrial, best: FrozenTrial | None, objective: str, rungs: bool = False) -> str:
     """What became of a trial, after which rung if there are any, and the best so far."""
     notes, became = trial.user_attrs, status(trial)
+    shown = dict.fromkeys(["validation_accuracy", *([objective] if METRICS[objective].each_epoch else [])])
     parts = [
         f"trial {trial.number:<4} {became.value:<11}",
         *([f"rung {notes.get('epochs') or '-':>3}"] if rungs else []),
         f"{notes.get('params', 0):>6,} params",
-        f"{METRICS['validation_accuracy'].text(notes.get('validation_accuracy')):>7}",
+        *(f"{METRICS[name].text(notes.get(name)):>7}" for name in shown),
         f"{METRICS['seconds'].text(notes.get('seconds') or 0.0):>8}",
     ]
     if best:
@@ -298,10 +299,10 @@ def result(trials: list[FrozenTrial], objectives: list[str], searched: list[str]
         [
             *([f"so far, as {elsewhere}:", ""] if running else []),
             f"the best {min(SHOWN, len(best))} of {len(best)} {what} by {aim_in_words(objectives[0])}:",
-            table(best[:SHOWN], searched),
+            table(best[:SHOWN], searched, objectives),
             "",
             f"Pareto front: {' against '.join(map(aim_in_words, weighed))}",
-            table(pareto_front(trials, objectives), searched),
+            table(pareto_front(trials, objectives), searched, objectives),
         ]
     )
 
@@ -311,9 +312,10 @@ def aim_in_words(name: str) -> str:
     return f"{METRICS[name].label} ({'higher' if METRICS[name].higher_is_better else 'lower'} is better)"
 
 
-def table(trials: list[FrozenTrial], searched: list[str]) -> str:
+def table(trials: list[FrozenTrial], searched: list[str], objectives: list[str]) -> str:
     """Trials with their figures and parameters, a line each."""
-    names = ("validation_accuracy", "validation_loss", "params", "macs", "seconds")
+    figures = ("validation_accuracy", "validation_loss", "params", "macs", "seconds")
+    names = [*(name for name in objectives if name not in figures), *figures]
     rows = [["trial", *(METRICS[name].header for name in names), *searched]]
     for trial in trials:
         drawn = [_short(trial.params.get(name, trial.user_attrs.get(name))) for name in searched]

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from tinysweep.data.catalogue import is_own
 from tinysweep.errors import DataError
 from tinysweep.files import write_whole
-from tinysweep.metrics import METRICS
+from tinysweep.metrics import ALL_METRICS, FURTHER, METRICS
 from tinysweep.search.compose_trial import DIGEST, INCIDENTAL, Composer
 from tinysweep.search.space import plain_params
 from tinysweep.search.study import Status, status
@@ -47,6 +47,20 @@ COLUMNS = {
 }
 
 
+LATER = frozenset(f"validation_{name}" for name in FURTHER)  # columns that tables of earlier versions lack
+
+
+def is_figure(column: str) -> bool:
+    """Whether a column of a table holds what is known of every trial, and not a searched parameter."""
+    return column in COLUMNS or ALL_METRICS.find(column) is not None
+
+
+def own_metrics(trials: Iterable[FrozenTrial]) -> list[str]:
+    """The metrics of a user's own that trials have figures of."""
+    names = (name for trial in trials for name in trial.user_attrs if name not in COLUMNS)
+    return list(dict.fromkeys(name for name in names if METRICS.find(name)))
+
+
 @dataclass(frozen=True)
 class Table:
     """The table of a study: its name, what it aims for, and the parameters that it searches."""
@@ -58,8 +72,9 @@ class Table:
     def frame(self, trials: list[FrozenTrial]) -> pd.DataFrame:
         """A row for each trial that has begun, in the order of their numbers."""
         rows = [self._row(trial) for trial in trials if trial.datetime_start is not None]
+        own = dict.fromkeys(own_metrics(trials), "Float64")
         # Parameters as objects: a whole number stays one where a trial without the parameter stands beside it.
-        return pd.DataFrame(rows, columns=[*COLUMNS, *self.searched], dtype=object).astype(COLUMNS)
+        return pd.DataFrame(rows, columns=[*COLUMNS, *own, *self.searched], dtype=object).astype(COLUMNS | own)
 
     def write(self, trials: list[FrozenTrial], path: Path) -> None:
         """Write every trial of the study."""
@@ -73,7 +88,7 @@ class Table:
             "state": status(trial).value,
             "reason": " / ".join(str(notes.get("reason") or "").splitlines()) or None,
             "objective": ";".join(self.objectives),
-            **{name: notes.get(name) for name in NOTES},
+            **{name: notes.get(name) for name in (*NOTES, *own_metrics([trial]))},
             "started": notes.get("started") or _iso(trial.datetime_start),
             "finished": notes.get("finished") or _iso(trial.datetime_complete),
             "folder": notes.get("folder"),
@@ -110,7 +125,13 @@ def read_trials(path: str | Path) -> pd.DataFrame:
         raise DataError(f"{path}: no such file; give a study's folder, such as outputs/sweeps/quick")
     if advice := separated_otherwise(path):
         raise DataError(f"{path} can't be read as a table of trials: {advice}")
-    return pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=[""])
+    return with_later_columns(pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=[""]))
+
+
+def with_later_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table, perhaps of an earlier version, with the columns, empty, that this one has more."""
+    lacking = {name: pd.Series(pd.NA, frame.index, "Float64") for name in LATER - set(frame.columns)}
+    return frame.assign(**lacking)
 
 
 # ---- the best
@@ -141,7 +162,11 @@ def merge_seeds(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 def _mean(group: list[FrozenTrial]) -> FrozenTrial:
     mean = copy.copy(group[0])
-    known = [name for name in METRICS if all(trial.user_attrs.get(name) is not None for trial in group)]
+    known = [
+        name
+        for name in (*METRICS, *own_metrics(group))
+        if all(trial.user_attrs.get(name) is not None for trial in group)
+    ]
     columns = {name: [metric(trial, name) for trial in group] for name in known}
     figures: dict[str, Any] = {name: statistics.fmean(values) for name, values in columns.items()}
     deviations = {name: statistics.stdev(values) for name, values in columns.items()}

@@ -31,6 +31,7 @@ def register_schema() -> None:
     schema = OmegaConf.structured(Config)
     for section in (schema.data, schema.model):
         OmegaConf.set_struct(section.options, False)  # they are named by the target
+    OmegaConf.set_struct(schema.metrics, False)
     store.store(name="schema", node=schema, replace=True)
     # Studies lie outside conf/: the project's own, and those in a folder sweeps/ where the command is typed.
     folders = (SWEEPS_FOLDER, Path("sweeps"))

@@ -18,6 +18,7 @@ from typing import Any, cast, get_args, get_origin
 from omegaconf import DictConfig, OmegaConf
 
 from tinysweep.errors import ConfigError
+from tinysweep.metrics import METRICS
 from tinysweep.targets import is_target
 
 AUTO = "auto"
@@ -84,6 +85,11 @@ class SchedulerName(StrEnum):
     cosine = "cosine"
     linear = "linear"
     onecycle = "onecycle"
+
+
+class ClassWeights(StrEnum):
+    none = "none"
+    balanced = "balanced"
 
 
 class Precision(StrEnum):
@@ -433,6 +439,11 @@ class TrainerConfig(Section):
     epochs: int = setting(14, "passes over the training images", "[1, 100000]")
     batch_size: int = setting(64, "images a step", "[2, 1000000]")
     label_smoothing: float = setting(0.0, "weight moved from the true class to all", "[0, 1)")
+    class_weights: ClassWeights = setting(
+        ClassWeights.none,
+        "weights of classes in the training loss: balanced makes rare ones count as much as frequent ones",
+        added=True,
+    )
     ema_decay: float = setting(0.0, "decay a step of the averaged weights; 0 keeps no average", "[0, 1)")
     clean_epochs: int = setting(0, "last epochs without augmentation", "[0, 100000]")
     precision: Precision = setting(Precision.auto, "auto is bf16 where the hardware has it")
@@ -469,6 +480,11 @@ class Config(Section):
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    metrics: dict[str, str] = setting(
+        {},
+        "metrics of your own, metrics.NAME=MODULE:FUNCTION of logits (N, classes) and labels (N,); more is better",
+        added=True,
+    )
     trial: int | None = setting(None, "number of the trial that this run is; set by a sweep")
     resume: str | None = setting(None, "folder of a run that was cut short, to go on with; given alone")
 
@@ -476,6 +492,13 @@ class Config(Section):
         super().__post_init__()
         if self.model.family == Family.custom and self.dropout.name != DropoutName.none:
             self.dropout.refuse("name", "must be none for model=custom, whose layers are its own")
+        for name, target in self.metrics.items():
+            if not name.isidentifier() or f"validation_{name}" in METRICS:
+                rule = "must have a name of letters and digits that no built-in metric has"
+                raise ConfigError(f"metrics.{name}={target} {rule}, such as metrics.top3={target}")
+            if not is_target(str(target)):
+                rule = "must be MODULE:FUNCTION, such as mymetrics:top3 for the function top3 of mymetrics.py"
+                raise ConfigError(f"metrics.{name}={target} {rule}")
         if not is_folder_name(self.name):
             raise ConfigError(f"name={self.name!r} must be usable as a folder name: no / \\ : and no leading dot")
 

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +10,16 @@ from tinysweep.metrics import METRICS
 from tinysweep.settings.schema import Section, is_folder_name, setting
 
 
-def _metric_meant(name: str) -> str:
-    """What to write for a wrong metric."""
+def _metric_meant(name: str, own: Iterable[str]) -> str:
+    """What to write for a wrong metric; `own` are those of a user's own."""
+    every = [*METRICS, *(f"validation_{each}" for each in own)]
     if name.startswith("test"):
         return ", as no search reads the test set"
+    if f"validation_{name}" in every:
+        return f"; did you mean validation_{name}?"
     part = re.split(r"[^a-z]+", name.lower())[-1]
-    likely = [metric for metric in METRICS if part and part in metric]
-    close = likely or difflib.get_close_matches(name, METRICS, n=1)
+    likely = [metric for metric in every if part and part in metric]
+    close = likely or difflib.get_close_matches(name, every, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -34,7 +38,10 @@ class SweeperConfig(Section):
     KEY = "hydra.sweeper"
     sampler: Any = setting(None, "Optuna sampler: hydra/sweeper/sampler=tpe, random, grid, …")
     pruner: Any = setting(None, "Optuna pruner: hydra/sweeper/pruner=none, median, hyperband, …")
-    objective: Any = setting("validation_accuracy", "a metric or a list of them: " + ", ".join(METRICS))
+    objective: Any = setting(
+        "validation_accuracy",
+        f"a metric or a list of them: {', '.join(METRICS)}, or validation_NAME for one of your own, metrics.NAME",
+    )
     params: Any = setting(None, "what is searched: a sweep such as range(4,16) for each override")
     start_with: Any = setting(
         None, "points to try first: a list of mappings of searched overrides to values; the rest is drawn"
@@ -67,10 +74,7 @@ class SweeperConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         names = self.objectives
-        wrong = [name for name in names if name not in METRICS]
-        if wrong and self.objective is not None:
-            self.refuse("objective", f"names no metric {wrong[0]}{_metric_meant(wrong[0])}")
-        if wrong or not names or len(set(names)) < len(names):
+        if self.objective is None or not names or len(set(names)) < len(names):
             self.refuse("objective", "must be one of the metrics, or a list of different ones")
         if self.rungs != sorted(set(self.rungs)):
             self.refuse("rungs", "must increase")
@@ -81,6 +85,13 @@ class SweeperConfig(Section):
         start = self.start_with or []
         if not isinstance(start, list) or not all(isinstance(point, dict) for point in start):
             self.refuse("start_with", "must be a list of mappings, such as [{model.width:8}]")
+
+    def require_metrics(self, own: Iterable[str]) -> None:
+        """Refuse an objective that is neither built in nor one of a user's own, which `metrics.NAME` computes."""
+        known = {*METRICS, *(f"validation_{name}" for name in own)}
+        for name in self.objectives:
+            if name not in known:
+                self.refuse("objective", f"names no metric {name}{_metric_meant(name, own)}")
 
     @property
     def objectives(self) -> list[str]:

@@ -10,23 +10,22 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinysweep.data.load import Data, Images
+from tinysweep.data.load import Data
 from tinysweep.errors import ConfigError, DivergedError
 from tinysweep.network.budget import count_trainable, gate
-from tinysweep.network.build import Views, build_model, layout
-from tinysweep.settings.schema import AugmentationConfig, Config
+from tinysweep.network.build import build_model, layout
+from tinysweep.settings.schema import AugmentationConfig, ClassWeights, Config
 from tinysweep.training.augment import augment
 from tinysweep.training.device import Hardware, hardware
 from tinysweep.training.optimizer import Optimizer
 from tinysweep.training.schedule import factor
+from tinysweep.training.score import evaluate
 from tinysweep.training.step import AveragedModel, Step, fastest_step
 
 # Images; several batches share the fixed cost of an augmentation. On a GPU that cost is all there is to it.
 AUGMENTED_AT_ONCE = {"cpu": 1024, "mps": 1024, "cuda": 16384}
-EVALUATED_AT_ONCE = 1000  # images, or views of them
 
 # All that training goes on from after an epoch, as torch.save takes it: tensors, numbers, and the history.
 TrainingState = dict[str, Any]
@@ -35,7 +34,8 @@ TrainingState = dict[str, Any]
 @dataclass(frozen=True)
 class Epoch:
     """What one epoch showed; validation figures are None where nothing was held out. `epochs` is how many the
-    training has that it belongs to, where a trial has several trainings, one after another."""
+    training has that it belongs to, where a trial has several trainings, one after another; `further` are more
+    validation figures, by the names of their metrics."""
 
     epoch: int
     train_loss: float
@@ -44,22 +44,17 @@ class Epoch:
     lr: float
     seconds: float
     epochs: int | None = None
+    further: dict[str, float] = field(default_factory=dict)
+
+    def figure(self, metric: str) -> float | None:
+        """The figure of a metric, if this epoch has it."""
+        value: float | None = self.further.get(metric, getattr(self, metric, None))
+        return value
 
     @property
     def is_comparable(self) -> bool:
         """Whether its figures are for comparing trials: of several trainings, only those of the last epoch are."""
         return self.epochs in (None, self.epoch)
-
-
-@dataclass(frozen=True)
-class Score:
-    """Mean cross-entropy, accuracy in [0, 1], and of each image the class predicted, int64, and the loss, float32,
-    both (N,) on the CPU."""
-
-    loss: float
-    accuracy: float
-    predicted: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), repr=False, compare=False)
-    losses: Tensor = field(default_factory=lambda: torch.empty(0), repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -130,23 +125,13 @@ def fit(
     return Result(training.averaged.eval(), training.history, time.perf_counter() - start)
 
 
-def evaluate(model: nn.Module, images: Images, machine: Hardware) -> Score:
-    """Loss and accuracy of a model that takes raw pixels, and what it says of each image."""
-    model.eval()
-    loss = torch.zeros((), device=machine.device)
-    predicted = torch.empty(len(images), dtype=torch.int64, device=machine.device)
-    losses = torch.empty(len(images), device=machine.device)
-    views = max((len(each.corners) for each in model.modules() if isinstance(each, Views)), default=1)
-    at_once = EVALUATED_AT_ONCE // views
-    with machine.in_use(), torch.inference_mode(), machine.autocast():
-        for start in range(0, len(images), at_once):
-            part = slice(start, start + at_once)
-            pixels, labels = images.pixels[part].to(machine.device), images.labels[part].to(machine.device)
-            logits = model(pixels.float().contiguous(memory_format=torch.channels_last)).float()  # (B, classes)
-            loss += F.cross_entropy(logits, labels, reduction="sum")
-            predicted[part], losses[part] = logits.argmax(1), F.cross_entropy(logits, labels, reduction="none")
-    correct = int((predicted.cpu() == images.labels.cpu()).sum())
-    return Score(loss.item() / len(images), correct / len(images), predicted.cpu(), losses.cpu())
+def balanced_weights(labels: Tensor, classes: int) -> Tensor:
+    """Weights of classes, float32 (classes,), by which all that are among the labels (N,) count the same; their
+    mean over the labels is 1 (King and Zeng, 2001)."""
+    counts = torch.bincount(labels, minlength=classes)
+    present = counts > 0
+    weights = len(labels) / (present.sum() * counts.clamp(min=1))
+    return torch.where(present, weights, 0.0).float()
 
 
 def require_finite(loss: float, name: str, config: Config) -> None:
@@ -173,7 +158,11 @@ class _Training:
         self.average = AveragedModel(self.model, config.trainer.ema_decay) if config.trainer.ema_decay else None
         self.averaged: nn.Module = self.average.module if self.average else self.model
         self.optimizer = Optimizer(config.optimizer, self.model)
-        self.step = Step(self.model, self.optimizer, self.average, machine, config.trainer.label_smoothing)
+        weights = None
+        if config.trainer.class_weights == ClassWeights.balanced:
+            weights = balanced_weights(self.train.labels, data.shape.classes)
+        smoothing = config.trainer.label_smoothing
+        self.step = Step(self.model, self.optimizer, self.average, machine, smoothing, weights)
         self.advance = fastest_step(self.step)
         self.generator = torch.Generator(machine.device).manual_seed(config.trainer.seed)
         self.steps_taken, self.lr = 0, 0.0
@@ -192,13 +181,14 @@ class _Training:
             self.steps_taken += 1
         loss = self.step.total.item() / self.steps_per_epoch
         require_finite(loss, f"the loss of epoch {number}", self.config)
-        validation_loss = validation_accuracy = None
+        found: dict[str, float] = {}
         if self.validation:
-            score = evaluate(self.averaged, self.validation, self.machine)
-            validation_loss, validation_accuracy = score.loss, score.accuracy
+            score = evaluate(self.averaged, self.validation, self.machine, self.config.metrics)
             require_finite(score.loss, f"the validation loss of epoch {number}", self.config)
+            found = score.figures("validation")
+        main = (found.pop("validation_loss", None), found.pop("validation_accuracy", None))
         seconds = time.perf_counter() - began
-        self.history.append(Epoch(number, loss, validation_loss, validation_accuracy, self.lr, seconds))
+        self.history.append(Epoch(number, loss, *main, self.lr, seconds, further=found))
         return self.history[-1]
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:

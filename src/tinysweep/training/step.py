@@ -52,16 +52,17 @@ class Step:
         average: AveragedModel | None,
         machine: Hardware,
         label_smoothing: float,
+        class_weights: Tensor | None = None,
     ) -> None:
         self.model, self.optimizer, self.average = model, optimizer, average
-        self.machine, self.label_smoothing = machine, label_smoothing
+        self.machine, self.label_smoothing, self.class_weights = machine, label_smoothing, class_weights
         self.total = torch.zeros((), device=machine.device)
 
     def __call__(self, pixels: Tensor, labels: Tensor, lr: float | Tensor) -> None:
         """Learn from raw pixels (B, C, H, W) float and their labels (B,) at this learning rate."""
         with self.machine.autocast():
             logits = self.model(pixels)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(logits.float(), labels, self.class_weights, label_smoothing=self.label_smoothing)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step(lr)
