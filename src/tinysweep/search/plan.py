@@ -126,6 +126,8 @@ class Plan:
         see to the study's definition and to what ends the overrides of every job."""
         with Composer(loader, master, self.space.fixed).base({}).as_job() as shared:
             require_schema(shared)
+            if own := [name for name in self.space.searched if name.startswith("metrics.")]:
+                raise ConfigError(f"{own[0]}: a sweep judges all trials by the same metric; give it one value")
             self.config.require_metrics(shared.metrics)
             if self.config.rungs:
                 pruner = master.hydra.sweeper.pruner
@@ -361,8 +363,6 @@ def require_comparable(objectives: list[str], base: DictConfig, space: Space, pr
         raise ConfigError(
             "trainer.test: a sweep never reads the test set; leave it out, and test the winner alone"
         )
-    if own := [name for name in space.searched if name.startswith("metrics.")]:
-        raise ConfigError(f"{own[0]}: a sweep judges all trials by the same metric; give it one value")
     if prunes and not _is_prunable(objectives):
         raise ConfigError(
             f"hydra.sweeper.objective={','.join(objectives)} can't be pruned, only {PRUNABLE}, which every epoch "
