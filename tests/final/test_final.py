@@ -38,6 +38,7 @@ from tinysweep.final.race import run_race
 from tinysweep.final.results import read_final, validation_figures
 from tinysweep.final.runs import Run
 from tinysweep.final.settings import FinalConfig, read_words
+from tinysweep.metrics import FURTHER
 from tinysweep.results.verdict import compare, summarise
 from tinysweep.run import run as run_module
 from tinysweep.run.checkpoint import load
@@ -268,6 +269,8 @@ def test_finals_of_earlier_versions_are_read(tmp_path: Path, name: str) -> None:
     read = read_final(tmp_path)
     assert read
     content = {"dropped": [], "method": None, **json.loads(file.read_text())}
+    for each in content["candidates"] + content["tested"]:
+        each |= {"further": {}, "runs": [run | {"further": {}} for run in each["runs"]]}
     for each in content["candidates"]:
         each |= {"gap": None, "out_of_race": False, "runs": [{"fold": 0} | run for run in each["runs"]]}
     assert dataclasses.asdict(read) == content
@@ -315,7 +318,8 @@ def test_the_csv_has_a_row_for_every_run(held: Held) -> None:
     table = pd.read_csv(study / "final/final.csv")
     assert list(table.columns) == [
         "stage", "role", "name", "trial", "seed", "fold", "params", "macs", "validation_loss",
-        "validation_accuracy", "test_loss", "test_accuracy", "seconds", "folder",
+        "validation_accuracy", "test_loss", "test_accuracy",
+        *(f"{part}_{name}" for part in ("validation", "test") for name in FURTHER), "seconds", "folder",
     ]  # fmt: skip
     assert table.stage.tolist() == ["validation"] * 4 + ["test"] * 6
     assert table.role.tolist() == ["candidate"] * 4 + ["winner"] * 2 + ["runner-up"] * 2 + ["baseline"] * 2

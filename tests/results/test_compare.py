@@ -337,7 +337,7 @@ def test_neither_an_empty_study_nor_one_of_failures_is_an_error(place: Path, run
     study(place, [], "empty", searched=["model.width"])
     ended = run("empty")
     assert ended.out.startswith("empty  0 trials")
-    assert "there are no completed trials\n\nmerged table: outputs/compare.csv (rows: 0, columns: 17)" in ended.out
+    assert "there are no completed trials\n\nmerged table: outputs/compare.csv (rows: 0, columns: 20)" in ended.out
     assert "there are no trials" in run("empty", "--all").out
     trials = [trial(number, None, None, 100, state="failed", reason="diverged") for number in range(3)]
     trials += [trial(3, None, None, 9, state="over_budget"), trial(4, None, None, 9, state="running")]

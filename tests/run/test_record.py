@@ -82,8 +82,13 @@ def test_the_history_and_the_configuration_read_back_typed_and_exact(tmp_path: P
     loaded = OmegaConf.load(folder.config)
     assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loaded)) == begun.config
     folder.write(begun, EPOCHS)
-    expected = pd.DataFrame([dataclasses.asdict(epoch) for epoch in EPOCHS]).drop(columns="epochs")
+    expected = pd.DataFrame([dataclasses.asdict(epoch) for epoch in EPOCHS]).drop(columns=["epochs", "further"])
     pd.testing.assert_frame_equal(pd.read_csv(folder.history), expected, rtol=1e-14, atol=0)
+    further = [
+        dataclasses.replace(epoch, further={"validation_mine": 0.1 + 0.2 * epoch.epoch}) for epoch in EPOCHS
+    ]
+    folder.write(begun, further)
+    assert folder.read_history() == further
     folder.write(begun, [Epoch(1, 1.5, None, None, 0.1, 1.0)])
     table = pd.read_csv(folder.history)
     assert str(table.validation_accuracy.dtype) == "float64", "empty is a number"

@@ -38,7 +38,7 @@ from tinysweep.training.augment import augment
 from tinysweep.training.device import hardware
 from tinysweep.training.loop import Epoch
 from tinysweep.training.schedule import shorten
-from tinysweep.training.score import evaluate
+from tinysweep.training.score import Score, evaluate
 
 SHAPE = DataShape(1, 12, 3)
 FILES = ["config.yaml", "curves.png", "history.csv", "model.pt", "record.json", "test_predictions.csv"]
@@ -351,7 +351,7 @@ def test_a_run_that_diverges_is_failed_with_epoch_and_rate(tmp_path: Path, confi
 def test_a_test_loss_that_is_no_number_fails_the_run(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "evaluate", lambda *_: loop.Score(float("nan"), 0.5))
+    monkeypatch.setattr(module, "evaluate", lambda *_: Score(float("nan"), 0.5))
     with pytest.raises(DivergedError, match="the test loss is nan"):
         run(config, tmp_path / "trial", [])
     record = record_in(tmp_path / "trial")

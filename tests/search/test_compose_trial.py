@@ -21,6 +21,7 @@ from tinysweep.search.space import Value, override
 from tinysweep.settings.compose import COMPOSITION_ERRORS, CONFIG_FOLDER, compose, register_schema, to_config
 from tinysweep.settings.explain import settings
 from tinysweep.settings.schema import (
+    ClassWeights,
     Config,
     DataConfig,
     DataName,
@@ -29,6 +30,7 @@ from tinysweep.settings.schema import (
     Family,
     ModelConfig,
     SchedulerName,
+    TrainerConfig,
 )
 
 
@@ -288,14 +290,15 @@ def test_the_identity_is_every_setting_but_where_and_on_what_a_run_runs() -> Non
         data=DataConfig(name=DataName.image_folder, digest="images-0", fold=1),
         model=ModelConfig(stem_fraction=0.5, bottleneck=0.5, views=5, deskew=True),
         dropout=DropoutConfig(DropoutName.stage, 0.2),
+        trainer=TrainerConfig(class_weights=ClassWeights.balanced),
     )
-    own = {"model.target", "model.options", "model.digest", "data.target", "data.options"}  # of choices with one
+    own = {"model.target", "model.options", "model.digest", "data.target", "data.options", "metrics"}
     assert set(identity(added)) == LEAVES - set(INCIDENTAL) - own
     net = ModelConfig(family=Family.custom, target="mynets:make", options={"kernel": 5}, digest="source-0")
     assert set(identity(Config(model=net))) >= {"model.target", "model.options.kernel", "model.digest"}
     assert identity(added)["model.bottleneck"] == 0.5
     newer = {"data.digest", "model.stem_fraction", "model.bottleneck", "dropout.name", "dropout.rate"}
-    newer |= {"data.fold", "model.views", "model.deskew"}
+    newer |= {"data.fold", "model.views", "model.deskew", "trainer.class_weights"}
     assert set(identity(added)) - set(identity(Config())) == newer, "left out at their default, as they once were"
 
 

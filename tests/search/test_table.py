@@ -29,6 +29,7 @@ from tinysweep.search.space import Value
 from tinysweep.search.study import STATES, Status, status
 from tinysweep.search.table import (
     COLUMNS,
+    LATER,
     Table,
     merge_seeds,
     pareto_front,
@@ -133,6 +134,7 @@ def test_a_row_says_all_that_is_known_of_a_trial(tmp_path: Path) -> None:
         "objective": "validation_accuracy",
         "validation_accuracy": "0.30000000000000004",
         "validation_loss": "1e-300",
+        **dict.fromkeys(LATER, ""),
         "params": "1000000000000",
         "macs": "10000000000000",
         "activation_bytes": "99",

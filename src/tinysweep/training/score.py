@@ -20,14 +20,14 @@ TRIED_PER_CLASS = 4  # made images by which a metric of one's own is tried befor
 
 @dataclass(frozen=True)
 class Score:
-    """Mean cross-entropy, accuracy in [0, 1], and further figures by name; of each image the class predicted,
-    int64, and the loss, float32, both (N,) on the CPU."""
+    """Mean cross-entropy, accuracy in [0, 1], and of each image the class predicted, int64, and the loss, float32,
+    both (N,) on the CPU; then further figures by name."""
 
     loss: float
     accuracy: float
-    further: dict[str, float] = field(default_factory=dict)
     predicted: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), repr=False, compare=False)
     losses: Tensor = field(default_factory=lambda: torch.empty(0), repr=False, compare=False)
+    further: dict[str, float] = field(default_factory=dict)
 
     def figures(self, part: str) -> dict[str, float]:
         """All figures by the names of metrics of this part of the data, validation or test."""
@@ -60,7 +60,7 @@ def evaluate(model: nn.Module, images: Images, machine: Hardware, own: Mapping[s
     further = class_figures(predicted, labels)
     further |= {name: own_figure(name, target, every, labels) for name, target in (own or {}).items()}
     accuracy = int((predicted == labels).sum()) / len(images)
-    return Score(loss.item() / len(images), accuracy, further, predicted, losses.cpu())
+    return Score(loss.item() / len(images), accuracy, predicted, losses.cpu(), further)
 
 
 def class_figures(predicted: Tensor, labels: Tensor) -> dict[str, float]:
