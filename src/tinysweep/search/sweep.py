@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from textwrap import indent
 
 import optuna
 from filelock import FileLock
@@ -297,10 +296,12 @@ def result(trials: list[FrozenTrial], objectives: list[str], searched: list[str]
     return "\n".join(
         [
             *([f"so far, as {elsewhere}:", ""] if running else []),
-            f"the best {min(SHOWN, len(best))} of {len(best)} {what} by {aim_in_words(objectives[0])}:",
+            console.wrap(
+                f"the best {min(SHOWN, len(best))} of {len(best)} {what} by {aim_in_words(objectives[0])}:"
+            ),
             table(best[:SHOWN], searched),
             "",
-            f"Pareto front: {' against '.join(map(aim_in_words, weighed))}",
+            console.wrap(f"Pareto front: {' against '.join(map(aim_in_words, weighed))}"),
             table(pareto_front(trials, objectives), searched),
         ]
     )
@@ -314,11 +315,13 @@ def aim_in_words(name: str) -> str:
 def table(trials: list[FrozenTrial], searched: list[str]) -> str:
     """Trials with their figures and parameters, a line each."""
     names = ("validation_accuracy", "validation_loss", "params", "macs", "seconds")
-    rows = [["trial", *(METRICS[name].header for name in names), *searched]]
+    rows = [["trial", *(METRICS[name].header for name in names), *map(console.setting_head, searched)]]
     for trial in trials:
         drawn = [_short(trial.params.get(name, trial.user_attrs.get(name))) for name in searched]
         rows.append([str(trial.number), *(figure(trial, name) for name in names), *drawn])
-    return indent(console.table(rows, "r" * len(rows[0])), console.GAP)
+    heads, advice = ["trial", *names, *searched], "they are in trials.csv"
+    align = "r" * len(heads)
+    return console.fitting_table(rows, align, advice, least=3, names=heads, indent=console.GAP)
 
 
 def _short(value: object) -> str:
