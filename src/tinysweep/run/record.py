@@ -179,9 +179,9 @@ class RunFolder:
     def write(self, record: Record, history: Sequence[Epoch]) -> None:
         """Write the record, and a row for each epoch; which of several trainings it belongs to, if there are."""
         record.take_epochs(history)
-        names = [spec.name for spec in dataclasses.fields(Epoch)]
-        if not any(epoch.epochs for epoch in history):
-            names.remove("epochs")
+        optional = {spec.name for spec in dataclasses.fields(Epoch) if spec.default is None}
+        known = {name for name in optional if any(getattr(epoch, name) is not None for epoch in history)}
+        names = [spec.name for spec in dataclasses.fields(Epoch) if spec.name not in optional - known]
         rows = ([getattr(epoch, name) for name in names] for epoch in history)
         write_whole(self.history, _csv(names, rows))
         write_whole(self.record, json.dumps(dataclasses.asdict(record), indent=2) + "\n")

@@ -35,7 +35,8 @@ TrainingState = dict[str, Any]
 @dataclass(frozen=True)
 class Epoch:
     """What one epoch showed; validation figures are None where nothing was held out. `epochs` is how many the
-    training has that it belongs to, where a trial has several trainings, one after another."""
+    training has that it belongs to, where a trial has several trainings, one after another. `train_accuracy` is of
+    images as they were trained on, augmented, each before its step; records of earlier versions lack it."""
 
     epoch: int
     train_loss: float
@@ -44,6 +45,7 @@ class Epoch:
     lr: float
     seconds: float
     epochs: int | None = None
+    train_accuracy: float | None = None
 
     @property
     def is_comparable(self) -> bool:
@@ -183,6 +185,7 @@ class _Training:
         """Train on every image once, at most a last incomplete batch aside, and evaluate on those held out."""
         number, began = len(self.history) + 1, time.perf_counter()
         self.step.total.zero_()
+        self.step.correct.zero_()
         self.model.train()
         steps = self.config.trainer.epochs * self.steps_per_epoch
         for pixels, labels in self._batches(number):
@@ -191,6 +194,7 @@ class _Training:
             self.advance(pixels, labels, self.lr)
             self.steps_taken += 1
         loss = self.step.total.item() / self.steps_per_epoch
+        right = self.step.correct.item() / (self.steps_per_epoch * self.batch_size)
         require_finite(loss, f"the loss of epoch {number}", self.config)
         validation_loss = validation_accuracy = None
         if self.validation:
@@ -198,7 +202,8 @@ class _Training:
             validation_loss, validation_accuracy = score.loss, score.accuracy
             require_finite(score.loss, f"the validation loss of epoch {number}", self.config)
         seconds = time.perf_counter() - began
-        self.history.append(Epoch(number, loss, validation_loss, validation_accuracy, self.lr, seconds))
+        figures = (loss, validation_loss, validation_accuracy, self.lr, seconds)
+        self.history.append(Epoch(number, *figures, train_accuracy=right))
         return self.history[-1]
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
