@@ -39,7 +39,7 @@ SHOWN = ["validation_accuracy", "validation_loss", "params", TESTED, "macs", "se
 JUDGED = ("validation_accuracy", TESTED)  # what chance changes from image to image
 WORDS = {"trial", "study", "state", "reason", "objective", "folder"}  # columns of text, read from the left
 BUDGETS = (1_000, 2_000, 5_000, 10_000, 20_000)  # trainable parameters, of which a model has fewer
-LONGEST, NARROWEST = 19, 8  # cells of a name that isn't broken, and of a column of figures, where there is no room
+LONGEST, NARROWEST = 14, 8  # cells of a name that isn't broken, and of a column of figures, where there is no room
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ def _contrast(two: pd.DataFrame, merged: Merged) -> str:
 
 def _narrowed(lines: Sequence[Sequence[str]]) -> list[list[str]]:
     """The lines of a contrast without the difference, which the figures tell as well, cells broken into lines."""
-    broken = [[setting_head(name) if len(name) > LONGEST else name, *pair] for _, name, *pair, _ in lines]
+    broken = [[_header(name) if len(name) > LONGEST else name, *pair] for _, name, *pair, _ in lines]
     rows = [[cell.replace(" ± ", "\n± ") for cell in row] for row in broken[1:]]
     heads = []
     for place in (1, 2):
