@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tinysweep.console import Progress, clean, first_names, table
+from tinysweep.console import Progress, clean, first_names, fitting_table, table, wrap
 
 
 class Terminal(io.StringIO):
@@ -32,6 +32,25 @@ def test_a_rule_spans_the_table() -> None:
 def test_however_wide_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     assert table([("x" * 500, "end")], "ll") == "x" * 500 + "  end"
+
+
+@pytest.mark.parametrize("cells", [10, 17, 18, 40])
+def test_a_fitting_table_names_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(cells))
+    rows = [("name", "live\nbytes", "MACs"), ("ab", "5", "1,000")]
+    found = fitting_table(rows, "lrr", "ask for it").split("\n")
+    assert max(map(len, found)) <= max(cells, len("name  bytes"))
+    fits = cells >= len("name  bytes   MACs")
+    assert ("no room for MACs; ask for it" in " ".join(" ".join(found).split())) is not fits
+    assert ("1,000" in found[-1]) is fits
+
+
+def test_words_keep_to_the_terminal_and_to_one_line_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "word " * 30
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert "\n" not in wrap(words)
+    monkeypatch.setenv("COLUMNS", "20")
+    assert max(map(len, wrap(words, "  ", more="    ").split("\n"))) <= 20
 
 
 def test_of_many_names_the_first_few_are_listed() -> None:

@@ -4,9 +4,11 @@ rich is imported where it is used, so that no command waits for it to start.
 """
 
 import math
+import shutil
 import sys
+import textwrap
 from collections.abc import Collection, Sequence
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 GAP = "  "
 NAMED = 4  # how many names a line lists
+UNLIMITED = 1_000_000  # characters a line, where no terminal cuts it
 
 
 def clean(text: object) -> str:
@@ -35,6 +38,25 @@ def width(text: str) -> int:
     return max(map(cell_len, text.split("\n")))
 
 
+def room() -> int:
+    """The cells of a line of the terminal; without one lines are as long as they like."""
+    return shutil.get_terminal_size((UNLIMITED, 24)).columns
+
+
+def wrap(words: str, indent: str = "", more: str | None = None) -> str:
+    """Words as lines that the terminal has room for, `more` being the indent of all but the first."""
+    return textwrap.fill(
+        words, room(), initial_indent=indent, subsequent_indent=indent if more is None else more,
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def setting_head(name: str) -> str:
+    """What stands above the column of a setting: `model.width` takes two lines, its values being narrow."""
+    section, dot, leaf = clean(name).rpartition(".")
+    return f"{section}{dot}\n{leaf}" if section else leaf
+
+
 def table(rows: Sequence[Sequence[str]], align: str, rules: Collection[int] = ()) -> str:
     """Rows of cells as aligned text that is never cut, however wide.
 
@@ -51,6 +73,26 @@ def table(rows: Sequence[Sequence[str]], align: str, rules: Collection[int] = ()
         if number in rules:
             lines.append("-" * (sum(widths) + len(GAP) * (len(widths) - 1)))
     return "\n".join(lines)
+
+
+def fitting_table(
+    rows: Sequence[Sequence[str]],
+    align: str,
+    advice: str,
+    *,
+    least: int = 2,
+    rules: Collection[int] = (),
+    names: Sequence[str] | None = None,
+    indent: str = "",
+) -> str:
+    """A `table` of as many columns as the terminal has room for, but of the first `least` at any rate. Below it is
+    said which are left out, by their `names` if not by the heads in the first row, and by the `advice` where they
+    are to be had."""
+    ends = accumulate(max(map(width, column)) + len(GAP) for column in zip(*rows, strict=True))
+    kept = max(least, sum(end - len(GAP) <= room() - len(indent) for end in ends))
+    text = textwrap.indent(table([row[:kept] for row in rows], align[:kept], rules), indent)
+    hidden = first_names([" ".join(name.split()) for name in (names or rows[0])[kept:]])
+    return f"{text}\n{wrap(f'no room for {hidden}; {advice}', GAP)}" if hidden else text
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], align: str) -> str:

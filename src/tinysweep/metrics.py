@@ -79,7 +79,7 @@ class Metrics(dict[str, Metric]):
 
 def _own(name: str) -> Metric | None:
     """A metric of a user's own; of all of these more is better, as only their function knows what they are."""
-    known = re.fullmatch(r"(validation|test)_([a-zA-Z]\w*)", name)
+    known = re.fullmatch(r"(validation|test)_([a-zA-Z]\w*)(?<!_sd)", name)
     if not known:
         return None
     label = name.replace("_", " ")

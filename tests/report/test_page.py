@@ -401,3 +401,19 @@ def test_a_click_sorts_the_ranking_both_ways(browser: Any, tmp_path: Path) -> No
     assert page.evaluate(column) == sorted(before, reverse=True)
     assert head.get_attribute("aria-sort") == "descending"
     page.close()
+
+
+@pytest.mark.slow
+def test_what_is_wider_than_the_page_says_that_it_scrolls(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(whole_page(made.view(tmp_path, made.mixed())))
+    page = browser.new_page()
+    told = """[...document.querySelectorAll('.scroll')].map((each) =>
+      [each.scrollWidth > each.clientWidth + 1, !each.previousElementSibling.hidden])"""
+    for width in (600, 1400):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.goto(f"file://{tmp_path}/report.html")
+        page.wait_for_timeout(300)
+        found = page.evaluate(told)
+        assert all(wide == hinted for wide, hinted in found)
+        assert width > 600 or any(wide for wide, _ in found)
+    page.close()

@@ -18,7 +18,8 @@ from made_tables import recorded, study, table, trial
 
 from conftest import Command, Ended
 from tinysweep.commands import compare
-from tinysweep.results.compare import Order, rank, standard_error
+from tinysweep.results.compare import Order, rank
+from tinysweep.results.fair import standard_error
 from tinysweep.results.merge import Merged
 from tinysweep.search.table import COLUMNS, read_trials
 from tinysweep.settings.schema import DataConfig, DataName, ModelConfig, TrainerConfig
@@ -58,7 +59,8 @@ def merged(rows: list[dict[str, Any]]) -> Merged:
     filled = [{**dict.fromkeys(COLUMNS), "state": "complete", "study": "s", "value": None, **row} for row in rows]
     frame = pd.DataFrame(filled, dtype=object).astype({**COLUMNS, "value": "string"})
     names = frame.study + " " + frame.number.astype("string")
-    return Merged(frame, frame.study.astype(object), names.astype(object), {}, 0, [])
+    alike = pd.Series(pd.NA, frame.index, dtype="string")
+    return Merged(frame, frame.study.astype(object), names.astype(object), alike, {}, 0, [])
 
 
 def in_order(rows: list[dict[str, Any]], column: str, descending: bool) -> list[int]:
@@ -258,7 +260,7 @@ PHOTOS = DataName.image_folder
 @pytest.mark.parametrize(
     ("mine", "theirs", "fair"),
     [
-        (DataConfig(), DataConfig(root="elsewhere", limit=64), True),
+        (DataConfig(), DataConfig(root="elsewhere"), True),
         (DataConfig(), DataConfig(validation=10_000), False),
         (DataConfig(), DataConfig(validation=0.1), False),
         (DataConfig(), DataConfig(split_seed=1), False),
@@ -302,6 +304,20 @@ def test_a_sweep_over_two_data_sets_is_warned_of_and_shows_which_a_trial_is_of(p
     assert not run(one, "--where", "data == 'mnist'").err
     other = [trial(at, 0.9, 0.3, 100, **{"data.limit": 100 + at}) for at in (0, 1)]
     assert not run(study(place, other, "limited")).err, "its trials are judged on the same images"
+
+
+def test_training_longer_or_on_fewer_images_is_warned_of_once_with_the_values(place: Path, run: Compare) -> None:
+    limits = [trial(at, 0.9, 0.3, 100, **{"data.limit": 100 + at}) for at in (0, 1)]
+    study(place, limits, "limited")
+    recorded(place / "runs/a")
+    recorded(place / "runs/b", data=DataConfig(limit=64))
+    long = study(place, [trial(0, 0.96, 0.2, 1000, epochs=20), trial(1, None, None, 9, state="failed")], "long")
+    said = "warning: trained differently, so that a better figure needn't mean a better model: "
+    assert run("runs/a", "long").err == f"{said}trainer.epochs=20 (long); trainer.epochs=1 (a)\n"
+    assert run("runs").err == f"{said}data.limit=null (a); data.limit=64 (b)\n"
+    assert run("limited", "runs/b").err == f"{said}data.limit=100, 101 (limited); data.limit=64 (b)\n"
+    assert not run("limited").err, "a study that searches over it differs within itself"
+    assert not run(long, "runs/a", "--where", "params > 900").err, "only what is compared counts"
 
 
 def test_other_objectives_are_warned_of_and_named(place: Path, run: Compare) -> None:
@@ -417,7 +433,7 @@ def test_the_tables_keep_to_the_terminal_and_name_what_they_leave_out(
     monkeypatch.setenv("COLUMNS", str(width))
     ended = run(study(place, trials))
     block = next(block for block in ended.out.split("\n\n") if " first:" in block).split("\n")[1:]
-    assert max(map(len, block)) <= width
+    assert max(map(len, ended.out.split("\n"))) <= width
     above, _, below = " ".join(block).partition("no room for ")
     figures = ["accuracy", "loss", "params", "MACs", "seconds"]
     every = [*figures, *(name.partition(".")[2] for name in names[::-1])]
@@ -434,8 +450,8 @@ def test_columns_that_are_asked_for_are_shown_whatever_their_width(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     study(place, [trial(0, 0.9876, 0.12345, 1234567, **{"model.width": 8.0})])
-    found = lines(run("one", "--columns", "params, accuracy,model.width,folder"), " first:")
-    assert found == [
+    found = lines(run("one", "--columns", "params, accuracy,model.width,folder"), "model.")
+    assert found[-3:] == [
         ["model."],
         ["trial", "params", "accuracy", "width", "folder"],
         ["1", "one", "0", "1,234,567", "98.76%", "8", "one/trials/0"],

@@ -7,8 +7,11 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from tinysweep.run.curves import TRAIN, VALIDATION, draw
+from tinysweep.run.curves import APART, TRAIN, VALIDATION, _apart, draw, first_plain_epoch
+from tinysweep.settings.schema import AugmentationConfig, Config, TrainerConfig
 from tinysweep.training.loop import Epoch
+
+PLAIN = "#f0f0f0"  # behind the epochs without augmentation
 
 
 def history(epochs: int, validated: bool = True) -> list[Epoch]:
@@ -44,3 +47,34 @@ def test_each_curve_there_is_shows_below_a_title_that_is_no_formula(
 def test_a_perfect_model_can_be_drawn(tmp_path: Path) -> None:
     draw([Epoch(n, 0.0, 0.0, 1.0, 0.1, 1.0) for n in (1, 2, 3)], "trial", tmp_path / "curves.png")
     assert pixels_of(tmp_path / "curves.png", VALIDATION) > 20
+
+
+def test_training_accuracy_is_a_second_curve_where_it_was_counted(tmp_path: Path) -> None:
+    old = history(5)
+    draw(old, "", tmp_path / "old.png")
+    draw(
+        [Epoch(**{**vars(epoch), "train_accuracy": 0.1 * epoch.epoch}) for epoch in old], "", tmp_path / "new.png"
+    )
+    assert pixels_of(tmp_path / "new.png", TRAIN) > 1.5 * pixels_of(tmp_path / "old.png", TRAIN)
+
+
+def test_epochs_without_augmentation_are_marked_once_they_are_reached(tmp_path: Path) -> None:
+    for plain_from in (None, 4, 6):
+        draw(history(5), "", tmp_path / f"{plain_from}.png", plain_from)
+    grey = {name: pixels_of(tmp_path / f"{name}.png", PLAIN) for name in (None, 4, 6)}
+    assert grey[4] > 1000 + 10 * max(grey[None], grey[6])
+
+
+def test_only_augmentation_that_ends_has_epochs_without_it() -> None:
+    moving = AugmentationConfig(shift_fraction=0.1)
+    assert first_plain_epoch(Config(augmentation=moving, trainer=TrainerConfig(epochs=9, clean_epochs=2))) == 8
+    assert first_plain_epoch(Config(augmentation=moving)) is None
+    assert first_plain_epoch(Config(trainer=TrainerConfig(epochs=9, clean_epochs=2))) is None
+
+
+@pytest.mark.parametrize("shares", [[0.0, 0.0], [0.3, 0.31], [0.5, 0.9], [0.97, 1.0], [0.4]])
+def test_the_figures_at_two_ends_never_cover_each_other(shares: list[float]) -> None:
+    places = _apart(shares)
+    assert places == sorted(places)
+    assert places[-1] - places[0] >= min(APART, len(shares) - 1) - 1e-9
+    assert all(abs(place - share) <= APART for place, share in zip(places, shares, strict=True))

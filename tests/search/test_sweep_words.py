@@ -81,7 +81,8 @@ def test_a_table_has_a_line_a_trial_in_columns_that_line_up() -> None:
     ]
     text = table(trials, ["model", "model.width", "optimizer.lr"])
     assert cells(text) == [
-        ["trial", "accuracy", "loss", "params", "MACs", "seconds", "model", "model.width", "optimizer.lr"],
+        ["model.", "optimizer."],
+        ["trial", "accuracy", "loss", "params", "MACs", "seconds", "model", "width", "lr"],
         ["3", "90.00%", "0.2500", "17,626", "1,234,567", "12.3", "s", "plain", "4", "0.0123"],
         ["1234", "90.00%", "0.2500", "5", "7", "1,234.5", "s", "separable", "16", "-"],
     ]

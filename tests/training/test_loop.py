@@ -20,7 +20,7 @@ from tinysweep.data.catalogue import DataShape
 from tinysweep.data.load import Data, load
 from tinysweep.errors import BudgetError, ConfigError, DivergedError
 from tinysweep.network import budget
-from tinysweep.network.build import BLOCKS
+from tinysweep.network.build import BLOCKS, build_model
 from tinysweep.settings.schema import (
     AugmentationConfig,
     Config,
@@ -333,7 +333,7 @@ def test_a_step_never_waits_for_the_device(optimizer: OptimizerName) -> None:
     few, many = times_read_back(config, 32), times_read_back(config, 320)
     assert few == many > 0
     longer = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, epochs=5))
-    assert times_read_back(longer, 32) - few == 3, "an epoch reads its loss, and nothing else"
+    assert times_read_back(longer, 32) - few == 2 * 3, "an epoch reads its loss and what was right"
 
 
 # ---- losses
@@ -500,3 +500,14 @@ print({needless} & set(sys.modules) - {{'hydra'}})
     accuracy, *loaded = subprocess.check_output(words, text=True, timeout=120).splitlines()
     assert 0 <= float(accuracy) <= 1
     assert loaded == ["set()", "set()"], "nor does a run, but for Hydra"
+
+
+def test_training_accuracy_is_that_of_the_images_before_they_are_learned_from() -> None:
+    data, config = small_data(validation=0), small_config(batch_size=48, epochs=1)
+    torch.manual_seed(config.trainer.seed)
+    network = build_model(config.model, data.shape, config.dropout).train()
+    pixels = Normalise(data.mean, data.std)(data.train.pixels.float())
+    right = int((network(pixels).argmax(1) == data.train.labels).sum())
+    assert fit(config, data).history[0].train_accuracy == right / 48
+    longer = fit(small_config(epochs=30), data).history
+    assert longer[-1].train_accuracy == 1.0

@@ -16,6 +16,10 @@ what sets the best two apart.
 EXAMPLES = """\
 Columns are those of trials.csv, test_accuracy of single runs, and every
 searched parameter by its name. Accuracies are parts of one: 0.99, not 99.
+Completed trials or runs that differ by their seed alone are one row, with the
+means of their figures, how many there are in the column seeds, and the
+standard deviations in validation_accuracy_sd, validation_loss_sd,
+test_accuracy_sd and seconds_sd; --each-seed shows each apart.
 Ties are broken by validation loss, then parameters, then study and number.
 
 examples:
@@ -27,6 +31,9 @@ examples:
     tinysweep-compare a.csv b.csv --csv both.csv
   the most accurate small models
     tinysweep-compare outputs --sort validation_accuracy --where "params < 5000"
+  configurations of which three seeds or more were trained, and each of these
+    tinysweep-compare outputs --where "seeds >= 3"
+    tinysweep-compare outputs --each-seed
   some values of parameters
     tinysweep-compare outputs --where "model.width in [8, 16] and model == 'plain'"
   what became of the largest models that were proposed
@@ -53,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
     condition = "consider only rows that meet it, such as \"params < 10000 and model == 'plain'\""
     add("--where", metavar="CONDITION", help=condition)
     add("--columns", metavar="A,B,C", help="columns to show, instead of the figures and parameters that fit")
+    each = "a row for each seed, instead of the mean ± sd of those that differ by trainer.seed alone"
+    add("--each-seed", action="store_true", help=each)
     add("--all", action="store_true", help="show trials in every state, not only completed ones")
     return made
 

@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from tinysweep.commands.cli import command
-from tinysweep.console import table
+from tinysweep.console import fitting_table, wrap
 from tinysweep.errors import ConfigError
 from tinysweep.settings.schema import Config
 
@@ -49,13 +49,14 @@ def show(config: Config) -> None:
     config = budget.resolve(config, shape)
     cost = budget.measure(config.model, shape, config.dropout)
     size = f"{shape.channels}x{shape.size}x{shape.size}"
-    print(f"{config.model.kind} model of width {config.model.width} for {size} images, {shape.classes} classes")
+    kind = f"{config.model.kind} model of width {config.model.width}"
+    print(wrap(f"{kind} for {size} images, {shape.classes} classes"))
     print(layer_table(cost))
     if cost.frozen or config.model.target:
         print(f"not counted: {cost.frozen:,} frozen parameters, {cost.buffers:,} values in buffers")
     excess = budget.excesses(cost, config.budget)
     within = f"within budget (trainable parameters must be fewer than {config.budget.params:,})"
-    print("over budget: " + "; ".join(excess) if excess else within)
+    print(wrap("over budget: " + "; ".join(excess) if excess else within))
     if excess:
         raise SystemExit(1)
 
@@ -69,7 +70,7 @@ def layer_table(cost: "Cost") -> str:
          f"{layer.activation_bytes:,}") for layer in cost.layers
     ]  # fmt: skip
     rows.append(("total", "", "", f"{cost.params:,}", f"{cost.macs:,}", f"{cost.activation_bytes:,} peak"))
-    return table(rows, "lllrrr", rules=(0, len(rows) - 2))
+    return fitting_table(rows, "lllrrr", "a wider terminal has it", least=4, rules=(0, len(rows) - 2))
 
 
 def main() -> None:

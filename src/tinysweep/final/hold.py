@@ -3,7 +3,6 @@ those that it is compared with. Who fails by its own configuration drops out of 
 without it."""
 
 from collections.abc import Sequence
-from textwrap import indent
 
 from tinysweep import console
 from tinysweep.errors import StudyError
@@ -131,13 +130,13 @@ def result(plan: FinalPlan, final: Final, images: int, command: str) -> str:
     parts = [_candidates(plan, final)] if final.candidates else []
     parts.append(_models(plan, final, images))
     if final.comparisons:
-        parts.append("\n".join(map(_comparison, final.comparisons)))
+        parts.append("\n".join(console.wrap(_comparison(each)) for each in final.comparisons))
     places = [
         ("models", str(plan.folder / "runs" / Stage.test)),
         ("figures", f"{plan.folder / 'final.json'}, final.csv, predictions.csv"),
         ("train the winner", command),
     ]
-    parts += [final.choice, "\n".join(f"{name:<18}{value}" for name, value in places)]
+    parts += [console.wrap(final.choice), "\n".join(f"{name:<18}{value}" for name, value in places)]
     return "\n" + "\n\n".join(parts)
 
 
@@ -153,7 +152,7 @@ def _candidates(plan: FinalPlan, final: Final) -> str:
     seeds = f"{seeds_in_words(plan.selection_seeds)} with {plan.held_out} held out"
     title = f"candidates by mean {METRICS[plan.judge].label} over {seeds}"
     said = f"{_spread(final)}, and how far they are behind the best ± standard error"
-    return f"{title}, {said}:\n{_align(header, rows)}"
+    return f"{console.wrap(f'{title}, {said}:')}\n{_align(header, rows)}"
 
 
 def _models(plan: FinalPlan, final: Final, images: int) -> str:
@@ -162,7 +161,7 @@ def _models(plan: FinalPlan, final: Final, images: int) -> str:
     headers = [_flat(ALL_METRICS[name].header).removeprefix("test ") for name in names]
     header = ["", "", *headers, "params", "accuracy of each seed"]
     title = f"final models on the {images:,} test images over {seeds_in_words(plan.settings.seeds)}"
-    return f"{title}, {_spread(final)}:\n{_align(header, rows)}"
+    return f"{console.wrap(f'{title}, {_spread(final)}:')}\n{_align(header, rows)}"
 
 
 def _row(each: RankedCandidate | FinalModel, metrics: Sequence[str], judge: str, *more: str) -> list[str]:
@@ -195,7 +194,10 @@ def _spread(final: Final) -> str:
 
 
 def _align(header: list[str], rows: list[list[str]]) -> str:
-    return indent(console.table([header, *rows], "l" * len(header)), console.GAP)
+    if console.width(console.table([header, *rows], "l" * len(header))) + len(console.GAP) > console.room():
+        rows = [[cell.replace(" [", "\n[") for cell in row] for row in rows]
+    align, advice = "l" * len(header), "final.csv has it, and final.json"
+    return console.fitting_table([header, *rows], align, advice, least=3, indent=console.GAP)
 
 
 def _comparison(found: Verdict) -> str:

@@ -16,6 +16,7 @@ from plotly.subplots import make_subplots
 from tinysweep.metrics import METRICS
 from tinysweep.report.importance import Importances
 from tinysweep.report.mistakes import Predictions
+from tinysweep.report.noise import error_bars, images_judged, standard_error
 from tinysweep.report.style import (
     BEST,
     FRONT,
@@ -39,6 +40,7 @@ MOST_DETAILED = 1000  # trials; all that is known of thousands would swell the p
 CROWD = 60  # lines that are drawn thin and faint, as they cover each other
 MOST_CHOICES = 12  # that are written on an axis
 MOST_TICKS = 6
+MOST_BARS = 60  # trials; the error bars of more would cover each other
 ABSENT = -0.12  # where a line passes an axis whose parameter the trial hasn't drawn, as nothing read it
 MOST_NUMBERED = 20  # classes; more than these leave no room for a number in each cell
 
@@ -66,10 +68,17 @@ def accuracy_parameters(view: StudyView, winner: int | None) -> go.Figure | str:
         return NO_COMPLETED
     limit, front = view.limit("params"), view.front()
     across = scale("params", [*(metric(trial, "params") for trial in view.completed), *([limit] if limit else [])])
-    up = scale("validation_accuracy", (metric(trial, "validation_accuracy") for trial in view.completed))
+    images = images_judged(view) if len(view.completed) <= MOST_BARS else None
+    accuracies = [metric(trial, "validation_accuracy") for trial in view.completed]
+    errors = [standard_error(trial, images) if images else 0.0 for trial in view.completed]
+    ends = [accuracy + way * error for accuracy, error in zip(accuracies, errors, strict=True) for way in (-1, 1)]
+    # A bar that would reach a perfect accuracy has no end on a logarithmic axis of errors.
+    up = scale("validation_accuracy", [*accuracies, *(end for end in ends if 0 <= end < 1)])
     figure = go.Figure()
 
     def add(name: str, trials: Sequence[FrozenTrial], **style: Any) -> None:
+        if images:
+            style["error_y"] = error_bars(trials, images)
         figure.add_scatter(
             name=name,
             x=[across.place(metric(trial, "params")) for trial in trials],

@@ -18,7 +18,7 @@ from tinysweep.files import write_whole
 from tinysweep.final.results import Final, read_final
 from tinysweep.metrics import METRICS
 from tinysweep.network.budget import Cost, measure
-from tinysweep.report import figures, sections
+from tinysweep.report import figures, noise, sections
 from tinysweep.report.again import final_command, instructions
 from tinysweep.report.importance import FEW, Importances, importances
 from tinysweep.report.mistakes import Mistake, Predictions, mistakes, names_of_classes, read_predictions
@@ -111,7 +111,7 @@ def render(view: StudyView, found: Findings, drawn: dict[str, go.Figure | str]) 
         BEST_CURVES=BEST_CURVES,
         tiles=sections.tiles(view, final if isinstance(final, Final) else None),
         bounds=sections.bounds(view), period=sections.period(view.trials), made=datetime.now(UTC),
-        counts=sections.status_counts(view),
+        counts=sections.status_counts(view), noise=noise.in_words(view),
         final_tables=sections.final_tables(final, view.objectives[0]) if isinstance(final, Final) else {},
         final_command=final_command(view),
         reasons=sections.reasons(view), ranking=sections.ranking(view), mistakes=_mistakes(view, found),

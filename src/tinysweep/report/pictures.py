@@ -112,6 +112,16 @@ def _add_points(axes: Axes, trace: Any) -> None:
     symbol = trace.marker.symbol or "circle"
     size = POINTS * (trace.marker.size or 6) * (STAR if symbol == "star" else 1)
     colour = trace.marker.color or trace.line.color
+    if (bars := trace.error_y).array:
+        axes.errorbar(
+            trace.x,
+            trace.y,
+            [bars.arrayminus, bars.array],
+            fmt="none",
+            ecolor=bars.color,
+            elinewidth=0.8,
+            capsize=2,
+        )
     axes.plot(
         trace.x, trace.y, color=colour, alpha=trace.marker.opacity, lw=trace.line.width,
         marker=MARKERS[symbol] if "markers" in trace.mode else "", ms=size,

@@ -80,7 +80,7 @@ def apply_layout(figure: go.Figure, height: int, **settings: Any) -> go.Figure:
     )  # fmt: skip
     shared = {"gridcolor": "#ececec", "linecolor": "#999999", "zeroline": False, "automargin": True}
     figure.update_xaxes(ticks="outside", **shared)
-    figure.update_yaxes(ticks="outside", **shared)
+    figure.update_yaxes(ticks="outside", title_standoff=14, **shared)
     return figure.update_layout(**settings)
 
 

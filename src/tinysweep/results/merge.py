@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import filterfalse
 from pathlib import Path
@@ -17,7 +17,7 @@ from tinysweep.metrics import ALL_METRICS
 from tinysweep.search.compose_trial import identity
 from tinysweep.search.space import without_quotes
 from tinysweep.search.study import trial_path
-from tinysweep.search.table import COLUMNS, is_figure, separated_otherwise, with_later_columns
+from tinysweep.search.table import COLUMNS, LATER, SEED, is_figure, separated_otherwise, with_later_columns
 from tinysweep.settings.stored import flatten, rename_old_settings
 
 TABLE, RECORD = "trials.csv", "record.json"
@@ -25,9 +25,24 @@ BEGUN = {"study.db", ".sweepers"}  # what a study's folder holds before its firs
 WANTED = "give the folder of a study, a trials.csv, the folder of a run, or any folder above them"
 RUNS = "runs"  # what stands for the study in the rows of single runs
 TESTED = "test_accuracy"
-FIGURES = COLUMNS | {TESTED: "Float64"}
+VARYING = ("validation_accuracy", "validation_loss", *LATER, TESTED, "seconds")  # what a seed changes
+SPREAD = "_sd"  # what ends the name of a column that holds standard deviations over seeds
+SEEDS = "seeds"  # how many a row is the mean of; one alone has none
+DEVIATIONS = {name: f"{name}{SPREAD}" for name in VARYING}
+FIGURES = COLUMNS | {TESTED: "Float64", SEEDS: "Int64", **dict.fromkeys(DEVIATIONS.values(), "Float64")}
 # What stands for the choice of a group.
 CHOSEN = {"data": "name", "model": "family", "dropout": "name", "optimizer": "name", "scheduler": "name"}
+
+
+def is_known(column: str) -> bool:
+    """Whether a column is no searched parameter: it holds what is known of every row, or how far seeds spread."""
+    return column in FIGURES or is_figure(column.removesuffix(SPREAD))
+
+
+def in_order(columns: Iterable[str]) -> list[str]:
+    """Known columns as tables have them, those of a user's own metrics last."""
+    places = {name: place for place, name in enumerate(FIGURES)}
+    return sorted(columns, key=lambda name: places.get(name, len(places)))
 
 
 @dataclass
@@ -92,21 +107,23 @@ def _raise(error: OSError) -> None:
 
 @dataclass(frozen=True)
 class Merged:
-    """`frame` has the columns of every study, then test_accuracy if a single run has one, then the searched
+    """`frame` has the columns of every study, then those of FIGURES that any row has, then the searched
     parameters, as text, so that each stands as its study wrote it. By row, `labels` holds the name by which people
-    tell its study from the others, `names` that of the trial or run; `places` says where each study lies;
-    `repeated` rows were there twice, and `damaged` says why records can't be read."""
+    tell its study from the others, `names` that of the trial or run, and `alike` what those share that differ by
+    their seed alone, missing where no seed was chosen; `places` says where each study lies; `repeated` rows were
+    there twice, and `damaged` says why records can't be read."""
 
     frame: pd.DataFrame
     labels: "pd.Series[str]"
     names: "pd.Series[str]"
+    alike: "pd.Series[str]"
     places: dict[str, str]
     repeated: int
     damaged: list[str]
 
     @property
     def parameters(self) -> list[str]:
-        return [name for name in self.frame.columns if not is_figure(name)]
+        return [name for name in self.frame.columns if not is_known(name)]
 
 
 def merge(found: Found) -> Merged:
@@ -125,21 +142,25 @@ def merge(found: Found) -> Merged:
             damaged.append(str(error))
     if damaged and not runs and not parts:
         raise DataError(f"{damaged[0]}; {WANTED}")
-    searched = list(dict.fromkeys(name for part in parts for name in part.columns if not is_figure(name)))
-    parts.append(_run_frame(runs, searched))
+    searched = list(dict.fromkeys(name for part in parts for name in part.columns if not is_known(name)))
+    single, alike = _run_frame(runs, searched)
+    keys = [*map(_alike, parts), alike]
+    parts.append(single)
     places.append(first_names([clean(path) for path in dict.fromkeys(found.runs.values())]))
 
     whole = pd.concat(parts, keys=range(len(parts)))
-    own = [name for name in whole.columns if is_figure(name) and name not in COLUMNS and whole[name].notna().any()]
-    whole = whole[[*COLUMNS, *own, *(name for name in whole.columns if not is_figure(name))]]
-    repeated = _find_repeated(whole)
+    known = [name for name in whole.columns if name not in COLUMNS and is_known(name)]
+    more = [name for name in in_order(known) if whole[name].notna().any()]
+    whole = whole[[*COLUMNS, *more, *(name for name in whole.columns if not is_known(name))]]
+    repeated = find_repeated(whole)
     frame = whole[~repeated].reset_index(level=0, names="part").reset_index(drop=True)
     labels = _labels(frame.part, frame.study.fillna("").map(clean), places)
     first = labels.drop_duplicates()
     named = {label: places[part] for label, part in zip(first, frame.part[first.index], strict=True)}
     named |= {place: place for place, part in zip(places, parts[:-1], strict=False) if part.empty}
     frame = frame.drop(columns="part")
-    return Merged(frame, labels, _names(frame, labels), named, int(repeated.sum()), damaged)
+    alike = pd.concat(keys, ignore_index=True)[~repeated.to_numpy()].reset_index(drop=True)
+    return Merged(frame, labels, _names(frame, labels), alike, named, int(repeated.sum()), damaged)
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -154,7 +175,7 @@ def read_table(path: Path) -> pd.DataFrame:
         if advice := separated_otherwise(path):
             raise DataError(f"{clean(path)} can't be read as a table of trials: {advice}")
         frame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
-        own = [name for name in frame.columns if is_figure(name) and name not in FIGURES]
+        own = [name for name in frame.columns if is_known(name) and name not in FIGURES]
         frame = frame.astype(dict.fromkeys(own, "Float64"))
     except (OSError, ValueError, OverflowError) as error:
         raise DataError(f"{clean(path)} can't be read as a table of trials: {clean(first_line(error))}") from error
@@ -164,7 +185,7 @@ def read_table(path: Path) -> pd.DataFrame:
     places = zip(frame.folder, frame.number, strict=True)
     folders = [_resolve_folder(folder, number, path.parent) for folder, number in places]
     frame["folder"] = pd.array(folders, dtype="string")
-    for name in filterfalse(is_figure, frame.columns):  # earlier versions wrote the quotes of quoted text
+    for name in filterfalse(is_known, frame.columns):  # earlier versions wrote the quotes of quoted text
         frame[name] = frame[name].map(without_quotes, na_action="ignore").astype("string")
     return frame
 
@@ -229,14 +250,29 @@ def load_record(folder: Path) -> Any:
         raise DataError(f"{clean(folder / RECORD)} can't be read: {clean(first_line(error))}") from error
 
 
-def _run_frame(rows: list[dict[str, Any]], searched: list[str]) -> pd.DataFrame:
-    """Single runs as rows, with the parameters that studies searched and the settings in which they differ."""
+def _run_frame(rows: list[dict[str, Any]], searched: list[str]) -> tuple[pd.DataFrame, "pd.Series[str]"]:
+    """Single runs as rows, with the parameters that studies searched and the settings in which they differ; and
+    what those share that differ by their seed alone."""
     settings = pd.DataFrame([row.pop("settings") for row in rows])
-    differing = [name for name in map(str, settings) if "." in name and settings[name].nunique() > 1]
+    decisive = [name for name in map(str, settings) if "." in name]
+    differing = [name for name in decisive if settings[name].nunique() > 1]
     parameters = list(dict.fromkeys([*searched, *differing]))
     own = {name: "Float64" for row in rows for name in row if is_figure(name) and name not in FIGURES}
     figures = pd.DataFrame(rows, columns=[*FIGURES, *own], dtype=object).astype(FIGURES | own)
-    return pd.concat([figures, settings.reindex(columns=parameters).astype("string")], axis=1)
+    frame = pd.concat([figures, settings.reindex(columns=parameters).astype("string")], axis=1)
+    return frame, _as_text(settings[[name for name in decisive if name != SEED]])
+
+
+def _alike(frame: pd.DataFrame) -> "pd.Series[str]":
+    """What rows of a table share that differ by their seed alone: their study and all that it searched."""
+    if SEED not in frame:
+        return pd.Series(pd.NA, frame.index, dtype="string")
+    names = [name for name in map(str, frame) if not is_known(name) and name != SEED]
+    return _as_text(frame[["study", *names]]).where(frame[SEED].notna())
+
+
+def _as_text(frame: pd.DataFrame) -> "pd.Series[str]":
+    return frame.fillna("–").agg(tuple, axis=1).astype("string")
 
 
 def setting_text(value: Any) -> str:
@@ -246,12 +282,14 @@ def setting_text(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def _find_repeated(frame: pd.DataFrame) -> "pd.Series[bool]":
-    """Which rows are there before: trials with everything but the place the same, and runs in the same folder."""
+def find_repeated(frame: pd.DataFrame) -> "pd.Series[bool]":
+    """Which rows are there before: trials with everything but the place the same, and runs in the same folder, or
+    means of as many seeds of which the first lies there."""
     runs = frame.number.isna()
     folders = frame.folder.map(os.path.abspath, na_action="ignore")
     trials = frame.duplicated([name for name in frame.columns if name != "folder"])
-    return (trials & ~runs) | (runs & folders.notna() & folders.duplicated())
+    means = frame[SEEDS] if SEEDS in frame else pd.Series(pd.NA, frame.index)
+    return (trials & ~runs) | (runs & folders.notna() & pd.DataFrame({0: folders, 1: means}).duplicated())
 
 
 def _labels(parts: "pd.Series[int]", studies: "pd.Series[str]", places: list[str]) -> "pd.Series[str]":

@@ -180,9 +180,10 @@ class RunFolder:
     def write(self, record: Record, history: Sequence[Epoch]) -> None:
         """Write the record, and a row for each epoch; which of several trainings it belongs to, if there are."""
         record.take_epochs(history)
-        names = [spec.name for spec in dataclasses.fields(Epoch) if spec.name != "further"]
-        if not any(epoch.epochs for epoch in history):
-            names.remove("epochs")
+        optional = {spec.name for spec in dataclasses.fields(Epoch) if spec.default is None}
+        known = {name for name in optional if any(getattr(epoch, name) is not None for epoch in history)}
+        left_out = {"further", *(optional - known)}
+        names = [spec.name for spec in dataclasses.fields(Epoch) if spec.name not in left_out]
         names += dict.fromkeys(name for epoch in history for name in epoch.further)
         rows = ([epoch.figure(name) for name in names] for epoch in history)
         write_whole(self.history, _csv(names, rows))

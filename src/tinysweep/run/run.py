@@ -176,7 +176,8 @@ class _LiveRun:
             if self.checkpoint:
                 from tinysweep.run import curves  # noqa: PLC0415 training must not wait for matplotlib to be imported
 
-                curves.draw(self.history, self.config.name, self.folder.curves)
+                plain = curves.first_plain_epoch(self.config)
+                curves.draw(self.history, self.config.name, self.folder.curves, plain)
         except KeyboardInterrupt:
             self._close(State.interrupted)
             if self.checkpoint:

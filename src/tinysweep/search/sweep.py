@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from textwrap import indent
 
 import optuna
 from filelock import FileLock
@@ -268,7 +267,8 @@ def figure(trial: FrozenTrial, name: str) -> str:
 def trial_line(trial: FrozenTrial, best: FrozenTrial | None, objective: str, rungs: bool = False) -> str:
     """What became of a trial, after which rung if there are any, and the best so far."""
     notes, became = trial.user_attrs, status(trial)
-    shown = dict.fromkeys(["validation_accuracy", *([objective] if METRICS[objective].each_epoch else [])])
+    own = METRICS[objective].each_epoch and objective != "validation_loss"
+    shown = dict.fromkeys(["validation_accuracy", *([objective] if own else [])])
     parts = [
         f"trial {trial.number:<4} {became.value:<11}",
         *([f"rung {notes.get('epochs') or '-':>3}"] if rungs else []),
@@ -298,10 +298,12 @@ def result(trials: list[FrozenTrial], objectives: list[str], searched: list[str]
     return "\n".join(
         [
             *([f"so far, as {elsewhere}:", ""] if running else []),
-            f"the best {min(SHOWN, len(best))} of {len(best)} {what} by {aim_in_words(objectives[0])}:",
+            console.wrap(
+                f"the best {min(SHOWN, len(best))} of {len(best)} {what} by {aim_in_words(objectives[0])}:"
+            ),
             table(best[:SHOWN], searched, objectives),
             "",
-            f"Pareto front: {' against '.join(map(aim_in_words, weighed))}",
+            console.wrap(f"Pareto front: {' against '.join(map(aim_in_words, weighed))}"),
             table(pareto_front(trials, objectives), searched, objectives),
         ]
     )
@@ -312,15 +314,17 @@ def aim_in_words(name: str) -> str:
     return f"{METRICS[name].label} ({'higher' if METRICS[name].higher_is_better else 'lower'} is better)"
 
 
-def table(trials: list[FrozenTrial], searched: list[str], objectives: list[str]) -> str:
+def table(trials: list[FrozenTrial], searched: list[str], objectives: Sequence[str] = ()) -> str:
     """Trials with their figures and parameters, a line each."""
     figures = ("validation_accuracy", "validation_loss", "params", "macs", "seconds")
     names = [*(name for name in objectives if name not in figures), *figures]
-    rows = [["trial", *(METRICS[name].header for name in names), *searched]]
+    rows = [["trial", *(METRICS[name].header for name in names), *map(console.setting_head, searched)]]
     for trial in trials:
         drawn = [_short(trial.params.get(name, trial.user_attrs.get(name))) for name in searched]
         rows.append([str(trial.number), *(figure(trial, name) for name in names), *drawn])
-    return indent(console.table(rows, "r" * len(rows[0])), console.GAP)
+    heads, advice = ["trial", *names, *searched], "they are in trials.csv"
+    align = "r" * len(heads)
+    return console.fitting_table(rows, align, advice, least=3, names=heads, indent=console.GAP)
 
 
 def _short(value: object) -> str:

@@ -47,7 +47,7 @@ COLUMNS = {
 }
 
 
-LATER = frozenset(f"validation_{name}" for name in FURTHER)  # columns that tables of earlier versions lack
+LATER = tuple(f"validation_{name}" for name in FURTHER)  # columns that tables of earlier versions lack
 
 
 def is_figure(column: str) -> bool:
@@ -130,7 +130,7 @@ def read_trials(path: str | Path) -> pd.DataFrame:
 
 def with_later_columns(frame: pd.DataFrame) -> pd.DataFrame:
     """A table, perhaps of an earlier version, with the columns, empty, that this one has more."""
-    lacking = {name: pd.Series(pd.NA, frame.index, "Float64") for name in LATER - set(frame.columns)}
+    lacking = {name: pd.Series(pd.NA, frame.index, "Float64") for name in LATER if name not in frame}
     return frame.assign(**lacking)
 
 

@@ -34,8 +34,9 @@ TrainingState = dict[str, Any]
 @dataclass(frozen=True)
 class Epoch:
     """What one epoch showed; validation figures are None where nothing was held out. `epochs` is how many the
-    training has that it belongs to, where a trial has several trainings, one after another; `further` are more
-    validation figures, by the names of their metrics."""
+    training has that it belongs to, where a trial has several trainings, one after another. `train_accuracy` is of
+    images as they were trained on, augmented, each before its step; records of earlier versions lack it. `further`
+    are more validation figures, by the names of their metrics."""
 
     epoch: int
     train_loss: float
@@ -44,6 +45,7 @@ class Epoch:
     lr: float
     seconds: float
     epochs: int | None = None
+    train_accuracy: float | None = None
     further: dict[str, float] = field(default_factory=dict)
 
     def figure(self, metric: str) -> float | None:
@@ -172,6 +174,7 @@ class _Training:
         """Train on every image once, at most a last incomplete batch aside, and evaluate on those held out."""
         number, began = len(self.history) + 1, time.perf_counter()
         self.step.total.zero_()
+        self.step.correct.zero_()
         self.model.train()
         steps = self.config.trainer.epochs * self.steps_per_epoch
         for pixels, labels in self._batches(number):
@@ -180,6 +183,7 @@ class _Training:
             self.advance(pixels, labels, self.lr)
             self.steps_taken += 1
         loss = self.step.total.item() / self.steps_per_epoch
+        right = self.step.correct.item() / (self.steps_per_epoch * self.batch_size)
         require_finite(loss, f"the loss of epoch {number}", self.config)
         found: dict[str, float] = {}
         if self.validation:
@@ -188,7 +192,8 @@ class _Training:
             found = score.figures("validation")
         main = (found.pop("validation_loss", None), found.pop("validation_accuracy", None))
         seconds = time.perf_counter() - began
-        self.history.append(Epoch(number, loss, *main, self.lr, seconds, further=found))
+        figures = (loss, *main, self.lr, seconds)
+        self.history.append(Epoch(number, *figures, train_accuracy=right, further=found))
         return self.history[-1]
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:

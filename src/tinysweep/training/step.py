@@ -40,7 +40,8 @@ class AveragedModel:
 
 
 class Step:
-    """Forward, backward, optimizer and average; `total` sums the losses on the device.
+    """Forward, backward, optimizer and average; on the device `total` sums the losses, and `correct` counts the
+    images whose class the model told before it learned from them.
 
     Nothing in it waits for the device.
     """
@@ -57,6 +58,7 @@ class Step:
         self.model, self.optimizer, self.average = model, optimizer, average
         self.machine, self.label_smoothing, self.class_weights = machine, label_smoothing, class_weights
         self.total = torch.zeros((), device=machine.device)
+        self.correct = torch.zeros((), dtype=torch.int64, device=machine.device)
 
     def __call__(self, pixels: Tensor, labels: Tensor, lr: float | Tensor) -> None:
         """Learn from raw pixels (B, C, H, W) float and their labels (B,) at this learning rate."""
@@ -69,6 +71,7 @@ class Step:
         if self.average:
             self.average.update()
         self.total += loss.detach()
+        self.correct += (logits.detach().argmax(1) == labels).sum()
 
 
 class RecordedStep:
