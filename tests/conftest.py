@@ -40,7 +40,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines are as long as they are where no terminal cuts them, as the workers of pytest-xdist say that one does."""
+    """Lines are as long as where no terminal cuts them; the workers of pytest-xdist say that one does."""
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
