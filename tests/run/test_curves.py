@@ -7,7 +7,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from tinysweep.run.curves import TRAIN, VALIDATION, draw
+from tinysweep.errors import ConfigError
+from tinysweep.run.curves import TRAIN, VALIDATION, LiveCurves, draw
 from tinysweep.training.loop import Epoch
 
 
@@ -44,3 +45,8 @@ def test_each_curve_there_is_shows_below_a_title_that_is_no_formula(
 def test_a_perfect_model_can_be_drawn(tmp_path: Path) -> None:
     draw([Epoch(n, 0.0, 0.0, 1.0, 0.1, 1.0) for n in (1, 2, 3)], "trial", tmp_path / "curves.png")
     assert pixels_of(tmp_path / "curves.png", VALIDATION) > 20
+
+
+def test_live_curves_are_refused_where_nothing_can_show_them() -> None:
+    with pytest.raises(ConfigError, match="draws in a notebook"):
+        LiveCurves()

@@ -6,7 +6,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tinysweep.console import in_notebook
 from tinysweep.data.pictures import OWN
+from tinysweep.errors import ConfigError
 from tinysweep.files import write_whole
 from tinysweep.training.loop import Epoch
 
@@ -14,6 +16,40 @@ TRAIN, VALIDATION = "#1f77b4", "#d95f02"
 
 
 def draw(history: list[Epoch], title: str, path: Path) -> None:
+    """Write the curves of a run as a PNG."""
+    write_whole(path, picture(history, title))
+
+
+class LiveCurves:
+    """The curves so far in the output of a notebook's cell, each picture in place of the one before:
+    `fit(config, data, on_epoch=LiveCurves())`."""
+
+    def __init__(self, title: str = "") -> None:
+        """Nothing is shown before the first epoch.
+
+        Raises:
+            ConfigError: this is no notebook.
+        """
+        if not in_notebook():
+            raise ConfigError(
+                "LiveCurves() draws in a notebook, and this program runs in none; the history of what fit returns "
+                "holds the figures, and a run of the command tinysweep leaves curves.png"
+            )
+        self.title, self.history, self.cell = title, list[Epoch](), 0
+
+    def __call__(self, epoch: Epoch) -> None:
+        from IPython import display, get_ipython  # noqa: PLC0415 it is there in a notebook
+
+        # An epoch seen before begins another training; one that was interrupted goes on in the same curves.
+        self.history = [*(each for each in self.history if each.epoch < epoch.epoch), epoch]
+        image = display.Image(picture(self.history, self.title))
+        if self.cell != (cell := get_ipython().execution_count):
+            self.cell, self.shown = cell, display.display(image, display_id=True)
+        else:
+            self.shown.update(image)
+
+
+def picture(history: list[Epoch], title: str) -> bytes:
     """Loss (logarithmic) and validation error by epoch, as a PNG."""
     epochs = [epoch.epoch for epoch in history]
     validated = [epoch for epoch in history if epoch.validation_accuracy is not None]
@@ -40,4 +76,4 @@ def draw(history: list[Epoch], title: str, path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=130, metadata=OWN)
-    write_whole(path, stream.getvalue())
+    return stream.getvalue()
