@@ -1,5 +1,8 @@
 """What a notebook shows: docs/notebook.ipynb as committed and as a reader runs it, completion, errors, and what
-becomes of an interrupted cell."""
+becomes of an interrupted cell.
+
+Its outputs are those of `jupyter execute docs/notebook.ipynb --inplace --NotebookClient.record_timing=False
+--NotebookClient.coalesce_streams=True`, where docs/outputs holds no study from before."""
 
 import base64
 import re
