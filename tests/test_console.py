@@ -1,11 +1,13 @@
 """What people see: tables whose columns stand under each other, and a bar where somebody is watching."""
 
 import io
+import re
 import subprocess
 import sys
 
 import pytest
 
+from tinysweep import console
 from tinysweep.console import Progress, clean, first_names, fitting_table, table, wrap
 
 
@@ -96,6 +98,63 @@ def test_a_line_on_the_terminal_of_the_bar_stands_above_it_in_one_piece(monkeypa
     with Progress(None, "runs") as progress:
         progress.print("[bold] " * 40)
     assert "[bold] " * 40 + "\n" in terminal.getvalue()
+
+
+def bar_lengths(drawn: str) -> list[int]:
+    """How much of the bar is done each time that it was drawn, in cells of a terminal."""
+    coloured = re.sub(r"\x1b\[90m.*?\x1b\[0m", "", drawn)  # what is still to come is grey
+    return [line.count("━") for line in coloured.split("\r")]
+
+
+def test_a_bar_moves_between_whole_numbers_and_then_tells_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(console, "SELDOM", 0.0)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with Progress(2, "epochs") as progress:
+        for tenth in range(1, 10):
+            progress.reach(tenth / 10)
+        drawn = terminal.getvalue()
+        assert "0/2" in drawn.splitlines()[-1]
+        assert "1/2" not in drawn, "an epoch counts once it has ended"
+        assert "-:--:--" not in drawn.rsplit("\r", 1)[1]
+    lengths = bar_lengths(drawn)
+    assert lengths == sorted(lengths)
+    assert len(set(lengths)) > 5
+
+
+def test_a_bar_that_is_told_often_is_drawn_seldom_but_not_left_unfinished(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress(10, "epochs") as progress:
+        for step in range(1, 10_001):
+            progress.reach(step / 1000)
+        assert terminal.getvalue().count("\r") < 10
+        assert "10/10" in terminal.getvalue()
+
+
+def test_what_others_print_stands_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with Progress(10, "epochs"):
+        print("a line of the user's")
+    assert re.search(r"(\A|\r|\n|\x1b\[2K)a line of the user's\n", terminal.getvalue())
+
+
+def test_there_is_no_bar_where_none_is_meant_to_be_or_a_notebook_gives_its_commands_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress(10, "trials", watched=False) as progress:
+        progress.reach(1.5)
+        progress.print("a line")
+    monkeypatch.setenv("JPY_PARENT_PID", "1")
+    with Progress(10, "trials") as progress:
+        progress.advance()
+        progress.print("a line")
+    assert (capsys.readouterr().out, terminal.getvalue()) == ("a line\n" * 2, "")
 
 
 def test_no_command_waits_for_rich_to_start() -> None:

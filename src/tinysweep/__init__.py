@@ -10,7 +10,8 @@ Use from Python, without Hydra:
     print(result.history[-1].validation_accuracy)
 
 `tinysweep.compose("experiment=era_seed", "trainer.epochs=2")` gives the configuration that the same words give on
-the command line, and `tinysweep.load(folder)` the trained model of a run.
+the command line, and `tinysweep.load(folder)` the trained model of a run. `tinysweep.inspect(config)` and
+`tinysweep.compare(folder)` give the layers of a model, and the trials of a study, as pandas tables.
 """
 
 import os
@@ -55,33 +56,54 @@ for _name in ("SIGINT", "SIGTERM", "SIGHUP") if _is_command() else ():  # the la
         signal.signal(_number, end_at_once)
 
 import importlib  # noqa: E402
+import warnings  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
 if TYPE_CHECKING:
+    from tinysweep.commands.inspect import inspect
     from tinysweep.data.load import describe, load_test
     from tinysweep.data.load import load as load_data
     from tinysweep.network.budget import gate, measure, resolve
+    from tinysweep.results.merge import compare
     from tinysweep.run.checkpoint import load
+    from tinysweep.run.curves import LiveCurves
     from tinysweep.settings.compose import compose
     from tinysweep.settings.schema import Config
     from tinysweep.training.loop import fit
 
     __version__: str
 
-__all__ = ["Config", "compose", "describe", "fit", "gate", "load", "load_data", "load_test", "measure", "resolve"]
-
 _HOMES = {
     "Config": ("settings.schema", "Config"),
+    "LiveCurves": ("run.curves", "LiveCurves"),
+    "compare": ("results.merge", "compare"),
     "compose": ("settings.compose", "compose"),
     "describe": ("data.load", "describe"),
     "fit": ("training.loop", "fit"),
     "gate": ("network.budget", "gate"),
+    "inspect": ("commands.inspect", "inspect"),
     "load": ("run.checkpoint", "load"),
     "load_data": ("data.load", "load"),
     "load_test": ("data.load", "load_test"),
     "measure": ("network.budget", "measure"),
     "resolve": ("network.budget", "resolve"),
 }
+
+__all__ = [
+    "Config",
+    "LiveCurves",
+    "compare",
+    "compose",
+    "describe",
+    "fit",
+    "gate",
+    "inspect",
+    "load",
+    "load_data",
+    "load_test",
+    "measure",
+    "resolve",
+]
 
 
 if not TYPE_CHECKING:  # to which every name that isn't above is a mistake
@@ -95,7 +117,10 @@ if not TYPE_CHECKING:  # to which every name that isn't above is a mistake
         if name not in _HOMES:
             raise AttributeError(f"module 'tinysweep' has no attribute {name!r}")
         module, attribute = _HOMES[name]
-        return getattr(importlib.import_module(f"tinysweep.{module}"), attribute)
+        with warnings.catch_warnings():
+            # Of tqdm, which Optuna imports, in a notebook: that a bar which isn't used lacks a package.
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            return getattr(importlib.import_module(f"tinysweep.{module}"), attribute)
 
 
 def __dir__() -> list[str]:

@@ -4,9 +4,11 @@ rich is imported where it is used, so that no command waits for it to start.
 """
 
 import math
+import os
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Collection, Sequence
 from itertools import accumulate, zip_longest
 from types import TracebackType
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 GAP = "  "
 NAMED = 4  # how many names a line lists
 UNLIMITED = 1_000_000  # characters a line, where no terminal cuts it
+SELDOM = 0.5  # seconds at least between two drawings of a bar that moves all the time
 
 
 def clean(text: object) -> str:
@@ -103,12 +106,28 @@ def _line(cells: Sequence[str], widths: Sequence[int], align: str) -> str:
     return GAP.join(padded).rstrip()
 
 
-class Progress:
-    """Lines on standard output, and below them, where standard error is a terminal, a bar with the time left."""
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook, in whose cells what was shown can be replaced."""
+    ipython = sys.modules.get("IPython")  # which every kernel has imported
+    return hasattr(ipython.get_ipython(), "kernel") if ipython else False
 
-    def __init__(self, total: int | None, unit: str, initial: int = 0) -> None:
-        """`unit` is what is counted, such as "trials"; the `initial` ones don't count for the pace."""
-        self._bar = _bar(unit) if sys.stderr.isatty() else None
+
+def _at_terminal() -> bool:
+    """Whether somebody watches standard error. A notebook gives its shell commands a terminal too, but one that
+    moves no cursor and keeps all that was ever drawn."""
+    return sys.stderr.isatty() and "JPY_PARENT_PID" not in os.environ
+
+
+class Progress:
+    """Lines on standard output, and a bar with the time left where somebody is watching: below the lines, where
+    standard error is a terminal, or in the output of a notebook's cell."""
+
+    def __init__(self, total: int | None, unit: str, initial: int = 0, watched: bool = True) -> None:
+        """`unit` is what is counted, such as "trials"; the `initial` ones don't count for the pace. `watched` is
+        false where nobody is meant to see a bar."""
+        self._in_cell, self._drawn = in_notebook(), -math.inf
+        seen = watched and (self._in_cell or _at_terminal())
+        self._bar = _bar(unit, live=not self._in_cell) if seen else None
         if self._bar:
             self._task = self._bar.add_task("", total=total, completed=initial)
 
@@ -116,6 +135,10 @@ class Progress:
         if self._bar:
             self._bar.start()
             self._bar.advance(self._task, 0)  # the pace is measured from here on
+            if self._in_cell:
+                from IPython.display import display  # noqa: PLC0415 it is there in a notebook
+
+                self._cell = display(self._bar.make_tasks_table(self._bar.tasks), display_id=True)
         return self
 
     def __exit__(
@@ -134,8 +157,15 @@ class Progress:
 
     def advance(self) -> None:
         """One more is done."""
+        self._update(by=1)
+
+    def reach(self, done: float) -> None:
+        """So much is done in all. May be called as often as one likes: until all is done the bar moves seldom, as
+        training needs the processor more."""
         if self._bar:
-            self._bar.update(self._task, advance=1, refresh=True)
+            is_due = time.monotonic() - self._drawn >= SELDOM
+            if is_due or done == self._bar.tasks[self._task].total:
+                self._update(to=done)
 
     def leave_out(self, count: int) -> None:
         """So many need not be done, so they don't count for the pace."""
@@ -147,8 +177,16 @@ class Progress:
         if self._bar:
             self._bar.update(self._task, description=text)
 
+    def _update(self, to: float | None = None, by: float | None = None) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=to, advance=by, refresh=True)
+            self._drawn = time.monotonic()
+            if self._in_cell:
+                self._cell.update(self._bar.make_tasks_table(self._bar.tasks))
 
-def _bar(unit: str) -> "progress.Progress":
+
+def _bar(unit: str, live: bool) -> "progress.Progress":
+    """A bar of rich's, which draws itself if it is `live`."""
     from rich import progress  # noqa: PLC0415 no command waits for rich to start
     from rich.console import Console  # noqa: PLC0415
 
@@ -161,8 +199,9 @@ def _bar(unit: str) -> "progress.Progress":
         progress.TimeRemainingColumn(),
         "left",
         console=Console(stderr=True),
+        disable=not live,
         transient=True,
-        redirect_stdout=False,  # which may lead to a file
+        redirect_stdout=sys.stdout.isatty(),  # else it leads to a file
         refresh_per_second=1,  # training needs the processor more
         speed_estimate_period=math.inf,  # a trial may take longer than any period
     )

@@ -22,6 +22,10 @@ _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 class TinysweepError(Exception):
     """Something the user can mend; the message says what was wrong, the value, the rule and what to do."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class ConfigError(TinysweepError):
     """A setting breaks its rule."""

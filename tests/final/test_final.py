@@ -640,10 +640,10 @@ def test_who_diverges_drops_out_and_the_verdict_is_given_without_it(
 ) -> None:
     diverging: set[tuple[str, bool]] = set()
 
-    def fitted(config: Config, *others: Any) -> Any:
+    def fitted(config: Config, *others: Any, **named: Any) -> Any:
         if (config.name, config.trainer.test) in diverging and config.trainer.seed == 1:
             raise DivergedError("training diverged: the loss of epoch 1 is nan")
-        return training.fit(config, *others)
+        return training.fit(config, *others, **named)
 
     monkeypatch.setattr(run_module, "fit", fitted)
     words = ["top=3", "seeds=2"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tinysweep.commands.inspect import layer_table
+from tinysweep.commands.inspect import inspect, layer_table
 from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import BudgetError, ConfigError
 from tinysweep.network.budget import (
@@ -430,6 +430,18 @@ def test_the_table_has_a_line_for_each_layer_and_totals() -> None:
     columns = list(zip(*[line.replace(",", "").split()[-3:] for line in lines], strict=True))
     params, macs, live = [[int(cell) for cell in column] for column in columns]
     assert re.split(r"\s{2,}", total) == ["total", f"{sum(params):,}", f"{sum(macs):,}", f"{max(live):,} peak"]
+
+
+def test_in_python_the_table_has_the_same_rows_as_numbers_within_the_budget_or_not() -> None:
+    config = Config(model=ModelConfig(width=32), dropout=DropoutConfig(name=DropoutName.block))
+    layers = inspect(config)
+    cost = measure(config.model, MNIST, config.dropout)
+    printed = [line.split()[0] for line in layer_table(cost).splitlines() if "---" not in line]
+    assert [layers.index.name, *layers.index] == printed
+    assert layers.params[:-1].sum() == layers.params["total"] == cost.params > config.budget.params
+    assert layers.MACs[:-1].sum() == layers.MACs["total"] == cost.macs
+    assert layers["live bytes"][:-1].max() == layers["live bytes"]["total"] == cost.activation_bytes
+    assert inspect(Config()).params["total"] < Config().budget.params, "model.width=auto fits"
 
 
 def test_a_refusal_names_layers_as_they_are_listed_with_dropout() -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from made_tables import recorded, study, table, trial
 
+import tinysweep
 from tinysweep.errors import DataError
 from tinysweep.results.merge import Merged, find, merge, read_table
 from tinysweep.results.view import from_table
@@ -52,6 +53,25 @@ def test_two_studies_are_one_table_with_the_columns_and_types_of_each(place: Pat
     assert both["model.width"].fillna("").tolist() == ["8", "", "", ""]  # not 8.0
     assert both["optimizer.lr"].fillna("").tolist() == ["1e-05", "", "0.3", ""]
     assert both["model.padding"].fillna("").tolist() == ["", "", "True", ""]
+
+
+def test_in_python_studies_and_runs_are_one_table_with_numbers_where_there_are_any(place: Path) -> None:
+    searched = {"model.width": 8, "optimizer.lr": 0.5, "model.padding": True, "model.depth": "[1,2]"}
+    one = study(place, [trial(0, 0.9, 0.3, 100, **searched)])
+    study(place, [trial(0, 0.8, 0.4, 90, **{"model.width": 16})], "two")
+    recorded(place / "run", model=ModelConfig(width=12))
+    (recorded(place / "damaged") / "record.json").write_text("{")
+    with pytest.warns(UserWarning, match=r"left out: .*damaged"):
+        frame = tinysweep.compare(one, "two", "run", "damaged")
+    assert frame["model.width"].tolist()[:2] == [8, 16]
+    assert (frame["model.width"] > 10).sum() == 2
+    assert frame["optimizer.lr"].tolist()[0] == 0.5
+    assert frame["model.padding"].tolist()[0] is True
+    assert frame["model.depth"].tolist()[0] == "[1,2]"
+    assert len(frame) == 3
+    assert str(frame.validation_accuracy.dtype) == "Float64"
+    with pytest.raises(DataError, match="nowhere"):
+        tinysweep.compare("nowhere")
 
 
 def test_a_folder_that_another_machine_wrote_is_found_below_the_study_that_is_here(place: Path) -> None:

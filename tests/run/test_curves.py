@@ -7,7 +7,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from tinysweep.run.curves import APART, TRAIN, VALIDATION, _apart, draw, first_plain_epoch
+from tinysweep.errors import ConfigError
+from tinysweep.run.curves import APART, TRAIN, VALIDATION, LiveCurves, _apart, draw, first_plain_epoch
 from tinysweep.settings.schema import AugmentationConfig, Config, TrainerConfig
 from tinysweep.training.loop import Epoch
 
@@ -78,3 +79,8 @@ def test_the_figures_at_two_ends_never_cover_each_other(shares: list[float]) -> 
     assert places == sorted(places)
     assert places[-1] - places[0] >= min(APART, len(shares) - 1) - 1e-9
     assert all(abs(place - share) <= APART for place, share in zip(places, shares, strict=True))
+
+
+def test_live_curves_are_refused_where_nothing_can_show_them() -> None:
+    with pytest.raises(ConfigError, match="draws in a notebook"):
+        LiveCurves()

@@ -59,7 +59,7 @@ def whole(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-PLACES = {"epoch": (Progress, "advance"), "keep": (Checkpoint, "keep"), "write": (RunFolder, "write"),
+PLACES = {"epoch": (Progress, "print"), "keep": (Checkpoint, "keep"), "write": (RunFolder, "write"),
           "test": (Record, "take_test")}  # fmt: skip
 
 

@@ -235,9 +235,9 @@ def test_rungs_that_are_done_are_not_trained_again(
     whole = RunFolder(tmp_path / "whole").read_history()
     lengths: list[int] = []
 
-    def noted(shorter: Config, *others: Any) -> loop.Result:
+    def noted(shorter: Config, *others: Any, **named: Any) -> loop.Result:
         lengths.append(shorter.trainer.epochs)
-        return loop.fit(shorter, *others)
+        return loop.fit(shorter, *others, **named)
 
     monkeypatch.setattr(module, "fit", noted)
     record = run(config, tmp_path / "rest", [], ignore, rungs=[1, 2, 3], done=whole[:count])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import subprocess
 import sys
 from itertools import product
@@ -16,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tinysweep
 from conftest import made_images
+from tinysweep.console import Progress
 from tinysweep.data.catalogue import DataShape
 from tinysweep.data.load import Data, load
 from tinysweep.errors import BudgetError, ConfigError, DivergedError
@@ -204,6 +206,44 @@ def test_training_and_evaluation_use_the_threads_asked_for(monkeypatch: pytest.M
     evaluate(result.model, data.validation, hardware(config.trainer))
     assert seen == {True: {2}, False: {2}}
     assert torch.get_num_threads() == 1
+
+
+# ---- what is shown
+
+
+class Bar(Progress):
+    """Remembers what it was told."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__(epochs, "epochs")
+        self.reached: list[float] = []
+
+    def reach(self, done: float) -> None:
+        self.reached.append(done)
+
+
+def test_a_bar_moves_with_each_step_and_counts_an_epoch_once_it_has_ended() -> None:
+    bar, seen = Bar(2), list[float]()
+    config = small_config(epochs=2)
+    fit(config, small_data(), lambda _: seen.append(max(bar.reached)), progress=bar)
+    assert bar.reached == pytest.approx([0, 1 / 3, 2 / 3, 1, 1, 4 / 3, 5 / 3, 2])
+    assert seen[0] < 1, "the epoch was told before it counted as done"
+    bar, states = Bar(2), list[TrainingState]()
+    fit(config, small_data(), keep=states.append)
+    fit(config, small_data(), state=states[0], progress=bar)
+    assert bar.reached == pytest.approx([1, 4 / 3, 5 / 3, 2])
+
+
+def test_training_shows_a_bar_at_a_terminal_unless_told_not_to_and_nothing_elsewhere(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = fit(busy_config(), small_data())
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert same_bits(fit(busy_config(), small_data()), silent), "showing it changes no bit"
+    assert "3/3 epochs" in re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().err)
+    fit(busy_config(), small_data(), progress=False)
+    assert capsys.readouterr() == ("", "")
 
 
 # ---- epochs

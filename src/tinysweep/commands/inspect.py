@@ -9,6 +9,9 @@ from tinysweep.errors import ConfigError
 from tinysweep.settings.schema import Config
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from tinysweep.data.catalogue import DataShape
     from tinysweep.network.budget import Cost
 
 
@@ -40,14 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def show(config: Config) -> None:
     """Print the layers with output shapes, parameters, MACs and live activation bytes; train nothing."""
-    from tinysweep.data.load import describe  # noqa: PLC0415
     from tinysweep.network import budget  # noqa: PLC0415 torch is imported only once the settings are known to be good
 
-    if config.resume is not None:
-        raise ConfigError("resume=FOLDER goes on with a run: tinysweep resume=FOLDER; here it has no meaning")
-    shape = describe(config.data)
-    config = budget.resolve(config, shape)
-    cost = budget.measure(config.model, shape, config.dropout)
+    config, shape, cost = _measured(config)
     size = f"{shape.channels}x{shape.size}x{shape.size}"
     kind = f"{config.model.kind} model of width {config.model.width}"
     print(wrap(f"{kind} for {size} images, {shape.classes} classes"))
@@ -61,15 +59,43 @@ def show(config: Config) -> None:
         raise SystemExit(1)
 
 
+def inspect(config: Config) -> "pd.DataFrame":
+    """The layers with output shapes, parameters, MACs and live activation bytes, as `tinysweep-inspect` prints
+    them, within the budget or not; the row "total" has their sums, and the peak of the bytes."""
+    import pandas as pd  # noqa: PLC0415 few need it
+
+    header, *rows = layer_rows(_measured(config)[2])
+    return pd.DataFrame(rows, columns=list(header)).set_index("layer")
+
+
+def _measured(config: Config) -> "tuple[Config, DataShape, Cost]":
+    """A configuration with its width, the shape of its data, and what its model costs."""
+    from tinysweep.data.load import describe  # noqa: PLC0415
+    from tinysweep.network import budget  # noqa: PLC0415
+
+    if config.resume is not None:
+        raise ConfigError("resume=FOLDER goes on with a run: tinysweep resume=FOLDER; here it has no meaning")
+    shape = describe(config.data)
+    config = budget.resolve(config, shape)
+    return config, shape, budget.measure(config.model, shape, config.dropout)
+
+
+def layer_rows(cost: "Cost") -> list[tuple[str | int, ...]]:
+    """A header, the layers and the totals."""
+    return [
+        ("layer", "kind", "output", "params", "MACs", "live bytes"),
+        *(
+            (each.name, each.kind, "x".join(map(str, each.output)), each.params, each.macs, each.activation_bytes)
+            for each in cost.layers
+        ),
+        ("total", "", "", cost.params, cost.macs, cost.activation_bytes),
+    ]
+
+
 def layer_table(cost: "Cost") -> str:
     """The layers as a text table with totals."""
-    header = ("layer", "kind", "output", "params", "MACs", "live bytes")
-    rows = [header]
-    rows += [
-        (layer.name, layer.kind, "x".join(map(str, layer.output)), f"{layer.params:,}", f"{layer.macs:,}",
-         f"{layer.activation_bytes:,}") for layer in cost.layers
-    ]  # fmt: skip
-    rows.append(("total", "", "", f"{cost.params:,}", f"{cost.macs:,}", f"{cost.activation_bytes:,} peak"))
+    rows = [tuple(f"{cell:,}" if isinstance(cell, int) else cell for cell in row) for row in layer_rows(cost)]
+    rows[-1] = (*rows[-1][:-1], f"{rows[-1][-1]} peak")
     return fitting_table(rows, "lllrrr", "a wider terminal has it", least=4, rules=(0, len(rows) - 2))
 
 

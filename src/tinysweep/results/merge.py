@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import pandas as pd
 from tinysweep.console import clean, first_names
 from tinysweep.errors import DataError, first_line
 from tinysweep.metrics import ALL_METRICS
+from tinysweep.results.where import read_value
 from tinysweep.search.compose_trial import identity
 from tinysweep.search.space import without_quotes
 from tinysweep.search.study import trial_path
@@ -161,6 +163,20 @@ def merge(found: Found) -> Merged:
     frame = frame.drop(columns="part")
     alike = pd.concat(keys, ignore_index=True)[~repeated.to_numpy()].reset_index(drop=True)
     return Merged(frame, labels, _names(frame, labels), alike, named, int(repeated.sum()), damaged)
+
+
+def compare(*paths: str | Path) -> pd.DataFrame:
+    """The trials of studies and the single runs at or below `paths` as one table, a row each: the one that
+    `tinysweep-compare --each-seed` writes, with the searched parameters as numbers where they are.
+
+    Raises:
+        DataError: as `find` and `merge`.
+    """
+    merged = merge(find([Path(path) for path in paths]))
+    for line in merged.damaged:
+        warnings.warn(f"left out: {line}", stacklevel=2)
+    searched = merged.frame[merged.parameters].map(read_value, na_action="ignore")
+    return merged.frame.assign(**searched.convert_dtypes())
 
 
 def read_table(path: Path) -> pd.DataFrame:

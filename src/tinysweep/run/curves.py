@@ -8,7 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from tinysweep.console import in_notebook
 from tinysweep.data.pictures import OWN
+from tinysweep.errors import ConfigError
 from tinysweep.files import write_whole
 from tinysweep.settings.schema import AugmentationConfig, Config
 from tinysweep.training.loop import Epoch
@@ -28,6 +30,40 @@ def first_plain_epoch(config: Config) -> int | None:
 
 
 def draw(history: list[Epoch], title: str, path: Path, plain_from: int | None = None) -> None:
+    """Write the curves of a run as a PNG."""
+    write_whole(path, picture(history, title, plain_from))
+
+
+class LiveCurves:
+    """The curves so far in the output of a notebook's cell, each picture in place of the one before:
+    `fit(config, data, on_epoch=LiveCurves())`."""
+
+    def __init__(self, title: str = "") -> None:
+        """Nothing is shown before the first epoch.
+
+        Raises:
+            ConfigError: this is no notebook.
+        """
+        if not in_notebook():
+            raise ConfigError(
+                "LiveCurves() draws in a notebook, and this program runs in none; the history of what fit returns "
+                "holds the figures, and a run of the command tinysweep leaves curves.png"
+            )
+        self.title, self.history, self.cell = title, list[Epoch](), 0
+
+    def __call__(self, epoch: Epoch) -> None:
+        from IPython import display, get_ipython  # noqa: PLC0415 it is there in a notebook
+
+        # An epoch seen before begins another training; one that was interrupted goes on in the same curves.
+        self.history = [*(each for each in self.history if each.epoch < epoch.epoch), epoch]
+        image = display.Image(picture(self.history, self.title))
+        if self.cell != (cell := get_ipython().execution_count):
+            self.cell, self.shown = cell, display.display(image, display_id=True)
+        else:
+            self.shown.update(image)
+
+
+def picture(history: list[Epoch], title: str, plain_from: int | None = None) -> bytes:
     """Loss and error by epoch, on training images as far as they were counted and on those held out, as a PNG.
     `plain_from` is the epoch from which images are not augmented, after which training looks better than it is."""
 
@@ -60,7 +96,7 @@ def draw(history: list[Epoch], title: str, path: Path, plain_from: int | None = 
         figure.supxlabel(said, fontsize="small", color=QUIET)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=130, metadata=OWN)
-    write_whole(path, stream.getvalue())
+    return stream.getvalue()
 
 
 def _panel(axes: Axes, curves: Sequence[Figures], text: str) -> None:

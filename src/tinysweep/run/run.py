@@ -4,7 +4,6 @@ import dataclasses
 import importlib.metadata
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -203,27 +202,25 @@ class _LiveRun:
         config, checkpoint = dataclasses.replace(self.config, trainer=trainer), self.checkpoint
         if self.rungs:
             return self._train_rungs(config)
-        with nullcontext() if self.report else Progress(trainer.epochs, "epochs", len(self.history)) as progress:
+        if not checkpoint:
+            result = fit(config, self.data, self._take, progress=False)
+            self._save(result)
+            return result
+        with Progress(trainer.epochs, "epochs", len(self.history)) as progress:
 
             def on_epoch(epoch: Epoch) -> None:
                 self._take(epoch)
-                if progress:
-                    progress.print(_epoch_line(epoch, trainer.epochs))
-                    progress.advance()
+                progress.print(_epoch_line(epoch, trainer.epochs))
 
-            if checkpoint:
-                result = fit(config, self.data, on_epoch, checkpoint.state, checkpoint.keep)
-                checkpoint.write()
-            else:
-                result = fit(config, self.data, on_epoch)
-                self._save(result)
+            result = fit(config, self.data, on_epoch, checkpoint.state, checkpoint.keep, progress)
+            checkpoint.write()
         return result
 
     def _train_rungs(self, config: Config) -> Result:
         """Train the rungs that aren't done, one after another; each is reported once its model is there."""
         done = {epoch.epochs for epoch in self.history}
         for epochs in (rung for rung in self.rungs if rung not in done):
-            result = fit(shorten(config, epochs), self.data, partial(self._take, rung=epochs))
+            result = fit(shorten(config, epochs), self.data, partial(self._take, rung=epochs), progress=False)
             self._save(result)
             if self.report:
                 self.report(self.history[-1])

@@ -42,7 +42,7 @@ from tinysweep.search.table import (
     write_results,
     write_winner,
 )
-from tinysweep.settings.command_line import as_typed
+from tinysweep.settings.command_line import as_typed, shown_folder
 
 JUDGED_FROM = 10  # finished trials; a failure among fewer says little of a rate
 JOINED = "joined"  # the study's note of how many sweepers have been at work on it
@@ -248,7 +248,7 @@ class Sweep:
         if words := to_try_again(study):
             print(f"\n{words}")
         print(f"\n{how_far(study, plan.n_trials)}\n\n{result(trials, plan.objectives, list(plan.space.searched))}")
-        print(f"\ntable of trials   {self.plan.folder / 'trials.csv'}")
+        print(f"\ntable of trials   {shown_folder(plan.folder)}/trials.csv")
         if best:
             command = write_winner(plan.folder, plan.name, best, plan.composer, plan.config.retrain)
             print(f"train the winner  {command}")

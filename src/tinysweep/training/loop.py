@@ -6,12 +6,14 @@ It knows nothing of Hydra, Optuna or files.
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tinysweep.console import Progress
 from tinysweep.data.load import Data
 from tinysweep.errors import ConfigError, DivergedError
 from tinysweep.network.budget import count_trainable, gate
@@ -89,6 +91,7 @@ def fit(
     on_epoch: Callable[[Epoch], None] | None = None,
     state: TrainingState | None = None,
     keep: Callable[[TrainingState], None] | None = None,
+    progress: Progress | bool = True,
 ) -> Result:
     """Train the model of `config`, whose width must be resolved, on `data`.
 
@@ -100,6 +103,9 @@ def fit(
     a later call of the same configuration it leads to the same bits as training that never stopped; the history is
     that of all epochs.
 
+    A bar shows how far training is and how long it will take, in a notebook or where standard error is a terminal,
+    unless `progress` is false; or it is a bar of the caller's, which counts epochs.
+
     Raises:
         ConfigError: `model.width` is still auto, or settings changed in Python contradict each other.
         BudgetError: the model costs more than `config.budget` allows.
@@ -108,7 +114,7 @@ def fit(
     config.check()
     cost = gate(config, data.shape)
     machine, start = hardware(config.trainer), time.perf_counter()
-    with machine.in_use(), torch.random.fork_rng():
+    with _watch(progress, config, state) as bar, machine.in_use(), torch.random.fork_rng():
         torch.manual_seed(config.trainer.seed)
         training = _Training(config, data, machine)
         if (count := count_trainable(training.model)) != cost.params:
@@ -119,11 +125,12 @@ def fit(
         if state:
             training.restore(state)
         while len(training.history) < config.trainer.epochs:
-            epoch = training.epoch()
+            epoch = training.epoch(bar)
             if keep:
                 keep(training.state())
             if on_epoch:
                 on_epoch(epoch)
+            bar.reach(epoch.epoch)
     return Result(training.averaged.eval(), training.history, time.perf_counter() - start)
 
 
@@ -134,6 +141,15 @@ def balanced_weights(labels: Tensor, classes: int) -> Tensor:
     present = counts > 0
     weights = len(labels) / (present.sum() * counts.clamp(min=1))
     return torch.where(present, weights, 0.0).float()
+
+
+def _watch(
+    progress: Progress | bool, config: Config, state: TrainingState | None
+) -> AbstractContextManager[Progress]:
+    """The caller's bar, which goes on after training, or one that ends with it."""
+    if isinstance(progress, Progress):
+        return nullcontext(progress)
+    return Progress(config.trainer.epochs, "epochs", len(state["history"]) if state else 0, watched=progress)
 
 
 def require_finite(loss: float, name: str, config: Config) -> None:
@@ -170,14 +186,16 @@ class _Training:
         self.steps_taken, self.lr = 0, 0.0
         self.history: list[Epoch] = []
 
-    def epoch(self) -> Epoch:
-        """Train on every image once, at most a last incomplete batch aside, and evaluate on those held out."""
+    def epoch(self, bar: Progress) -> Epoch:
+        """Train on every image once, at most a last incomplete batch aside, and evaluate on those held out. What
+        the bar shows is counted on the host, as nothing here may wait for the device."""
         number, began = len(self.history) + 1, time.perf_counter()
         self.step.total.zero_()
         self.step.correct.zero_()
         self.model.train()
         steps = self.config.trainer.epochs * self.steps_per_epoch
-        for pixels, labels in self._batches(number):
+        for taken, (pixels, labels) in enumerate(self._batches(number)):
+            bar.reach(number - 1 + taken / self.steps_per_epoch)
             scale = factor(self.config.scheduler, self.steps_taken, steps, self.steps_per_epoch)
             self.lr = self.config.optimizer.lr * scale
             self.advance(pixels, labels, self.lr)
