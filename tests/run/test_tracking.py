@@ -5,6 +5,7 @@ import functools
 import importlib.metadata
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -111,7 +112,8 @@ def test_tensorboard_has_the_history_the_settings_and_how_it_ended(tmp_path: Pat
     for name in FIGURES:
         assert [step for step, _ in points(found, name)] == [1, 2, 3]
         assert [value for _, value in points(found, name)] == pytest.approx(history[name].tolist(), rel=1e-6)
-    assert points(found, "test_accuracy") == [(3, pytest.approx(record.metrics["test_accuracy"]))]
+    ((step, accuracy),) = points(found, "test_accuracy")
+    assert (step, accuracy) == (3, pytest.approx(record.metrics["test_accuracy"]))
     content = found.PluginTagToContent("hparams")[metadata.SESSION_START_INFO_TAG]
     shown = metadata.parse_session_start_info_plugin_data(content).hparams
     assert shown["model.width"].number_value == 4
@@ -359,7 +361,7 @@ def test_a_tracker_that_fails_warns_once_and_stops_nothing(
 def test_one_that_takes_too_long_is_given_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    forever = functools.partial(module.threading.Event().wait, 60)
+    forever = functools.partial(threading.Event().wait, 60)
     tracking = Tracking(TrackerConfig(TrackerName.mlflow))
     monkeypatch.setattr(module, "PATIENCE", 0.05)
     monkeypatch.setattr(module, "_make", lambda _: forever())
