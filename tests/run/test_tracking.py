@@ -113,7 +113,8 @@ def test_tensorboard_has_the_history_the_settings_and_how_it_ended(tmp_path: Pat
         assert [step for step, _ in points(found, name)] == [1, 2, 3]
         assert [value for _, value in points(found, name)] == pytest.approx(history[name].tolist(), rel=1e-6)
     ((step, accuracy),) = points(found, "test_accuracy")
-    assert (step, accuracy) == (3, pytest.approx(record.metrics["test_accuracy"]))
+    assert step == 3
+    assert accuracy == pytest.approx(record.metrics["test_accuracy"])
     content = found.PluginTagToContent("hparams")[metadata.SESSION_START_INFO_TAG]
     shown = metadata.parse_session_start_info_plugin_data(content).hparams
     assert shown["model.width"].number_value == 4

@@ -109,11 +109,6 @@ class TrackerName(StrEnum):
     wandb = "wandb"
 
 
-class WandbMode(StrEnum):
-    offline = "offline"
-    online = "online"
-
-
 _OF_BLOCKS = tuple(family for family in Family if family != Family.custom)
 
 
@@ -491,8 +486,8 @@ class TrackerConfig(Section):
     )
     experiment: str = setting("tinysweep", "MLflow's experiment", only=(TrackerName.mlflow,), added=True)
     project: str = setting("tinysweep", "W&B's project", only=(TrackerName.wandb,), added=True)
-    mode: WandbMode = setting(
-        WandbMode.offline, "offline writes files for wandb sync", only=(TrackerName.wandb,), added=True
+    online: bool = setting(
+        False, "send to W&B at once; false writes files for wandb sync", only=(TrackerName.wandb,), added=True
     )
     group: str | None = setting(
         None,

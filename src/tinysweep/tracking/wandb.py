@@ -5,7 +5,6 @@ from pathlib import Path
 
 import wandb
 
-from tinysweep.settings.schema import WandbMode
 from tinysweep.tracking.tracker import PATIENCE, Beginning, Ending, Tracker
 
 
@@ -13,7 +12,7 @@ class WeightsAndBiases(Tracker):
     """A run is known by its id."""
 
     def begin(self, run: Beginning, known: str | None) -> str:
-        online = self.config.mode == WandbMode.online
+        online = self.config.online
         if online and not wandb.login(prompt=False):  # it would ask at the terminal, and wait
             raise RuntimeError("not logged in; wandb login, or set WANDB_API_KEY")
         folder = Path(self.config.folder).expanduser()
@@ -25,7 +24,7 @@ class WeightsAndBiases(Tracker):
             id=known,
             resume="allow" if known and online else None,
             dir=str(folder),
-            mode=str(self.config.mode),  # type: ignore[arg-type]
+            mode="online" if online else "offline",
             config={"settings": run.settings, "cost": run.cost, "about": run.about},
             reinit="create_new",
             settings=wandb.Settings(
