@@ -144,7 +144,8 @@ def test_the_first_record_says_what_runs_and_knows_no_result(tmp_path: Path, beg
     written: dict[str, Any] = json.loads((tmp_path / "record.json").read_text())
     assert list(written) == [
         "state", "reason", "error", "name", "metrics", "cost", "epochs", "seed", "train_seconds", "started",
-        "finished", "device", "threads", "precision", "python", "versions", "git_commit", "overrides", "config",
+        "finished", "device", "threads", "precision", "python", "versions", "git_commit", "overrides", "tracked",
+        "config",
     ]  # fmt: skip
     assert set(written["metrics"].values()) == {None}
     assert (written["state"], written["epochs"], written["finished"], written["reason"]) == (

@@ -103,6 +103,8 @@ def unlike(spec: Field[Any]) -> Any:
         return [3] if default_of(spec) else {"kernel": 5}
     if spec.name == "target":
         return "othernets:make"
+    if spec.name == "uri":
+        return "sqlite:///other.db"
     if str in parts(spec.type):
         return "other"
     return next(value for value in inside(spec) if value != spec.default)

@@ -49,7 +49,7 @@ def command(task: Callable[[Config], object], sweeps: bool = True, usage: str | 
                 require_own_sweeper(own, sweeps)
             require_groups(own)
             look_in(Path(own.runtime.cwd))
-            config = with_data_from(Path(own.runtime.cwd), to_config(composed))
+            config = with_places_from(Path(own.runtime.cwd), to_config(composed))
             Hooks.stage = "working"
             return task(config)
         except Exception as error:
@@ -139,9 +139,10 @@ def require_own_sweeper(own: HydraConf, sweeps: bool) -> None:
     )
 
 
-def with_data_from(start: Path, config: Config) -> Config:
-    """The configuration with its data where it was when the command was typed in `start`, should
-    hydra.job.chdir have taken the task elsewhere."""
+def with_places_from(start: Path, config: Config) -> Config:
+    """The configuration with its data, and what it is logged in, where they were when the command was typed in
+    `start`, should hydra.job.chdir have taken the task elsewhere."""
+    config.tracker = config.tracker.seen_from(start)
     if not config.data.root.startswith("~") and Path.cwd() != start:
         config.data.root = str(start / config.data.root)
     return config

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from tinysweep.data.catalogue import is_own
 from tinysweep.data.load import check, describe, fold_count, with_absolute_root
 from tinysweep.errors import ConfigError, DataError, StudyError, TinysweepError
-from tinysweep.final.settings import FinalConfig, seeds_in_words
+from tinysweep.final.settings import TRACKER, FinalConfig, seeds_in_words
 from tinysweep.metrics import METRICS
 from tinysweep.network import budget
 from tinysweep.network.budget import Cost
@@ -23,7 +23,8 @@ from tinysweep.search.compose_trial import apply_overrides, digest, identity
 from tinysweep.search.space import plain_params
 from tinysweep.search.study import trial_path
 from tinysweep.settings.compose import compose
-from tinysweep.settings.schema import Config, DataConfig, DataName
+from tinysweep.settings.schema import Config, DataConfig, DataName, TrackerConfig
+from tinysweep.tracking.tracker import require
 from tinysweep.training.device import hardware, usable_cores
 
 
@@ -82,12 +83,14 @@ class FinalPlan:
         self.view = open_view(study_folder, settings.storage, settings.study)
         self.folder = study_folder / "final"
         words = [*(self.view.retrain or []), *overrides]
-        self.retrain = list({word.partition("=")[0]: word for word in words}.values())  # of two, the last counts
+        counted = {word.partition("=")[0]: word for word in words}  # of two, the last counts
+        self.retrain = [word for key, word in counted.items() if not _is_of_tracker(key)]
         aim = self.view.objectives[0]
         self.judge = aim if METRICS[aim].each_epoch else "validation_loss"
         self.selection_seeds = settings.selection_seeds or settings.seeds
         self.workers = settings.jobs or usable_cores()
         self.candidates = best_trials(self.view, settings.top, settings.exclude, self.retrain)
+        self.tracker = self._tracker([word for key, word in counted.items() if _is_of_tracker(key)])
         self.baseline = find_baseline(settings.baseline, self.candidates[0]) if settings.baseline else None
         self.notes = list(self._find_notes(overrides))
         self._require_same_images()
@@ -137,8 +140,14 @@ class FinalPlan:
         slug = candidate.name.replace(" ", "-").replace("/", "-")
         trainer = replace(recipe.trainer, seed=seed, test=tested)
         data = recipe.data if tested else replace(candidate.held_out, fold=seed % self.folds)
-        config = replace(recipe, name=slug, data=data, trainer=trainer)
+        config = replace(recipe, name=slug, data=data, trainer=trainer, tracker=self.tracker)
         return Job(stage, candidate.name, seed, config, self.folder / "runs" / stage / f"{slug}-seed-{seed}")
+
+    def _tracker(self, words: list[str]) -> TrackerConfig:
+        """Where the runs are logged: where those of the study were, unless the command says otherwise."""
+        tracker = compose(*words).tracker if words else self.candidates[0].recipe.tracker
+        require(tracker)
+        return tracker.seen_from(Path.cwd()).of_study(self.view.name, self.view.tracked)
 
     def heading(self) -> list[str]:
         """What is about to be done."""
@@ -202,6 +211,10 @@ class FinalPlan:
                 f"{first.name} and {others[0].name} have different data or validation images, so their figures "
                 "can't be compared; leave trials out by exclude=[NUMBER]"
             )
+
+
+def _is_of_tracker(key: str) -> bool:
+    return key.partition(".")[0] == TRACKER
 
 
 def best_trials(view: StudyView, wanted: int, excluded: Sequence[int], retrain: Sequence[str]) -> list[Candidate]:

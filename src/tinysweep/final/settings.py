@@ -9,8 +9,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tinysweep.errors import ConfigError
-from tinysweep.settings.schema import Section, setting, type_in_words
+from tinysweep.settings.schema import Section, TrackerConfig, setting, type_in_words
 
+TRACKER = TrackerConfig.KEY  # the one group that can be chosen here, as it decides nothing
 # What of a run's settings the command decides itself, and by what.
 DECIDED = {
     "trainer.seed": "seeds=N trains on the seeds from 0 to N-1",
@@ -43,7 +44,7 @@ class FinalConfig(Section):
 
 
 def read_words(words: list[str]) -> tuple[FinalConfig, list[str]]:
-    """The settings of the final, and the overrides of its runs: those with a dot in their name.
+    """The settings of the final, and the overrides of its runs: those with a dot in their name, and tracker.
 
     Raises:
         ConfigError: a word is neither, or its value breaks a rule.
@@ -56,7 +57,7 @@ def read_words(words: list[str]) -> tuple[FinalConfig, list[str]]:
             raise ConfigError(f"{word!r} can't be read; settings are given as KEY=VALUE, such as top=3")
         if name in DECIDED:
             raise ConfigError(f"{word} can't be given: {DECIDED[name]}")
-        if "." in name:
+        if "." in name or name == TRACKER:
             overrides.append(word)
         elif name in known:
             own.append(word)

@@ -20,7 +20,9 @@ from tinysweep.settings.compose import COMPOSITION_ERRORS, SWEEPS_FOLDER, compos
 from tinysweep.settings.schema import Config
 from tinysweep.settings.stored import flatten
 
-OF_A_TRIAL = ("trial", "trainer.threads", "trainer.test", DIGEST)  # what a sweep adds to each trial's overrides
+# What a sweep adds to each trial's overrides.
+OF_A_TRIAL = ("trial", "trainer.threads", "trainer.test", "tracker.folder", "tracker.uri", DIGEST)
+NOT_TYPED = ("trial", "tracker.group", "tracker.key")  # but set by the sweep
 PARAMS = "params."  # what a searched parameter begins with in a study's definition
 RECIPES = (("final/experiment", "best"), ("experiment", "best"), ("experiment", "winner"))
 
@@ -107,7 +109,7 @@ def words_of_trial(overrides: Sequence[str], config: Config) -> list[str]:
             return words
     except TinysweepError:
         words, known = [], flatten(asdict(compose()))
-    other = {key: held for key, held in wanted.items() if held != known[key] and key != "trial"}
+    other = {key: held for key, held in wanted.items() if held != known[key] and key not in NOT_TYPED}
     return [*_without(words, *other), *(f"{key}={as_value(held)}" for key, held in other.items())]
 
 

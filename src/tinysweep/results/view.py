@@ -20,7 +20,7 @@ from tinysweep.run.record import RunFolder, read_record
 from tinysweep.search.space import without_quotes
 from tinysweep.search.storage.location import Kind, Location, locate
 from tinysweep.search.storage.opening import look_into, storage_errors
-from tinysweep.search.study import STATES, Status, status, trial_path
+from tinysweep.search.study import STATES, TRACKED, Status, status, trial_path
 from tinysweep.search.table import COLUMNS, NOTES, is_figure, metric, pareto_front, rank_trials, read_trials
 from tinysweep.settings.compose import COMPOSITION_ERRORS
 from tinysweep.settings.schema import Config
@@ -36,7 +36,8 @@ WIDE = 10  # positive reals whose ends are further apart than this factor were m
 class StudyView:
     """A study; nothing of it is changed. `trials` are those that have begun, in the order of their numbers;
     `storage`, without its password, and `chosen`, a name, were given beside the folder, if they were; `typed` is
-    the command, `retrain` what the winner's recipe is changed by, as the sweep noted them, if it did."""
+    the command, `retrain` what the winner's recipe is changed by, `tracked` what a tracker knows the study by, as
+    the sweep noted them, if it did."""
 
     name: str
     folder: Path
@@ -48,6 +49,7 @@ class StudyView:
     chosen: str | None = None
     typed: dict[str, Any] | None = None
     retrain: list[str] | None = None
+    tracked: str | None = None
 
     @property
     def from_table(self) -> bool:
@@ -189,7 +191,7 @@ def _from_storage(folder: Path, location: Location, opened: BaseStorage | None, 
     origin = location.shown.partition(":")[0] if location.kind == Kind.server else location.file.name
     return StudyView(
         name, folder, trials, definition["objective"].split(", "), definition, origin,
-        typed=notes.get("typed"), retrain=notes.get("retrain"),
+        typed=notes.get("typed"), retrain=notes.get("retrain"), tracked=notes.get(TRACKED),
     )  # fmt: skip
 
 

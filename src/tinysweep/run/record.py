@@ -26,6 +26,7 @@ from tinysweep.metrics import FURTHER
 from tinysweep.network.budget import Cost
 from tinysweep.settings.schema import Config
 from tinysweep.settings.stored import read_config
+from tinysweep.tracking.tracker import Ending, Tracking
 from tinysweep.training.device import Hardware
 from tinysweep.training.loop import Epoch
 from tinysweep.training.score import Score
@@ -86,6 +87,7 @@ class Record:
     versions: dict[str, str] = field(default_factory=_versions)
     git_commit: str | None = field(default_factory=git_commit)  # now, as a checkout moves on during a run
     overrides: list[str]
+    tracked: str | None = None  # by what the tracker of its configuration knows the run
     config: Config
 
     @classmethod
@@ -227,6 +229,9 @@ def close_left_record(folder: Path, state: State, reason: str, error: str | None
     if record and record["state"] == State.running and not RunFolder(folder).is_held:
         closed = {**record, "state": state, "reason": reason, "error": error, "finished": _now()}
         write_whole(RunFolder(folder).record, json.dumps(closed, indent=2) + "\n")
+        if known := record.get("tracked"):
+            ending = Ending(state, reason, {}, 0)
+            Tracking(read_config(record["config"]).tracker).close_left(known, ending)
 
 
 def _epoch(row: dict[str, Any]) -> Epoch:

@@ -16,8 +16,10 @@ from tinysweep.metrics import ALL_METRICS, FURTHER, METRICS
 from tinysweep.network import budget
 from tinysweep.run.checkpoint import Checkpoint, read_state, save
 from tinysweep.run.record import Record, RunFolder, State
+from tinysweep.run.tracked import beginning, ending, point
 from tinysweep.settings.command_line import as_value, line
 from tinysweep.settings.schema import Config, DataConfig
+from tinysweep.tracking.tracker import Tracking, require
 from tinysweep.training.device import Hardware, hardware
 from tinysweep.training.loop import Epoch, Result, fit, require_finite
 from tinysweep.training.schedule import shorten
@@ -53,6 +55,8 @@ def run(
     """
     if config.resume is not None:
         raise ConfigError(f"resume={config.resume} goes on with a single run, by itself: tinysweep resume=FOLDER")
+    if not report:  # that of a sweep or a final was looked at before, and one that fails stops no trial
+        require(config.tracker)
     shape = describe(config.data)
     config = budget.resolve(config, shape)
     cost = budget.gate(config, shape)
@@ -89,6 +93,7 @@ def go_on(path: Path) -> Record:
         raise ConfigError(f"resume={path} is not the folder of a run: it holds no record.json")
     with folder.hold():
         begun = _read_unfinished(folder)
+        require(begun.config.tracker)
         config, shape = begun.config, describe(begun.config.data)
         check_metrics(config.metrics, shape.classes)
         cost, machine = budget.gate(config, shape), _same_hardware(folder, begun)
@@ -104,6 +109,7 @@ def go_on(path: Path) -> Record:
             Record.begin(config, cost, machine, begun.overrides),
             git_commit=begun.git_commit,
             started=begun.started,
+            tracked=begun.tracked,
         )
         print(_heading(config, cost, machine), flush=True)
         data = load(config.data)
@@ -162,6 +168,7 @@ class _LiveRun:
 
     def __post_init__(self) -> None:
         self.config = self.record.config
+        self.tracking = Tracking(self.config.tracker)
         if self.checkpoint:
             self.history = self.checkpoint.history
 
@@ -170,6 +177,7 @@ class _LiveRun:
         self.folder.write_config(self.config)
         self.folder.write(self.record, self.history)
         try:
+            self._begin_tracking()
             result = self._train()
             self._test(result)
             if self.checkpoint:
@@ -193,8 +201,21 @@ class _LiveRun:
         self.folder.write(self.record, self.history)
         if self.checkpoint:
             self._save(result)  # only now, so that a run that is killed before it is complete can go on
+        self._end_tracking()
+        if self.checkpoint:
             print(_summary(self.folder, self.record), flush=True)
         return self.record
+
+    def _begin_tracking(self) -> None:
+        known, done = self.record.tracked, self.history
+        self.record.tracked = self.tracking.begin(beginning(self.record, self.folder.path, len(done)), known)
+        if self.record.tracked != known:
+            self.folder.write(self.record, done)
+        for step, epoch in enumerate(done if known is None else [], 1):  # the rungs of an earlier trial
+            self.tracking.log(step, point(epoch))
+
+    def _end_tracking(self) -> None:
+        self.tracking.end(ending(self.record, self.folder, len(self.history)))
 
     def _train(self) -> Result:
         # As many threads as were decided on, whatever number of cores this machine has.
@@ -230,6 +251,7 @@ class _LiveRun:
         epoch = dataclasses.replace(epoch, epochs=rung)
         self.history.append(epoch)
         self.folder.write(self.record, self.history)  # so that a run killed later has left all its epochs
+        self.tracking.log(len(self.history), point(epoch))  # no step twice, though each rung has an epoch 1
         if self.report and epoch.epoch != rung:
             self.report(epoch)
 
@@ -256,6 +278,7 @@ class _LiveRun:
         self.folder.write(self.record, self.history)
         if self.checkpoint:
             self.checkpoint.write()
+        self._end_tracking()
 
 
 _last_data: dict[str, Data] = {}

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, cast
 
@@ -29,10 +29,10 @@ from tinysweep.settings.explain import (
     setting_of,
     settings,
 )
-from tinysweep.settings.schema import Config, default_of
+from tinysweep.settings.schema import Config, TrackerConfig, default_of
 from tinysweep.settings.stored import flatten, rename_old_settings
 
-# What doesn't decide what a run finds: where data lies, what it runs on, and what it is called.
+# What doesn't decide what a run finds: where data lies, what it runs on, its name, and where it is logged.
 INCIDENTAL = (
     "name",
     "trial",
@@ -43,6 +43,7 @@ INCIDENTAL = (
     "trainer.threads",
     "trainer.cuda_graphs",
     "trainer.test",
+    *(f"{TrackerConfig.KEY}.{spec.name}" for spec in fields(TrackerConfig)),
 )
 DIGEST = "data.digest"
 NOTHING_HELD_OUT = "data.validation=0 leaves a sweep nothing to judge by; hold images out, such as 5000"

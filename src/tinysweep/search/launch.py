@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from tinysweep.search.compose_trial import digest, identity
 from tinysweep.search.plan import Launch, build_pruner
 from tinysweep.search.propose import Proposal, Refusal
 from tinysweep.search.storage.opening import open_storage
-from tinysweep.search.study import Status, Study, is_closed, reopen_trial, trial_path
+from tinysweep.search.study import TRACKED, Status, Study, is_closed, reopen_trial, trial_path
 from tinysweep.settings.schema import Config
 from tinysweep.training.loop import Epoch
 
@@ -60,6 +61,8 @@ def run_trial(
     reporter = Reporter(reopen_trial(study, config.trial), first, epochs)
     reporter.require_open()
     reporter.require_costed(config)
+    key = study.user_attrs.get(TRACKED)
+    config = replace(config, tracker=config.tracker.of_study(study.study_name, key))
     rungs = [*(rung for rung in sweeper.rungs if rung < epochs), epochs] if sweeper.rungs else []
     done = finished_rungs(reporter.trial, study_folder, rungs[:-1])
     reporter.take_over(done)

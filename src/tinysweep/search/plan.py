@@ -46,10 +46,11 @@ from tinysweep.search.space import (
 from tinysweep.search.storage.location import locate
 from tinysweep.settings.command_line import as_value
 from tinysweep.settings.explain import require_schema
-from tinysweep.settings.schema import DataConfig
+from tinysweep.settings.schema import DataConfig, TrackerConfig
 from tinysweep.settings.stored import flatten, rename_old_settings
 from tinysweep.settings.sweeper import SweeperConfig
 from tinysweep.targets import Target
+from tinysweep.tracking.tracker import places, read_tracker
 from tinysweep.training.device import usable_cores
 from tinysweep.training.score import check_metrics
 
@@ -134,6 +135,7 @@ class Plan:
                 require_rungs(self.config.rungs, self.objectives, pruner, shared, self.space)
             require_comparable(self.objectives, shared, self.space, not isinstance(self.pruner, NopPruner))
             self._require_shared_rules(shared)
+            self.tracker: TrackerConfig = read_tracker(shared)
             self.definition = define(self.space, self.objectives, shared, self.config.rungs)
             if target := shared.model.target:
                 self.definition["model.digest"] = Target("model.target", target).digest()
@@ -224,12 +226,13 @@ class Plan:
         return folder
 
     def job(self, proposal: Proposal) -> list[str]:
-        """The overrides of a trial's job, the same that were composed and costed, where its data lies, and which
-        images of the user's own it is to find there."""
+        """The overrides of a trial's job, the same that were composed and costed, where its data lies and it is
+        logged, and which images of the user's own it is to find."""
         root, digest = proposal.config.data.root, proposal.config.data.digest
         relative = not root.startswith("~") and not Path(root).is_absolute()
         data = [f"data.root={as_value(str(Path(root).absolute()))}"] if relative else []
         data += [] if digest is None else [f"{DIGEST}={digest}"]
+        data += [f"{key}={as_value(place)}" for key, place in places(self.tracker).items()]
         closing = [*data, *self.composer.closing, f"trial={proposal.number}"]
         return [*self.space.fixed, *proposal.overrides, *closing]
 

@@ -117,6 +117,8 @@ def _read(text: str) -> tuple[str, BaseDistribution | None]:
     name = read.get_key_element()
     if name.lstrip("+") == "trial":
         raise ConfigError("trial is set by the sweep itself; leave it out")
+    if sweep and name.lstrip("+").partition(".")[0] == "tracker":
+        raise ConfigError(f"{name} can't be searched, as what tracks a trial decides nothing; give it one value")
     if name.lstrip("+") == "resume":
         raise ConfigError(
             "resume=FOLDER goes on with a single run, without -m; a sweep goes on by its own command"

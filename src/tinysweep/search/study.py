@@ -90,6 +90,7 @@ def is_closed(trial: Trial) -> bool:
 HEARTBEAT_SECONDS = 20.0
 EXPIRED_SECONDS = 180.0
 HEARTBEATS = "sweepers"  # the study's note of when each sweeper was last seen
+TRACKED = "tracked"  # the study's note of what tells it from others of its name where it is logged
 
 
 def kernel() -> str:

@@ -1,6 +1,7 @@
 """The search: ask, compose, gate, launch, tell, until the study has its trials."""
 
 import time
+import uuid
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from tinysweep.search.space import without_quotes
 from tinysweep.search.storage.location import Kind, Location, locate
 from tinysweep.search.storage.opening import look_into, open_storage, storage_errors
 from tinysweep.search.study import (
+    TRACKED,
     TRAINED,
     Presence,
     Status,
@@ -43,6 +45,8 @@ from tinysweep.search.table import (
     write_winner,
 )
 from tinysweep.settings.command_line import as_typed, shown_folder
+from tinysweep.settings.schema import TrackerName
+from tinysweep.tracking.tracker import Tracking
 
 JUDGED_FROM = 10  # finished trials; a failure among fewer says little of a rate
 JOINED = "joined"  # the study's note of how many sweepers have been at work on it
@@ -77,6 +81,7 @@ class Sweep:
         with storage_errors(location.shown):
             with lock:
                 study = self._open()
+                tracking = self._begin_tracking(study)
             study.presence.begin()
             try:
                 self._search(study)
@@ -91,6 +96,7 @@ class Sweep:
                 stop_workers()
                 study.presence.end()
                 self._write_table(study)
+                tracking.close_group(self._found(), others=bool(study.presence.other_sweepers()))
             self._conclude(study)
 
     def _require_open(self, location: Location) -> None:
@@ -155,6 +161,23 @@ class Sweep:
         if not self.plan.is_grid:  # whose points are given, not drawn
             optimized.sampler = build_sampler(self.plan.sampler, joined)
         return Study(optimized, self.plan.folder)
+
+    def _begin_tracking(self, study: Study) -> Tracking:
+        """Make the study known where its trials are logged, before any of them is, so that all find the same."""
+        plan, key = self.plan, study.optuna.user_attrs.get(TRACKED)
+        if key is None and plan.tracker.name != TrackerName.none:
+            key = uuid.uuid4().hex
+            study.optuna.set_user_attr(TRACKED, key)
+        tracking = Tracking(plan.tracker.of_study(plan.name, key))
+        tracking.open_group({**plan.definition, "folder": str(plan.folder)})
+        return tracking
+
+    def _found(self) -> dict[str, float]:
+        """The figures of the best trial so far, as those of the study where it is logged."""
+        if self.best is None:
+            return {}
+        aims = {f"best_{name}": metric(self.best, name) for name in self.plan.objectives}
+        return {"best_trial": float(self.best.number), **aims}
 
     def _search(self, study: Study) -> None:
         plan, began = self.plan, time.monotonic()

@@ -269,7 +269,7 @@ def write_experiment(folder: Path, choice: str, config: Config, origin: str) -> 
     for key in left_out:
         section, _, leaf = key.rpartition(".")
         (content[section] if section else content).pop(leaf)
-    content = {"name": config.name, **content}
+    content = {"name": config.name, **{key: held for key, held in content.items() if held != {}}}
     file = folder / "experiment" / f"{choice}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, f"# @package _global_\n# {origin}\n{OmegaConf.to_yaml(OmegaConf.create(content))}")

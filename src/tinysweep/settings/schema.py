@@ -6,12 +6,15 @@ the same rules: those of a value when it is set, those between values when a sec
 """
 
 import copy
+import dataclasses
 import difflib
 import math
 import os
+import re
 from dataclasses import Field, dataclass, field
 from enum import EnumType, StrEnum
 from numbers import Number
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, cast, get_args, get_origin
 
@@ -103,6 +106,13 @@ class Device(StrEnum):
     cpu = "cpu"
     cuda = "cuda"
     mps = "mps"
+
+
+class TrackerName(StrEnum):
+    none = "none"
+    tensorboard = "tensorboard"
+    mlflow = "mlflow"
+    wandb = "wandb"
 
 
 _OF_BLOCKS = tuple(family for family in Family if family != Family.custom)
@@ -467,9 +477,72 @@ class BudgetConfig(Section):
     activation_bytes: int | None = setting(None, "peak int8 activation bytes, at most", "[1, 1e15]")
 
 
+_TRACKS = tuple(name for name in TrackerName if name != TrackerName.none)
+_TRACKING_URI = re.compile(r"https?://[^/]|sqlite:///.|(postgresql|mysql|mssql)(\+\w+)?://.|databricks(://|$)")
+_USER = re.compile(r"://[^/@]*@")
+
+
+@dataclass
+class TrackerConfig(Section):
+    """Where else a run is logged, which decides nothing that it finds."""
+
+    KEY = "tracker"
+    name: TrackerName = setting(TrackerName.none, "where else runs are logged, beside their folder", added=True)
+    folder: str = setting("outputs", "folder for what lies on this machine", only=_TRACKS, added=True)
+    uri: str | None = setting(
+        None,
+        "http(s)://HOST, sqlite:///FILE or a database; null is MLFLOW_TRACKING_URI or a file in tracker.folder",
+        only=(TrackerName.mlflow,),
+        added=True,
+    )
+    experiment: str = setting("tinysweep", "MLflow's experiment", only=(TrackerName.mlflow,), added=True)
+    project: str = setting("tinysweep", "W&B's project", only=(TrackerName.wandb,), added=True)
+    online: bool = setting(
+        False, "send to W&B at once; false writes files for wandb sync", only=(TrackerName.wandb,), added=True
+    )
+    group: str | None = setting(
+        None,
+        "what runs are grouped under; a sweep and a final set it to their study",
+        only=_TRACKS,
+        added=True,
+    )
+    key: str | None = setting(
+        None, "what tells a study from others of its name; set by a sweep", only=_TRACKS, added=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.folder:
+            self.refuse("folder", "must name a folder")
+        if self.group is not None and not is_folder_name(self.group):
+            self.refuse("group", "must be usable as a folder name: no / \\ : and no leading dot")
+        if self.uri is None:
+            return
+        if _USER.search(self.uri) or "password=" in self.uri:
+            raise ConfigError(
+                "tracker.uri must hold no user and no password, as every record keeps it; leave it out and set "
+                "MLFLOW_TRACKING_URI, or for a server MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
+        if not _TRACKING_URI.match(self.uri):
+            self.refuse("uri", "must be http(s)://HOST, sqlite:///FILE, or postgresql://, mysql:// or mssql://…")
+
+    def seen_from(self, start: Path) -> "TrackerConfig":
+        """The same, found from any folder: what is relative is below `start`."""
+        if self.name == TrackerName.none:
+            return self
+        uri, file = self.uri, (self.uri or "").removeprefix("sqlite:///")
+        if file != (self.uri or ""):
+            uri = f"sqlite:///{start / Path(file).expanduser()}"
+        return dataclasses.replace(self, folder=str(start / Path(self.folder).expanduser()), uri=uri)
+
+    def of_study(self, study: str, key: str | None) -> "TrackerConfig":
+        """The same, with what it logs grouped under a study, which `key` tells from others of its name."""
+        return self if self.name == TrackerName.none else dataclasses.replace(self, group=study, key=key)
+
+
 @dataclass
 class Config(Section):
-    """Everything that decides a run."""
+    """Everything that decides a run, and where it is logged."""
 
     name: str = "default"
     data: DataConfig = field(default_factory=DataConfig)
@@ -480,6 +553,7 @@ class Config(Section):
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     metrics: dict[str, str] = setting(
         {},
         "metrics of your own, metrics.NAME=MODULE:FUNCTION of logits (N, classes) and labels (N,); more is better",
