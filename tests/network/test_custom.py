@@ -246,12 +246,13 @@ def test_the_digest_is_that_of_the_module_and_of_what_it_imports_beside_it(own: 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("mnist_root")
-def test_the_page_on_ones_own_network_is_true(place: Path, command: Command) -> None:
+def test_the_page_on_ones_own_network_and_metric_is_true(place: Path, command: Command) -> None:
     page = (Path(__file__).parents[2] / "docs/own.md").read_text()
-    (source,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    (place / "mynets.py").write_text(source)
+    network, metric = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (place / "mynets.py").write_text(network)
+    (place / "mymetrics.py").write_text(metric)
     words = [shlex.split(line) for line in re.findall(r"^    (tinysweep.*)$", page, flags=re.MULTILINE)]
-    assert len(words) == 3
+    assert len(words) == 5
     for name, *overrides in words:
         ended = command(*overrides, main={"tinysweep": train.main, "tinysweep-inspect": inspect.main}[name])
         assert ended.status == 0, ended.err
