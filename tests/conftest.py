@@ -3,6 +3,7 @@ process."""
 
 import functools
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -30,18 +31,14 @@ from tinysweep.settings.compose import CONFIG_FOLDER, register_schema
 from tinysweep.settings.schema import DEFAULT_ROOT
 
 pytest_plugins = ["small_model"]
+# Lines are as long as where no terminal cuts them; the workers of pytest-xdist say that one does.
+os.environ.pop("COLUMNS", None)
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Small work is fastest on one thread."""
     torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines are as long as where no terminal cuts them; the workers of pytest-xdist say that one does."""
-    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.fixture

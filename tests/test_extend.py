@@ -77,7 +77,7 @@ def test_the_changes_of_the_page_fit_the_code(extended: Path) -> None:
 
 
 def test_the_tests_that_the_page_names_are_there() -> None:
-    tests = "\n".join(file.read_text() for file in (ROOT / "tests").glob("*/test_*.py"))
+    tests = "\n".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
     named = re.findall(r"`(test_\w+)`", PAGE)
     assert named
     assert [name for name in named if f"def {name}(" not in tests] == []

@@ -200,16 +200,16 @@ def test_a_run_that_is_stopped_is_marked_by_what_it_became(
 def test_a_run_that_goes_on_has_one_curve(
     tmp_path: Path, config_for: ConfigFor, name: TrackerName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, advance = tmp_path / "out" / "one", Progress.advance
+    folder, say = tmp_path / "out" / "one", Progress.print
     calls: list[int] = []
 
-    def interrupt(self: Progress) -> None:
-        advance(self)
+    def interrupt(self: Progress, text: str) -> None:
+        say(self, text)
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Progress, "advance", interrupt)
+    monkeypatch.setattr(Progress, "print", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(config_for(name), folder, [])
     begun = record_in(folder)["tracked"]

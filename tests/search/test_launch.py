@@ -28,6 +28,7 @@ from tinysweep.search.compose_trial import digest, identity
 from tinysweep.search.launch import DIED, Jobs, Reporter, figures, finished_rungs, settle
 from tinysweep.search.propose import Proposal, Refusal
 from tinysweep.search.study import Status, Study, failed_from_outside, reopen_trial, status
+from tinysweep.search.table import LATER
 from tinysweep.settings.schema import Config, ModelConfig, TrainerConfig
 from tinysweep.training.device import hardware
 from tinysweep.training.loop import Epoch
@@ -44,6 +45,9 @@ class AnyTime(str):
     __hash__ = None  # type: ignore[assignment]
 
 
+SHARES = dict.fromkeys(LATER, 0.5)
+
+
 def record(
     state: str = "complete",
     reason: str | None = None,
@@ -56,7 +60,7 @@ def record(
         "state": state,
         "reason": reason,
         "error": error,
-        "metrics": {"train_loss": 0.1, "validation_loss": 0.25, "validation_accuracy": 0.9} | metrics,
+        "metrics": {"train_loss": 0.1, "validation_loss": 0.25, "validation_accuracy": 0.9} | SHARES | metrics,
         "cost": {"params": 100, "macs": 1000, "activation_bytes": 50},
         "epochs": 4,
         "seed": 3,
@@ -164,6 +168,7 @@ def test_a_completed_trial_has_the_value_and_the_figures_of_its_record(bench: Be
     assert {name: notes[name] for name in METRICS} == {
         "validation_accuracy": 0.75,
         "validation_loss": 0.25,
+        **SHARES,
         "params": 100,
         "macs": 1000,
         "activation_bytes": 50,

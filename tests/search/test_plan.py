@@ -39,6 +39,7 @@ from tinysweep.search.plan import (
     require_same,
 )
 from tinysweep.search.space import Space, in_words, read_space
+from tinysweep.search.table import LATER
 from tinysweep.settings.compose import CONFIG_FOLDER, register_schema
 from tinysweep.settings.schema import Config
 
@@ -243,7 +244,7 @@ def test_what_no_sweep_can_do_is_refused_in_one_line(
 def test_only_what_every_epoch_shows_can_be_pruned_by_and_only_alone(number: int) -> None:
     for objectives in map(list, itertools.combinations(METRICS, number)):
         require_comparable(objectives, _base(()), Space(), prunes=False)
-        if objectives in (["validation_accuracy"], ["validation_loss"]):
+        if objectives in [["validation_accuracy"], ["validation_loss"], *([name] for name in LATER)]:
             require_comparable(objectives, _base(()), Space(), prunes=True)
             continue
         with pytest.raises(ConfigError, match=f"objective={','.join(objectives)} can't be pruned, .*pruner=none"):

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from tinysweep.errors import ConfigError
 from tinysweep.metrics import METRICS
 from tinysweep.search.plugin import BudgetSweeper
+from tinysweep.search.table import LATER
 from tinysweep.settings.compose import CONFIG_FOLDER, register_schema
 from tinysweep.settings.sweeper import SweeperConfig
 
@@ -61,7 +62,7 @@ def test_a_setting_that_breaks_its_rule_is_refused_in_one_line_with_key_value_ru
     settings: dict[str, Any], words: list[str]
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        SweeperConfig(**settings)
+        SweeperConfig(**settings).require_metrics([])
     message = str(caught.value)
     assert message.startswith("hydra.sweeper.")
     assert all(word in message for word in words), message
@@ -83,7 +84,7 @@ def test_every_metric_may_be_the_objective_alone_or_among_others(name: str) -> N
 
 
 def test_more_accuracy_is_better_and_less_of_everything_else() -> None:
-    assert [name for name, metric in METRICS.items() if metric.higher_is_better] == ["validation_accuracy"]
+    assert [name for name, metric in METRICS.items() if metric.higher_is_better] == ["validation_accuracy", *LATER]
 
 
 def test_two_sweepers_share_no_list() -> None:
