@@ -211,11 +211,8 @@ def sweep(place: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("mnist_root")
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_a_study_aims_for_a_metric_of_ones_own_and_its_final_chooses_by_it(
-    own: Path, launcher: str, command: Command
-) -> None:
-    words = [f"hydra/launcher={launcher}", "hydra/sweeper/pruner=median", "trainer.epochs=2"]
+def test_a_study_aims_for_a_metric_of_ones_own_and_its_final_chooses_by_it(own: Path, command: Command) -> None:
+    words = ["hydra/launcher=joblib", "hydra/sweeper/pruner=median", "trainer.epochs=2"]
     assert sweep(own, *words).returncode == 0
     folder = own / "outputs/sweeps/own"
     table = read_trials(folder)
