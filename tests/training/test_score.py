@@ -54,6 +54,12 @@ def tensor(logits, labels):
 def nothing(logits, labels):
     pass
 
+def text(logits, labels):
+    return "0.5"
+
+def true(logits, labels):
+    return True
+
 def infinite(logits, labels):
     return float("inf")
 
@@ -157,9 +163,11 @@ def test_a_metric_of_ones_own_gets_what_the_model_says_of_all_images() -> None:
         ("ownmetrics:nope", "there is no nope in .*ownmetrics.py"),
         ("nomodule:f", "there is no module nomodule"),
         ("ownmetrics:tensor", "returns a Tensor; it must return one number"),
+        ("ownmetrics:text", "returns a str; it must return one number"),
+        ("ownmetrics:true", "returns a bool; it must return one number"),
         ("ownmetrics:nothing", "returns nothing; it must return one number"),
         ("ownmetrics:infinite", "returns inf; it must return a finite number"),
-        ("ownmetrics:fails", r"raises RuntimeError: no such thing \(ownmetrics.py, line 20\)"),
+        ("ownmetrics:fails", r"raises RuntimeError: no such thing \(ownmetrics.py, line 26\)"),
         ("ownmetrics:one_argument", "raises TypeError: .*takes 1 positional argument"),
     ],
 )
@@ -175,6 +183,8 @@ def test_what_is_no_metric_is_refused_in_one_line_before_training(target: str, s
         ({"loss": "a:b"}, "must have a name of letters and digits that no built-in metric has"),
         ({"macro_f1": "a:b"}, "that no built-in metric has"),
         ({"a-b": "a:b"}, "must have a name of letters"),
+        ({"mine_sd": "a:b"}, "must have a name of letters"),
+        ({"_mine": "a:b"}, "must have a name of letters"),
         ({"mine": "top3"}, "must be MODULE:FUNCTION"),
     ],
 )
@@ -239,7 +249,12 @@ def test_a_study_aims_for_a_metric_of_ones_own_and_its_final_chooses_by_it(own: 
     (own / "ownmetrics.py").write_text(SOURCE.replace("topk(3", "topk(2"))
     again = sweep(own, *words, "hydra.sweeper.n_trials=9")
     assert again.returncode != 0
-    assert "metrics.top3 (source)" in again.stderr
+    assert "metrics.top3.source" in again.stderr
+    targets.forget()
+    sys.modules.pop("ownmetrics", None)
+    held_again = command(str(folder), "top=2", "seeds=3", "baseline=null", "jobs=1", main=final.main)
+    assert held_again.status != 0
+    assert "the source of metrics.top3=ownmetrics:top3 has changed since the study own was begun" in held_again.err
 
 
 @pytest.mark.usefixtures("own", "mnist_root")

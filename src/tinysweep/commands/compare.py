@@ -51,8 +51,11 @@ def parser() -> argparse.ArgumentParser:
     add("paths", metavar="PATH", nargs="+", type=Path, help=place)
     where = "where to write the merged table, all rows whatever is shown (default: %(default)s)"
     add("--csv", metavar="FILE", type=Path, default=DEFAULT_CSV, help=where)
-    order = "rank by this column: accuracies from the highest, all else from the lowest (default: %(default)s)"
-    add("--sort", metavar="COLUMN", default="validation_loss", help=order)
+    order = (
+        "rank by this column: accuracies and the like from the highest, all else from the lowest (default: "
+        "validation_loss, or a metric of your own or of unbalanced classes that all of the studies aim for)"
+    )
+    add("--sort", metavar="COLUMN", help=order)
     way = made.add_mutually_exclusive_group()
     way.add_argument("--ascending", action="store_true", help="from the lowest, whatever the column")
     way.add_argument("--descending", action="store_true", help="from the highest, whatever the column")

@@ -24,6 +24,7 @@ from tinysweep.search.space import plain_params
 from tinysweep.search.study import trial_path
 from tinysweep.settings.compose import compose
 from tinysweep.settings.schema import Config, DataConfig, DataName, TrackerConfig
+from tinysweep.targets import Target
 from tinysweep.tracking.tracker import require
 from tinysweep.training.device import hardware, usable_cores
 
@@ -94,9 +95,20 @@ class FinalPlan:
         self.baseline = find_baseline(settings.baseline, self.candidates[0]) if settings.baseline else None
         self.notes = list(self._find_notes(overrides))
         self._require_same_images()
+        self._require_same_metrics()
         check([data for each in self.candidates for data in (each.held_out, each.recipe.data)], images=False)
         hardware(self.candidates[0].recipe.trainer)
         self.folds = fold_count(self.candidates[0].held_out) if self.selects else 1
+
+    def _require_same_metrics(self) -> None:
+        """Refuse a metric of a user's own that has changed, as its figures of before and of now are different."""
+        for name, target in self.candidates[0].recipe.metrics.items():
+            of = Target(f"metrics.{name}", target)
+            if self.view.definition.get(f"{of.setting}.source") not in (None, of.digest()):
+                raise ConfigError(
+                    f"the source of {of.shown} has changed since the study {self.view.name} was begun, so its "
+                    "figures can't be compared; go back to that version, or begin another study with the new one"
+                )
 
     @property
     def selects(self) -> bool:

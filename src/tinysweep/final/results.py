@@ -21,7 +21,7 @@ from tinysweep.final.runs import METRICS_OF, Failure, Run, tested_otherwise
 from tinysweep.final.settings import seeds_in_words
 from tinysweep.metrics import METRICS
 from tinysweep.results.verdict import Summary, compare, method_in_words, summarise, verdict
-from tinysweep.search.study import TRAINED
+from tinysweep.search.study import TRAINED, Status
 from tinysweep.search.table import write_experiment
 
 BEST = "best"
@@ -331,7 +331,7 @@ class Outcome:
     def _selection(self) -> str:
         """How the winner was chosen, in words, and who dropped out."""
         plan, winner, view = self.plan, self.winner.name, self.plan.view
-        trained, completed = len(view.of(*TRAINED)), len(view.completed)
+        trained, completed = len(view.of(*TRAINED)), len(view.of(Status.complete))
         said = f"Of {trained} trials trained in the study {view.name}, {completed} of them to their end, "
         if self.ranked:
             changes = f" with {' '.join(plan.retrain)}" if plan.retrain else ""

@@ -25,7 +25,7 @@ from tinysweep.report.style import status_name, value_text
 from tinysweep.results.verdict import Summary
 from tinysweep.results.view import StudyView
 from tinysweep.search.study import TRAINED, Status, status
-from tinysweep.search.table import SEED, deviation, metric
+from tinysweep.search.table import SEED, deviation, metric, own_metrics
 
 MOST_RANKED = 50
 MOST_REASONS = 40
@@ -271,7 +271,8 @@ def reasons(view: StudyView) -> PageTable:
 
 def ranking(view: StudyView) -> PageTable:
     """The best of the completed trials, best first."""
-    names = [*view.objectives, "validation_accuracy", "validation_loss", "params", "macs", "seconds"]
+    own = [name for name in own_metrics(view.completed) if all(name in each.user_attrs for each in view.completed)]
+    names = [*view.objectives, *own, "validation_accuracy", "validation_loss", "params", "macs", "seconds"]
     shown = [METRICS[name] for name in dict.fromkeys(names)]
     rows: list[Row] = []
     repeated = any("seeds" in trial.user_attrs for trial in view.completed)

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from tinysweep import console
-from tinysweep.console import GAP, clean, fitting_table, setting_head, table, wrap
+from tinysweep.console import GAP, clean, fitting_table, room, setting_head, table, wrap
 from tinysweep.errors import DataError
 from tinysweep.files import write_whole
 from tinysweep.metrics import ALL_METRICS
@@ -35,6 +35,7 @@ from tinysweep.search.compose_trial import identity
 from tinysweep.search.study import Status
 from tinysweep.search.table import COLUMNS, SEED
 
+NARROW = 60  # characters of a line that may have room for no more than what rows are ranked by
 SHOWN = ["validation_accuracy", "validation_loss", "params", TESTED, "macs", "seconds"]
 JUDGED = ("validation_accuracy", TESTED)  # what chance changes from image to image
 WORDS = {"trial", "study", "state", "reason", "objective", "folder"}  # columns of text, read from the left
@@ -70,7 +71,7 @@ def present(paths: Sequence[Path], options: argparse.Namespace) -> None:
     every = merge(found)
     merged = every if options.each_seed else merge_seeds(every)
     columns = list(merged.frame.columns)
-    sort = find_column(options.sort, columns, "--sort")
+    sort = find_column(_aim(merged.frame) if options.sort is None else options.sort, columns, "--sort")
     # A name with a comma in it stands in double quotes, as in a CSV.
     names = next(csv.reader([options.columns or ""], skipinitialspace=True), [])
     chosen = [find_column(name, columns, "--columns") for name in names]
@@ -92,6 +93,16 @@ def present(paths: Sequence[Path], options: argparse.Namespace) -> None:
     print("\n\n".join(blocks), flush=True)
     for line in cautions(merged, completed, sort):
         print(f"warning: {line}", file=sys.stderr)
+
+
+def _aim(frame: pd.DataFrame) -> str:
+    """What rows are ranked by unless a person says otherwise: the loss, which tells more than accuracy does, unless
+    the studies aim for something else that is known of validation images."""
+    aims = {str(text).partition(";")[0] for text in frame.objective.dropna()}
+    aim = aims.pop() if len(aims) == 1 else "validation_accuracy"
+    metric = ALL_METRICS.find(aim)
+    other = aim in frame and aim != "validation_accuracy" and metric and metric.each_epoch
+    return aim if other else "validation_loss"
 
 
 def _met(condition: str, frame: pd.DataFrame) -> pd.DataFrame:
@@ -190,9 +201,10 @@ def _telling(rows: pd.DataFrame, sort: str, parameters: Sequence[str]) -> list[s
     figures = [name for name in SHOWN if name in there]
     figures[2:2] = [name for name in (SEEDS,) if name in there]
     figures += [name for name in ("epochs", "state") if name in differ]
-    first = [] if sort in figures else [sort]
+    if sort not in figures or room() < NARROW:
+        figures = [sort, *(name for name in figures if name != sort)]
     rest = [name for name in parameters if name in there and name != sort]
-    return [*first, *figures, *sorted(rest, key=lambda name: (name not in differ, name not in SOURCES))]
+    return [*figures, *sorted(rest, key=lambda name: (name not in differ, name not in SOURCES))]
 
 
 def _sides(names: Sequence[str]) -> str:

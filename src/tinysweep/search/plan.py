@@ -141,7 +141,7 @@ class Plan:
                 self.definition["model.digest"] = Target("model.target", target).digest()
             for name, target in shared.metrics.items():
                 key = f"metrics.{name}"
-                self.definition[f"{key} (source)"] = Target(key, target).digest()
+                self.definition[f"{key}.source"] = Target(key, target).digest()
             self.metrics = dict(shared.metrics)
             decided = "trainer.threads" in self.space.searched or shared.trainer.threads
         closing = ["trainer.test=false"]  # the test set stays unread whatever the configuration says

@@ -96,7 +96,7 @@ class Sweep:
                 stop_workers()
                 study.presence.end()
                 self._write_table(study)
-                tracking.close_group(self._found(), others=bool(study.presence.other_sweepers()))
+                tracking.close_group(self._found(study), others=bool(study.presence.other_sweepers()))
             self._conclude(study)
 
     def _require_open(self, location: Location) -> None:
@@ -172,12 +172,13 @@ class Sweep:
         tracking.open_group({**plan.definition, "folder": str(plan.folder)})
         return tracking
 
-    def _found(self) -> dict[str, float]:
-        """The figures of the best trial so far, as those of the study where it is logged."""
-        if self.best is None:
+    def _found(self, study: Study) -> dict[str, float]:
+        """The figures of the best configuration so far, as those of the study where it is logged."""
+        best = next(iter(rank_trials(study.trials(), self.plan.objectives)), None)
+        if best is None:
             return {}
-        aims = {f"best_{name}": metric(self.best, name) for name in self.plan.objectives}
-        return {"best_trial": float(self.best.number), **aims}
+        aims = {f"best_{name}": metric(best, name) for name in self.plan.objectives}
+        return {"best_trial": float(best.number), **aims}
 
     def _search(self, study: Study) -> None:
         plan, began = self.plan, time.monotonic()

@@ -164,7 +164,7 @@ def type_in_words(annotation: Any) -> str:
         special = {NoneType: "null"} | ({str: AUTO} if int in parts else {})
         return " or ".join(special.get(part) or type_in_words(part) for part in parts)
     if get_origin(annotation) is dict:
-        return "settings by name, such as {kernel: 5}"
+        return "settings by name, such as {NAME: VALUE}"
     if get_origin(annotation) is list:
         return f"a list such as [1,2,1], each {type_in_words(get_args(annotation)[0])}"
     if isinstance(annotation, EnumType):
@@ -567,8 +567,8 @@ class Config(Section):
         if self.model.family == Family.custom and self.dropout.name != DropoutName.none:
             self.dropout.refuse("name", "must be none for model=custom, whose layers are its own")
         for name, target in self.metrics.items():
-            if not name.isidentifier() or f"validation_{name}" in METRICS:
-                rule = "must have a name of letters and digits that no built-in metric has"
+            if f"validation_{name}" in METRICS or not METRICS.find(f"validation_{name}"):
+                rule = "must have a name of letters and digits that no built-in metric has and that doesn't end with _sd"
                 raise ConfigError(f"metrics.{name}={target} {rule}, such as metrics.top3={target}")
             if not is_target(str(target)):
                 rule = "must be MODULE:FUNCTION, such as mymetrics:top3 for the function top3 of mymetrics.py"

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ for _name, _value in (
     ("MLFLOW_DISABLE_TELEMETRY", "true"),
 ):
     os.environ.setdefault(_name, _value)
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a server that is away is said in one line
 
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
@@ -124,4 +126,5 @@ class MLflow(Tracker):
         self.client.log_batch(self.id, [Metric(name, value, now, step) for name, value in figures.items()])
 
     def _tag(self, name: str, text: str) -> None:
-        self.client.log_batch(self.id, tags=[RunTag(name, text[:LONGEST])])
+        legal = re.sub(r"[^\w\-. :/]", "_", name)  # a searched parameter may be +added
+        self.client.log_batch(self.id, tags=[RunTag(legal, text[:LONGEST])])

@@ -94,9 +94,11 @@ def own_figure(name: str, target: str, logits: Tensor, labels: Tensor) -> float:
     except Exception as error:
         raise ConfigError(f"{function.shown} {failed(error)}") from error
     try:
-        figure = float(value)
+        figure = float(value) if not isinstance(value, bool | str) else None
     except (TypeError, ValueError, RuntimeError):
-        raise ConfigError(f"{function.shown} returns {article(value)}; it must return one number") from None
+        figure = None
+    if figure is None:
+        raise ConfigError(f"{function.shown} returns {article(value)}; it must return one number")
     if not math.isfinite(figure):
         raise ConfigError(f"{function.shown} returns {figure}; it must return a finite number")
     return figure
