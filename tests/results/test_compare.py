@@ -546,3 +546,23 @@ def test_neither_help_nor_comparison_imports_torch_and_help_nothing_heavy(place:
             [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
         )
         assert done.stdout.endswith(f"{heavy}\n")
+
+
+@pytest.mark.parametrize(
+    ("aims", "by"),
+    [
+        (["validation_macro_f1"] * 2, "validation_macro_f1, highest first"),
+        (["validation_mine", "validation_mine;params"], "validation_mine, highest first"),
+        (["validation_macro_f1", "validation_accuracy"], "validation_loss, lowest first"),
+        (["params"] * 2, "validation_loss, lowest first"),
+    ],
+)
+def test_studies_that_aim_for_the_same_are_ranked_by_it(
+    place: Path, command: Command, aims: list[str], by: str
+) -> None:
+    for name, aim in zip(("one", "two"), aims, strict=True):
+        figures = {"validation_macro_f1": 0.7, "validation_mine": -2.5, "objective": aim}
+        study(place, [trial(0, 0.9, 0.3, 100, **figures)], name)
+    ended = command("one", "two", main=compare.main)
+    assert f"by {by}" in ended.out, ended.err
+    assert by.startswith("validation_loss") or by.partition("validation_")[2][:4] in ended.out.split(f"by {by}")[1]

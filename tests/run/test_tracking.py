@@ -293,9 +293,12 @@ def test_a_study_is_one_parent_run_however_often_it_goes_on(sweep: Callable[...,
 def test_another_study_of_the_same_name_is_another_parent(config_for: ConfigFor) -> None:
     for key in ("a", "b", "a"):
         config = config_for(TrackerName.mlflow, group="s", key=key)
-        Tracking(config.tracker).open_group({})
+        Tracking(config.tracker).open_group({"params.+trainer.epochs": "1 to 3", "metrics.top3.source": "abc"})
     folder = Path(config.tracker.folder)
-    assert [each.info.run_name for each in kept_runs(folder)] == ["s", "s"]
+    kept = kept_runs(folder)
+    assert [each.info.run_name for each in kept] == ["s", "s"]
+    assert kept[0].data.tags["tinysweep.params._trainer.epochs"] == "1 to 3"
+    assert kept[0].data.tags["tinysweep.metrics.top3.source"] == "abc"
 
 
 def test_tensorboard_has_a_folder_for_each_trial(sweep: Callable[..., Ended], place: Path) -> None:

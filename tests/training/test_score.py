@@ -180,8 +180,8 @@ def test_what_is_no_metric_is_refused_in_one_line_before_training(target: str, s
 @pytest.mark.parametrize(
     ("metrics", "said"),
     [
-        ({"loss": "a:b"}, "must have a name of letters and digits that no built-in metric has"),
-        ({"macro_f1": "a:b"}, "that no built-in metric has"),
+        ({"loss": "a:b"}, "must have a name of letters and digits, no built-in metric's"),
+        ({"macro_f1": "a:b"}, "no built-in metric's"),
         ({"a-b": "a:b"}, "must have a name of letters"),
         ({"mine_sd": "a:b"}, "must have a name of letters"),
         ({"_mine": "a:b"}, "must have a name of letters"),

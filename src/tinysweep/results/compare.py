@@ -96,8 +96,8 @@ def present(paths: Sequence[Path], options: argparse.Namespace) -> None:
 
 
 def _aim(frame: pd.DataFrame) -> str:
-    """What rows are ranked by unless a person says otherwise: the loss, which tells more than accuracy does, unless
-    the studies aim for something else that is known of validation images."""
+    """What rows are ranked by unless a person says otherwise: the loss, which tells more than accuracy does, or
+    else another figure of validation images that all of the studies aim for."""
     aims = {str(text).partition(";")[0] for text in frame.objective.dropna()}
     aim = aims.pop() if len(aims) == 1 else "validation_accuracy"
     metric = ALL_METRICS.find(aim)

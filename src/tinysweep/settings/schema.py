@@ -568,7 +568,7 @@ class Config(Section):
             self.dropout.refuse("name", "must be none for model=custom, whose layers are its own")
         for name, target in self.metrics.items():
             if f"validation_{name}" in METRICS or not METRICS.find(f"validation_{name}"):
-                rule = "must have a name of letters and digits that no built-in metric has and that doesn't end with _sd"
+                rule = "must have a name of letters and digits, no built-in metric's and none that ends with _sd"
                 raise ConfigError(f"metrics.{name}={target} {rule}, such as metrics.top3={target}")
             if not is_target(str(target)):
                 rule = "must be MODULE:FUNCTION, such as mymetrics:top3 for the function top3 of mymetrics.py"
