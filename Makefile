@@ -4,7 +4,7 @@ BIN := .venv/bin
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 BENCHMARKS := epoch_time study_rate time_to_accuracy limit start growth summary
 
-.PHONY: sweep train test test-all check lint types bench format clean
+.PHONY: sweep train test test-all coverage check lint types bench format clean
 
 sweep: .venv/installed
 	$(BIN)/tinysweep -m sweeps=quick
@@ -27,6 +27,9 @@ test: .venv/installed
 	$(BIN)/pytest $(PARALLEL)
 
 test-all: .venv/installed
+	$(BIN)/pytest $(PARALLEL) -m ''
+
+coverage: .venv/installed  # apart from test-all, as counting lines takes as long again
 	$(BIN)/pytest $(PARALLEL) -m '' --cov=tinysweep --cov-report=term
 
 bench: .venv/installed
