@@ -245,6 +245,7 @@ def test_a_study_aims_for_a_metric_of_ones_own_and_its_final_chooses_by_it(own: 
     assert means == sorted(means, reverse=True)
     assert all(0 < run.further["test_top3"] <= 1 for run in held.winner.runs)
     assert "candidates by mean validation top3" in ended.out
+    assert "over images" not in (held.method or ""), "it is no mean over images"
 
     (own / "ownmetrics.py").write_text(SOURCE.replace("topk(3", "topk(2"))
     again = sweep(own, *words, "hydra.sweeper.n_trials=9")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tinysweep import console
 from tinysweep.errors import StudyError
 from tinysweep.final.candidates import Candidate, FinalPlan, Stage
-from tinysweep.final.race import Race, gap_in_words, gap_text, run_race
+from tinysweep.final.race import IMAGE_MEANS, Race, gap_in_words, gap_text, run_race
 from tinysweep.final.results import (
     Final,
     FinalModel,
@@ -25,8 +25,6 @@ from tinysweep.final.runs import Failure, Run, RunProgress, complete
 from tinysweep.final.settings import seeds_in_words
 from tinysweep.metrics import ALL_METRICS, METRICS
 from tinysweep.results.verdict import Summary
-
-SHOWN = ("validation_loss", "validation_accuracy")
 
 
 def hold_final(plan: FinalPlan) -> None:
@@ -141,7 +139,7 @@ def result(plan: FinalPlan, final: Final, images: int, command: str) -> str:
 
 
 def _candidates(plan: FinalPlan, final: Final) -> str:
-    names = list(dict.fromkeys((*SHOWN, plan.judge)))
+    names = list(dict.fromkeys((*IMAGE_MEANS, plan.judge)))
     rows = [_row(each, names, plan.judge, gap_text(plan.judge, each.gap)) for each in final.candidates]
     for failure in final.dropped:
         rows.append(

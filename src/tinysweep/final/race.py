@@ -18,6 +18,7 @@ from scipy.special import stdtrit  # the quantiles of Student's t
 from tinysweep.final.settings import seeds_in_words
 from tinysweep.metrics import METRICS, PER_CENT
 
+IMAGE_MEANS = ("validation_loss", "validation_accuracy")  # metrics that each image has a part of its own in
 POWER = 0.8  # the probability with which a difference that counts as tellable is told
 
 # Figures of one candidate, of which less is better: for each seed, in order, those of the images held out, (N,).
@@ -135,12 +136,17 @@ def gap_in_words(judge: str, gap: Gap) -> str:
     return f"{gap_text(judge, gap)} in {METRICS[judge].label} behind {gap.best} after {seeds_in_words(gap.seeds)}"
 
 
-def race_in_words(confidence: float, *, drop: bool) -> str:
+def race_in_words(judge: str, confidence: float, *, drop: bool) -> str:
     """What the standard error of a gap is, and what is dropped."""
+    seeds = "over the seeds of the two, and over those of all, pooled"
     said = (
         "differences are means over the same held-out images, ± the largest of the standard errors over images, "
-        "over the seeds of the two, and over those of all, pooled"
+        + seeds
     )
+    if judge not in IMAGE_MEANS:
+        said = (
+            f"differences are of figures of the same held-out images, ± the larger of the standard errors {seeds}"
+        )
     race = (
         "; race (Maron and Moore, 1994), paired as BRACE (Moore and Lee, 1994): after each seed from the second, "
         f"a one-sided t-test of each against the best, {100 * (1 - confidence):.3g}% being shared out among all "

@@ -294,7 +294,7 @@ class Outcome:
         return Final(
             study=self.plan.view.name,
             choice=f"{self._selection()} {self._test()}",
-            method=race_in_words(settings.confidence, drop=settings.race) if self.ranked else None,
+            method=self._method() if self.ranked else None,
             confidence=settings.confidence,
             dropped=self.failures,
             candidates=[replace(each, chosen=each.name == self.winner.name) for each in self.ranked],
@@ -304,6 +304,9 @@ class Outcome:
             finished=max(record["finished"] for record in records),
             versions={"python": records[-1]["python"], **records[-1]["versions"]},
         )
+
+    def _method(self) -> str:
+        return race_in_words(self.plan.judge, self.plan.settings.confidence, drop=self.plan.settings.race)
 
     def _model(self, role: str, predictions: pd.DataFrame) -> FinalModel:
         candidate, wrong = self.roles[role], ~_right(predictions, role)

@@ -21,6 +21,7 @@ from tinysweep.console import Progress
 from tinysweep.data.catalogue import is_own
 from tinysweep.errors import AbandonedError, StudyError, TinysweepError, is_from_outside
 from tinysweep.final.candidates import Job, Stage
+from tinysweep.final.race import IMAGE_MEANS
 from tinysweep.metrics import ALL_METRICS, METRICS
 from tinysweep.run.record import RunFolder, State, close_left_record, read_record
 from tinysweep.run.run import run
@@ -52,7 +53,7 @@ class Run:
     def figures(self, judge: str) -> NDArray[np.float64]:
         """The loss of each validation image, (N,), or, where accuracy is the judge, 1 if it was mistaken. Of a
         metric that is no mean over images, one figure of all of them, (1,), of which less is better."""
-        if judge not in ("validation_loss", "validation_accuracy"):
+        if judge not in IMAGE_MEANS:
             return np.array([METRICS[judge].loss(self.metric(judge))])
         found = self.validation
         errors = found["predicted"] != found["label"]
