@@ -38,7 +38,7 @@ def train(config: Config) -> float | None:
     else:
         if composed.mode == RunMode.RUN:
             raise ConfigError(f"trial={config.trial} is set by a sweep itself; leave it out")
-        from tinysweep.search.launch import run_trial  # noqa: PLC0415
+        from tinysweep.search.workers.trial import run_trial  # noqa: PLC0415
 
         record = run_trial(config, composed.sweeper, Path(composed.sweep.dir), folder, overrides)
     return record.metrics["validation_accuracy"]

@@ -44,6 +44,9 @@ class State(StrEnum):
     failed = "failed"
 
 
+ENDED = (State.complete, State.pruned, State.failed)  # what isn't to be trained again
+
+
 def git_commit() -> str | None:
     """The commit of the checkout that this package runs from, with "-dirty" if files differ from it; None if it
     was installed."""

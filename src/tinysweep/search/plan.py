@@ -3,15 +3,13 @@
 import itertools
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import optuna
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -44,6 +42,8 @@ from tinysweep.search.space import (
     typed_value,
 )
 from tinysweep.search.storage.location import locate
+from tinysweep.search.workers.choose import choose_pool
+from tinysweep.search.workers.job import SweepContext
 from tinysweep.settings.command_line import as_value
 from tinysweep.settings.explain import require_schema
 from tinysweep.settings.schema import DataConfig, TrackerConfig
@@ -51,12 +51,9 @@ from tinysweep.settings.stored import flatten, rename_old_settings
 from tinysweep.settings.sweeper import SweeperConfig
 from tinysweep.targets import Target
 from tinysweep.tracking.tracker import places, read_tracker
-from tinysweep.training.device import usable_cores
 from tinysweep.training.score import check_metrics
 
-Launch = Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
 DEFAULT_TRIALS = 20
-BATCH_A_WORKER = 4  # keeps all but the last seconds of a batch busy, while the sampler still hears back often
 TRIAL_SUBDIR = "trials/${trial}"  # as study.trial_path has it
 MOST_CORNERS = 1000  # combinations of data settings that are checked before a sweep
 SMALL_SPACE = 10_000  # points; in a finite space this small it is noticed at once when no point is left
@@ -95,8 +92,7 @@ class Plan:
                 "such as sweeps=quick; a single run needs no -m"
             )
         self.pruner = build_pruner(master.hydra.sweeper.pruner)
-        self.workers = _workers(master.hydra.launcher)
-        self.batch_size = config.batch_size or BATCH_A_WORKER * (self.workers or 1)
+        self.pool = choose_pool(master.hydra.launcher, config.batch_size)
         self._compose(context.config_loader, master)
         self.points = self._points()
         self.start = read_start_points(config.start_with or [], self.space)
@@ -117,10 +113,11 @@ class Plan:
         check(data, images=not trained or len(data) > 1)
         for note in dict.fromkeys(filter(None, map(repeated_note, data))):
             print(note, flush=True)
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=context, task_function=task, config=master
-        )
-        self.launch: Launch = launcher.launch
+        self.hydra, self.task, self.master = context, task, master
+
+    def begin(self, mark: Path) -> None:
+        """Get the workers ready; `mark` is a file in the study's folder by which they know it."""
+        self.pool.begin(SweepContext(self.hydra, self.task, self.master, self.folder, mark))
 
     def _compose(self, loader: ConfigLoader, master: DictConfig) -> None:
         """Compose what all trials share, and each choice of a searched group, before anything is drawn from them;
@@ -145,8 +142,8 @@ class Plan:
             self.metrics = dict(shared.metrics)
             decided = "trainer.threads" in self.space.searched or shared.trainer.threads
         closing = ["trainer.test=false"]  # the test set stays unread whatever the configuration says
-        if self.workers and not decided:
-            closing.insert(0, f"trainer.threads={max(1, usable_cores() // self.workers)}")
+        if self.pool.threads and not decided:
+            closing.insert(0, f"trainer.threads={self.pool.threads}")
         self.composer = Composer(loader, master, self.space.fixed, closing)
         self.composer.compose(*self.config.retrain)
         for name, choice in self._choices():
@@ -242,16 +239,6 @@ def _written_params(master: DictConfig) -> dict[str, Any]:
     written = cast(dict[str, Any], OmegaConf.to_container(master.hydra.sweeper, resolve=False))
     params = written.get("params")
     return params if isinstance(params, dict) else {}
-
-
-def _workers(launcher: DictConfig) -> int | None:
-    """How many jobs a local launcher runs at a time; None for one that runs them elsewhere."""
-    name = _class_name(launcher)
-    if name == "JoblibLauncher":
-        from joblib import effective_n_jobs  # noqa: PLC0415 only there if that launcher is
-
-        return int(effective_n_jobs(launcher.n_jobs))
-    return 1 if name == "BasicLauncher" else None
 
 
 # ---- what Optuna draws and prunes by

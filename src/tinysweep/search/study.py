@@ -108,6 +108,7 @@ class Presence:
         self.study, self.folder = study, folder / ".sweepers"
         self.token = f"{kernel()}.{uuid.uuid4().hex}"
         self.lock = FileLock(self._lock_file(self.token))
+        self.mark = Path(self.lock.lock_file)  # there as long as this sweeper is
         self.ended = threading.Event()
         self.beating = threading.Thread(target=self._beat, daemon=True)
 
@@ -121,7 +122,7 @@ class Presence:
         self.beating.join()
         self.lock.release()
         self._note(None)  # should the storage fail, the file is left, whose free lock says it all the same
-        Path(self.lock.lock_file).unlink(missing_ok=True)
+        self.mark.unlink(missing_ok=True)
 
     def _beat(self) -> None:
         said = False

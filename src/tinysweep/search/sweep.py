@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from tinysweep import console
 from tinysweep.errors import StudyError, first_line
 from tinysweep.metrics import METRICS
-from tinysweep.search.launch import Jobs, leave_interrupted, stop_workers
+from tinysweep.search.launch import Jobs, leave_interrupted
 from tinysweep.search.plan import Plan, build_sampler, require_same
 from tinysweep.search.propose import Proposal, Proposer, Refusal
 from tinysweep.search.space import without_quotes
@@ -51,6 +51,9 @@ from tinysweep.tracking.tracker import Tracking
 JUDGED_FROM = 10  # finished trials; a failure among fewer says little of a rate
 JOINED = "joined"  # the study's note of how many sweepers have been at work on it
 SHOWN = 10  # of the best trials
+TABLE_SECONDS = 5.0  # between two writings of trials.csv
+TOLD_TOGETHER = 10  # refusals
+PATIENCE = 60.0
 
 
 class Sweep:
@@ -60,6 +63,10 @@ class Sweep:
         self.plan = plan
         self.table = Table(plan.name, plan.objectives, list(plan.space.searched))
         self.best: FrozenTrial | None = None
+        self.refusals: list[Refusal] = []  # that haven't been told yet
+        self.refused: list[Refusal] = []  # that were told last
+        self.in_a_row = 0
+        self.used_up = self.time_over = False
 
     def run(self) -> None:
         """Search until the study has its trials, the space is used up, or the time is over.
@@ -93,7 +100,7 @@ class Sweep:
                 )
                 raise
             finally:
-                stop_workers()
+                self.plan.pool.stop()
                 study.presence.end()
                 self._write_table(study)
                 tracking.close_group(self._found(study), others=bool(study.presence.other_sweepers()))
@@ -181,7 +188,7 @@ class Sweep:
         return {"best_trial": float(best.number), **aims}
 
     def _search(self, study: Study) -> None:
-        plan, began = self.plan, time.monotonic()
+        plan, self.began = self.plan, time.monotonic()
         if plan.points:
             plan.points.status = study.status
         grid = plan.points if plan.is_grid else None
@@ -190,18 +197,40 @@ class Sweep:
         self.best = next(iter(rank_runs(trials, plan.objectives)), None)
         with console.Progress(plan.total, "trials", study.count(trials, *TRAINED)) as progress:
             self.progress = progress
-            jobs = Jobs(study, plan.objectives, plan.launch, proposer.propose, self._report_trial)
-            while True:
-                self._recover(study)
-                self._judge_failures(study)
-                if plan.config.max_seconds and time.monotonic() - began >= plan.config.max_seconds:
-                    progress.print(f"hydra.sweeper.max_seconds={plan.config.max_seconds:g} are over")
-                    return
-                proposals = self._gather(study, proposer)
-                if not proposals:
-                    return
-                jobs.run(proposals, plan.job)
+            jobs = Jobs(study, plan.objectives, plan.pool, self._report_trial, progress.print, PATIENCE)
+            plan.begin(study.presence.mark)
+            try:
+                self._keep_busy(study, proposer, jobs)
+            except KeyboardInterrupt:
+                jobs.interrupt()
+                raise
+            finally:
+                self._tell_refusals(least=1)
+        if self.used_up:
+            self._require_new(study)
+
+    def _keep_busy(self, study: Study, proposer: Proposer, jobs: Jobs) -> None:
+        """Hand out trials as workers become free, until there is nothing left to hand out."""
+        written = 0.0
+        while True:
+            self._recover(study)
+            self._judge_failures(study)
+            if not (self.used_up or self._is_time_over()):
+                self._hand_out(study, proposer, jobs)
+            if not jobs.out:
+                return
+            jobs.wait()
+            if time.monotonic() - written > TABLE_SECONDS:
                 self._write_table(study)
+                written = time.monotonic()
+
+    def _is_time_over(self) -> bool:
+        most = self.plan.config.max_seconds
+        if self.time_over or not most or time.monotonic() - self.began < most:
+            return self.time_over
+        self.progress.print(f"hydra.sweeper.max_seconds={most:g} are over")
+        self.time_over = True
+        return True
 
     def _report_trial(self, trial: FrozenTrial) -> None:
         """Say what became of a trial that has just been trained."""
@@ -220,27 +249,31 @@ class Sweep:
             if leave_interrupted(study, trial.number, self.plan.objectives, "its sweeper died"):
                 self._report_trial(study.trial(trial.number))
 
-    def _gather(self, study: Study, proposer: Proposer) -> list[Proposal]:
-        """What is launched next: as many proposals as there is need for, fewer where the space is used up."""
-        most = self.plan.config.max_rejections
-        proposals: list[Proposal] = []
-        refusals: list[Refusal] = []
-        in_a_row = 0
-        while len(proposals) < self.plan.batch_size and in_a_row < most and self._is_room_for_more(study):
+    def _hand_out(self, study: Study, proposer: Proposer, jobs: Jobs) -> None:
+        """Propose as many trials as the workers can take now, fewer where there is no need or the space is used
+        up."""
+        room = min(self.plan.config.batch_size or self.plan.pool.capacity, self.plan.pool.capacity)
+        while len(jobs.out) < room and not self.used_up and self._is_room_for_more(study):
             answer = proposer.propose()
             if isinstance(answer, Proposal):
-                proposals.append(answer)
-                in_a_row = 0
+                jobs.submit(answer.number, self.plan.job(answer))
+                self.in_a_row = 0
             else:
-                refusals.append(answer)
-                in_a_row += 1
-        if refusals:
-            self.progress.print(refusals_line(refusals))
-        if in_a_row >= most and not proposals:
-            if not any(refusal.became == Status.duplicate for refusal in refusals):
-                raise StudyError(nothing_fits(refusals, study.trials()))
-            self.progress.print(f"{in_a_row:,} proposals in a row brought nothing new: the space is used up")
-        return proposals
+                self.refusals.append(answer)
+                self.in_a_row += 1
+                self.used_up = self.in_a_row >= self.plan.config.max_rejections
+        self._tell_refusals(least=TOLD_TOGETHER)
+
+    def _tell_refusals(self, least: int) -> None:
+        if len(self.refusals) >= least:
+            self.progress.print(refusals_line(self.refusals))
+            self.refused, self.refusals = self.refusals, []
+
+    def _require_new(self, study: Study) -> None:
+        """Say that the space is used up, or refuse to end well where nothing in it fits."""
+        if not any(refusal.became == Status.duplicate for refusal in self.refused):
+            raise StudyError(nothing_fits(self.refused, study.trials()))
+        print(f"{self.in_a_row:,} proposals in a row brought nothing new: the space is used up", flush=True)
 
     def _is_room_for_more(self, study: Study) -> bool:
         """Whether the study lacks trials, and its space has a point that none of them has."""

@@ -113,3 +113,9 @@ def _engine(location: Location, write: bool) -> dict[str, Any]:
         return connection
 
     return {"creator": connect, "poolclass": QueuePool}
+
+
+def is_outage(error: BaseException) -> bool:
+    return isinstance(error, (SQLAlchemyError, optuna.exceptions.StorageInternalError)) or (
+        isinstance(error, OSError) and error.errno in (28, 122, 5, 116)
+    )
