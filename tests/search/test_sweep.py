@@ -35,11 +35,11 @@ from tinysweep.run.checkpoint import load
 from tinysweep.run.record import RunFolder
 from tinysweep.run.run import run
 from tinysweep.search import launch
-from tinysweep.search.launch import Reporter
 from tinysweep.search.propose import Proposer
 from tinysweep.search.storage import opening
 from tinysweep.search.study import Presence
 from tinysweep.search.table import read_trials
+from tinysweep.search.workers.trial import Reporter
 from tinysweep.settings.schema import Config
 from tinysweep.training.device import usable_cores
 from tinysweep.training.loop import Epoch
