@@ -19,12 +19,18 @@ LOOK_SECONDS = 1.0  # how often a worker looks whether the process that had star
 
 @dataclass(frozen=True)
 class Done(Generic[Key]):
-    """A job that has ended: what its function returned or raised, or None and `died`, why its worker is gone."""
+    """A job that has ended: what its function returned or raised, or `died`, how its worker did."""
 
     key: Key
     returned: Any = None
     error: BaseException | None = None
     died: str | None = None
+
+    def result(self) -> Any:
+        """What the function returned; what it raised is raised again."""
+        if self.error:
+            raise self.error
+        return self.returned
 
 
 class Processes(Generic[Key]):

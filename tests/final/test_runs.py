@@ -50,10 +50,11 @@ def workers() -> list[psutil.Process]:
     return found
 
 
-def kill_a_worker() -> None:
-    while not (there := workers()):  # one pool has ended, and the next has not begun
-        time.sleep(0.02)
-    there[0].kill()
+def kill_what_trains(folder: Path) -> None:
+    lock = str(folder / ".running.lock")
+    for worker in workers():
+        if any(file.path == lock for file in worker.open_files()):
+            worker.kill()
 
 
 def states(folder: Path, *numbers: int) -> list[str]:
@@ -80,17 +81,17 @@ def test_a_killed_worker_costs_its_own_run_alone(images: Path, tmp_path: Path) -
     said: list[str] = []
 
     def kill_what_trains_0() -> None:
-        in_a_while((tmp_path / "0/record.json").exists, kill_a_worker)
+        in_a_while((tmp_path / "0/record.json").exists, lambda: kill_what_trains(tmp_path / "0"))
 
     def say(line: str) -> None:
         said.append(line)
-        shutil.rmtree(tmp_path / "0")
+        shutil.rmtree(tmp_path / "0")  # to see when it has begun anew
         kill_what_trains_0()
 
     kill_what_trains_0()
     train_all(jobs(images, tmp_path, 100_000, 1, 1), 2, lambda job, why: ended.update({job.folder.name: why}), say)
     assert ended == {"0": "its worker died, killed or out of memory", "1": None, "2": None}
-    assert said == ["a worker died, killed or out of memory; the runs that this ended begin anew, one at a time"]
+    assert said == ["0: its worker died, killed or out of memory; the run begins anew"]
     assert states(tmp_path, 0, 1, 2) == ["running", "complete", "complete"]
 
 

@@ -73,15 +73,17 @@ def test_every_proposal_is_a_valid_key() -> None:
         assert nearest(key) == f"did you mean {key}?"
 
 
-def test_a_launcher_of_a_cluster_is_named_with_what_brings_it() -> None:
-    def refused(choice: str, *options: str) -> str:
-        return explain(MissingConfigException("", f"hydra/launcher/{choice}", options))
+def test_a_launcher_that_is_not_there_is_refused_with_those_that_are() -> None:
+    def refused(choice: str) -> str:
+        return explain(
+            MissingConfigException("", f"hydra/launcher/{choice}", ("basic", "joblib", "ray", "submitit"))
+        )
 
-    for choice in ("submitit_local", "submitit_slurm", "slurm", "ray"):
-        said = refused(choice, "basic", "joblib")
-        assert "isn't installed, only basic, joblib; pip install 'tinysweep[clusters]' brings" in said
-    assert "did you mean hydra/launcher=joblib?" in refused("jobli", "basic", "joblib")
-    assert "pip" not in refused("submitit", "basic", "joblib", "submitit_local")
+    assert refused("jobli").endswith(
+        "must be one of basic, joblib, ray, submitit; did you mean hydra/launcher=joblib?"
+    )
+    for choice in ("submitit_local", "submitit_slurm"):
+        assert refused(choice).endswith("did you mean hydra/launcher=submitit?")
 
 
 def test_beginnings_of_hydras_options_are_let_through() -> None:

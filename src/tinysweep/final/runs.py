@@ -4,9 +4,7 @@ import json
 import os
 import re
 import shutil
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from tinysweep.console import Progress
@@ -23,6 +20,7 @@ from tinysweep.errors import AbandonedError, StudyError, TinysweepError, is_from
 from tinysweep.final.candidates import Job, Stage
 from tinysweep.final.race import IMAGE_MEANS
 from tinysweep.metrics import ALL_METRICS, METRICS
+from tinysweep.processes import Processes
 from tinysweep.run.record import RunFolder, State, close_left_record, read_record
 from tinysweep.run.run import run
 from tinysweep.search.compose_trial import identity
@@ -239,61 +237,42 @@ def _close(job: Job) -> None:
 def train_all(
     jobs: Sequence[Job], workers: int, ended: Callable[[Job, str | None], None], say: Callable[[str], None]
 ) -> None:
-    """Train jobs side by side; `ended` is called with each as soon as it is done, and with the reason if it
-    failed. With one worker they are trained in this process.
-
-    A worker that is killed, as for want of memory, takes the others with it, because joblib ends them all. What
-    none had begun is then trained as before, and the rest one at a time; what brings down its worker when alone
-    has failed.
-    """
+    """Train jobs side by side in processes of their own; `ended` is called with each as soon as it is done, and
+    with the reason if it failed. A run whose worker is killed, as for want of memory, begins anew; the second time
+    it has failed."""
+    left = {job.folder: job for job in jobs}
     threads = max(1, usable_cores() // max(1, min(workers, len(jobs))))
-    groups = [list(jobs)]
-    while groups:
-        left = {job.folder: job for job in groups.pop(0)}
-        if not left:
-            continue
-        alone = len(left) == 1
-        try:
-            _train_group(left, workers, threads, ended)
-        except BrokenExecutor:
-            for job in [job for job in left.values() if alone or look_up(job)]:
-                ended(left.pop(job.folder), DIED)
-            begun = [job for job in left.values() if any(_folders(job))] or list(left.values())
-            if begun:
-                say("a worker died, killed or out of memory; the runs that this ended begin anew, one at a time")
-            fresh = [job for job in left.values() if job not in begun]
-            groups = [fresh, *([job] for job in begun), *groups]
-        except KeyboardInterrupt:
-            for job in left.values():
-                _close(job)
-            raise
+    processes: Processes[Path] = Processes(workers)
+    deaths: set[Path] = set()
 
-
-def _train_group(
-    left: dict[Path, Job], workers: int, threads: int, ended: Callable[[Job, str | None], None]
-) -> None:
-    """Train the jobs that are left, by their folders; those that have ended are left no more, however this ends,
-    and no worker is at work then."""
-    for job in left.values():
+    def submit(job: Job) -> None:
         _clear(job)
-    parallel = Parallel(
-        n_jobs=min(workers, max(2, len(left))),  # a lone run might bring down this process
-        backend="loky",
-        batch_size=1,
-        return_as="generator_unordered",
-        initializer=signal.signal,  # a terminal sends Ctrl-C to all, but it is this process that ends the workers
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
-    done = parallel([delayed(train)(job.config, job.folder, threads, os.getpid()) for job in left.values()])
+        processes.submit(job.folder, train, job.config, job.folder, threads, os.getpid())
+
     try:
-        for folder, reason in done:
-            ended(left.pop(folder), reason)
-    except BaseException as error:
-        done.throw(error)  # by which joblib ends the workers; the error goes on
+        for job in jobs:
+            submit(job)
+        while left:
+            for done in processes.wait():
+                job = left[done.key]
+                if done.died and job.folder not in deaths and look_up(job) is None:
+                    deaths.add(job.folder)
+                    say(f"{job.folder.name}: its worker died, killed or out of memory; the run begins anew")
+                    submit(job)
+                    continue
+                del left[done.key]
+                ended(job, DIED if done.died else done.result())
+    except KeyboardInterrupt:
+        processes.stop()  # before their records are closed
+        for job in left.values():
+            _close(job)
+        raise
+    finally:
+        processes.stop()
 
 
-def train(config: Config, folder: Path, threads: int, parent: int) -> tuple[Path, str | None]:
-    """Train quietly; the folder, and the reason if it failed, which its record tells too. `parent` is the process
+def train(config: Config, folder: Path, threads: int, parent: int) -> str | None:
+    """Train quietly; the reason if it failed, which its record tells too. `parent` is the process
     that asked for it."""
 
     def require_parent(_epoch: Epoch | None = None) -> None:
@@ -306,7 +285,7 @@ def train(config: Config, folder: Path, threads: int, parent: int) -> tuple[Path
         trainer = replace(config.trainer, threads=threads)
         run(replace(config, trainer=trainer), folder, [], require_parent, keep_validation=True)
     except TinysweepError as error:
-        return folder, str(error)
+        return str(error)
     except Exception as error:  # whatever stops one run, the others go on
-        return folder, f"{type(error).__name__}: {error}"
-    return folder, None
+        return f"{type(error).__name__}: {error}"
+    return None

@@ -34,7 +34,6 @@ _OPTIONS = tuple(
         "config-path", "config-name", "config-dir", "experimental-rerun", "info",
     )
 )  # fmt: skip
-_CLUSTERS = ("submitit", "slurm", "ray")  # how the launchers of the extra "clusters" begin
 _HYDRA_GROUPS = {f"hydra.{group}" for group in ("job_logging", "hydra_logging", "help", "hydra_help")}
 
 
@@ -293,11 +292,6 @@ def _missing_choice(error: MissingConfigException) -> str:
     if not error.options or not error.missing_cfg_file:
         return str(error).splitlines()[0]
     group, _, choice = error.missing_cfg_file.rpartition("/")
-    if group == "hydra/launcher" and choice.startswith(_CLUSTERS) and "submitit_local" not in error.options:
-        return (
-            f"{group}={choice} isn't installed, only {', '.join(sorted(error.options))}; "
-            "pip install 'tinysweep[clusters]' brings submitit_local, submitit_slurm and ray"
-        )
     close = difflib.get_close_matches(choice, list(error.options), n=1)
     advice = f"did you mean {group}={close[0]}?" if close else ""
     return f"{group}={choice} must be one of {', '.join(sorted(error.options))}" + (

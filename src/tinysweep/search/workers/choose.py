@@ -1,4 +1,4 @@
-"""Which pool runs the jobs of a sweep: by the class that hydra/launcher names."""
+"""Which pool runs the jobs of a sweep: what hydra/launcher names."""
 
 from omegaconf import DictConfig
 
@@ -9,23 +9,18 @@ from tinysweep.search.workers.ray_cluster import RayPool
 from tinysweep.search.workers.submitit_jobs import SubmititPool
 from tinysweep.training.device import usable_cores
 
+OWN = {f"{kind.__module__}.{kind.__name__}": kind for kind in (LocalPool, RayPool, SubmititPool)}
+BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 OTHERWISE = 4  # jobs that a launcher is given at a time of which nothing is known
 
 
 def choose_pool(node: DictConfig, batch_size: int | None) -> Pool:
-    """The pool for `hydra.launcher`, whose own class is asked for nothing where there is a better way than to wait
-    for the slowest of several jobs.
+    """The pool for `hydra.launcher`.
 
     Raises:
-        ConfigError: a package is missing, or a number of workers is wrong.
+        ConfigError: a package is missing, or a setting is wrong.
     """
-    name = str(node.get("_target_")).rpartition(".")[2]
-    if name == "JoblibLauncher" and node.get("backend") in (None, "loky"):
-        return LocalPool(node)
-    if name == "RayLauncher":
-        return RayPool(node)
-    if name in ("SlurmLauncher", "LocalLauncher"):
-        return SubmititPool(node, name.removesuffix("Launcher").lower())
-    if name == "BasicLauncher":
-        return HydraPool(1, usable_cores())
-    return HydraPool(batch_size or OTHERWISE)
+    name = str(node.get("_target_"))
+    if name in OWN:
+        return OWN[name](node)
+    return HydraPool(1, usable_cores()) if name == BASIC else HydraPool(batch_size or OTHERWISE)

@@ -52,7 +52,7 @@ class SweepContext:
 
     def pack(self) -> bytes:
         """All of it, and what Hydra keeps in globals, for `run_packed`."""
-        return cloudpickle.dumps((self, Singleton.get_state(), Path.cwd()))
+        return bytes(cloudpickle.dumps((self, Singleton.get_state(), Path.cwd())))
 
     def run(self, number: int, overrides: list[str]) -> JobReturn:
         composed = self.hydra.config_loader.load_sweep_config(self.master, overrides)

@@ -43,7 +43,7 @@ class RayPool:
     @property
     def capacity(self) -> int:
         if time.monotonic() - self.counted > COUNT_SECONDS:
-            there = self.ray.cluster_resources()
+            there = cast(Any, self.ray).cluster_resources()
             asked = {"CPU": self.remote.get("num_cpus", 1), "GPU": self.remote.get("num_gpus", 0)}
             asked |= self.remote.get("resources") or {}
             self.workers = max(1, min(int(there.get(name, 0) / much) for name, much in asked.items() if much))

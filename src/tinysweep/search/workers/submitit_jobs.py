@@ -1,4 +1,4 @@
-"""Jobs by Submitit, on SLURM or as processes of this machine: hydra/launcher=submitit or submitit_local."""
+"""Jobs by Submitit, on SLURM or as processes of this machine: hydra/launcher=submitit."""
 
 import time
 from collections.abc import Callable
@@ -7,25 +7,23 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from tinysweep.errors import StudyError, first_line, require_package
+from tinysweep.errors import ConfigError, StudyError, first_line, require_package
 from tinysweep.search.workers.job import Outcome, SweepContext, run_packed
 from tinysweep.search.workers.pool import Ended, with_queue
 from tinysweep.training.device import usable_cores
 
 POLL_SECONDS = 0.5
-OF_ALL = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name",
-          "stderr_to_stdout")  # fmt: skip  # what Submitit's executors have in common, by their own names
-AT_START = ("max_num_timeout", "python")  # asked for before the first job
+CLUSTERS = ("slurm", "local")
 
 
 class Resubmittable:
-    """A job that SLURM may put back into its queue: Submitit asks what is to be run then."""
+    """A job that may be put back into the scheduler's queue: Submitit asks what is to be run then."""
 
     def __call__(self, packed: bytes, number: int, overrides: list[str]) -> Outcome:
         return run_packed(packed, number, overrides)
 
     def checkpoint(self, *arguments: Any) -> Any:
-        """The same job: it takes over what this attempt has left."""
+        """The same job once more: it takes over what this attempt has left."""
         from submitit.helpers import DelayedSubmission  # noqa: PLC0415 of an extra
 
         return DelayedSubmission(self, *arguments)
@@ -34,34 +32,28 @@ class Resubmittable:
 class SubmititPool:
     """A job of the scheduler for each trial."""
 
-    def __init__(self, node: DictConfig, cluster: str) -> None:
-        require_package(f"hydra/launcher=submitit ({cluster})", "submitit", "clusters")
-        self.settings = cast(dict[str, Any], OmegaConf.to_container(node, resolve=False))
-        self.node, self.cluster = node, cluster
-        cores = self.settings.get("cpus_per_task") or 1
-        local = max(1, usable_cores() // cores)
-        self.workers = local if cluster == "local" else self.settings.get("array_parallelism", 256)
-        self.threads: int | None = cores
+    def __init__(self, node: DictConfig) -> None:
+        require_package("hydra/launcher=submitit", "submitit", "clusters")
+        if node.cluster not in CLUSTERS:
+            raise ConfigError(f"hydra.launcher.cluster={node.cluster} must be one of {', '.join(CLUSTERS)}")
+        self.node = node
+        self.threads: int | None = node.parameters.get("cpus_per_task") or 1
+        self.workers = node.jobs if node.cluster == "slurm" else max(1, usable_cores() // (self.threads or 1))
         self.out: dict[int, Any] = {}
 
     def begin(self, context: SweepContext) -> None:
         import submitit  # noqa: PLC0415 of an extra
 
-        given = cast(dict[str, Any], OmegaConf.to_container(self.node, resolve=True))
-        folder = Path(given.pop("submitit_folder")).absolute()
-        for below in (folder.parent, *folder.parent.parents):  # pickled jobs hold the storage's password
-            if below == context.study:
-                break
-            below.mkdir(mode=0o700, parents=True, exist_ok=True)
-        known = {key: value for key, value in given.items() if value is not None and not key.startswith("_")}
-        starting = {f"{self.cluster}_{key}": known.pop(key) for key in AT_START if key in known}
-        known.pop("array_parallelism", None)  # one job each, as workers become free
+        settings = cast(dict[str, Any], OmegaConf.to_container(self.node, resolve=True))
+        folder, cluster = Path(settings["folder"]).absolute(), settings["cluster"]
+        # A job is pickled there, with the storage's password.
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            self.executor = submitit.AutoExecutor(folder=folder, cluster=self.cluster, **starting)
-            self.executor.update_parameters(
-                **{key if key in OF_ALL else f"{self.cluster}_{key}": value for key, value in known.items()}
+            self.executor = submitit.AutoExecutor(
+                folder=folder, cluster=cluster, **{f"{cluster}_max_num_timeout": settings["max_num_timeout"]}
             )
-        except Exception as error:  # of many kinds, by what is missing
+            self.executor.update_parameters(**settings["parameters"])
+        except Exception as error:  # of many kinds, by what is missing or unknown
             raise StudyError(f"hydra/launcher=submitit: {first_line(error)}") from error
         self.submitit, self.packed = submitit, context.pack()
 
