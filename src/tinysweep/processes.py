@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -59,9 +59,9 @@ class Processes(Generic[Key]):
     def stop(self) -> None:
         """End every worker, at work or not; what was at work has no result."""
         executors = [*self._idle, *(executor for _, executor in self._at_work.values())]
-        for kill, patient in ((True, False), (False, True)):  # all are killed before any is waited for
-            for executor in executors:
-                executor.shutdown(wait=patient, kill_workers=kill)
+        if executors:
+            with ThreadPoolExecutor(len(executors)) as all_at_once:
+                list(all_at_once.map(lambda each: each.shutdown(wait=True, kill_workers=True), executors))
         self._idle.clear()
         self._waiting.clear()
         self._at_work.clear()

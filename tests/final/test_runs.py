@@ -110,10 +110,10 @@ def test_a_run_stops_when_its_command_is_gone(
     monkeypatch: pytest.MonkeyPatch, images: Path, tmp_path: Path
 ) -> None:
     first, second = jobs(images, tmp_path, 3, 3)
-    assert train(first.config, first.folder, 1, parent=-1) == (first.folder, GONE)
+    assert train(first.config, first.folder, 1, parent=-1) == GONE
     assert not first.folder.exists()
     parents = iter([5, -1])
     monkeypatch.setattr(os, "getppid", lambda: next(parents))
-    assert train(second.config, second.folder, 1, parent=5) == (second.folder, None)
+    assert train(second.config, second.folder, 1, parent=5) is None
     record = record_in(second.folder)
     assert (record["state"], record["reason"], record["epochs"]) == ("interrupted", GONE, 1)
