@@ -1,0 +1,272 @@
+"""What faults cost a study: workers, the sweeper, a node or the database are killed at random moments, and the same
+command goes on until the study is whole.
+
+    python benchmarks/faults.py --engine joblib --storage sqlite --faults worker sweeper --kills 100
+    python benchmarks/faults.py --engine ray --storage postgresql --faults worker node sweeper database --kills 50
+
+Trials train for about a second on 64 images. After every command the folders of all trials are looked at: a trial whose
+record once said that it had finished must be in the study as it was then, and no configuration may have finished
+twice. PostgreSQL is started in a temporary folder (Debian's package postgresql); --storage may also be a URL, of which
+the database isn't killed. A row a call is added to results/faults.csv.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import psutil
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for the PostgreSQL server of the tests
+
+from postgres import PostgresServer, binaries
+
+from tinysweep.files import write_whole
+from tinysweep.search.storage.opening import open_storage
+from tinysweep.search.study import status
+
+RESULT = Path(__file__).parents[1] / "results" / "faults.csv"
+TINY = ["data.limit=64", "data.validation=100", "trainer.clean_epochs=0", "trainer.threads=1"]
+SPACE = ["model.width=range(2,30)", "optimizer.lr=tag(log,interval(0.01,0.3))", "hydra/sweeper/sampler=random"]
+ENGINES = {
+    "joblib": ["hydra.launcher.n_jobs=2"],
+    "ray": ["hydra/launcher=ray", "hydra.launcher.ray.init.address=auto"],
+    "submitit": ["hydra/launcher=submitit", "hydra.launcher.cluster=local"],
+}
+WORKER = re.compile(r"LokyProcess|^ray::run_packed|submitit\.core\._submit")
+FAULTS = ("worker", "sweeper", "node", "database")
+HANG_SECONDS = 300.0
+
+
+class RayCluster:
+    """A head without cores and a node with two, on this machine, started from another folder than any sweep."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_DISABLE_IMPORT_WARNING": "1"}
+        self.node_pid = 0
+        self._ray("start", "--head", "--port=6391", "--num-cpus=0", "--include-dashboard=false")
+        self.start_node()
+
+    def _ray(self, *words: str) -> None:
+        command = [sys.executable, "-m", "ray.scripts.scripts", *words, f"--temp-dir={self.folder}"]
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def raylets(self) -> set[int]:
+        return {each.pid for each in self.processes() if each.name() == "raylet"}
+
+    def processes(self) -> list[psutil.Process]:
+        """What runs of this cluster."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if any(str(self.folder) in word for word in process.cmdline()):
+                    found.append(process)
+        return found
+
+    def start_node(self) -> None:
+        before = self.raylets()
+        self._ray("start", "--address=127.0.0.1:6391", "--num-cpus=2")
+        (self.node_pid,) = self.raylets() - before
+
+    def kill_node(self) -> None:
+        """Kill a node and what it runs, and give it back after a while."""
+        node = psutil.Process(self.node_pid)
+        for process in (*node.children(recursive=True), node):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.start_node()
+
+    def stop(self) -> None:
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+@dataclass
+class Bench:
+    """A study, and what is killed."""
+
+    place: Path
+    engine: str
+    storage: str | None
+    words: list[str]
+    chance: random.Random
+    cluster: RayCluster | None = None
+    server: PostgresServer | None = None
+    environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    finished: dict[int, tuple[str, str]] = field(default_factory=dict)  # when each began, and what became of it
+    changed: set[int] = field(default_factory=set)  # whose finished records were written anew
+    kills: Counter[str] = field(default_factory=Counter)
+    hangs: int = 0
+    commands: int = 0
+
+    @property
+    def folder(self) -> Path:
+        return self.place / "outputs/sweeps/s"
+
+    def start(self, trials: int) -> "subprocess.Popen[bytes]":
+        self.commands += 1
+        words = [*SPACE, *TINY, *ENGINES[self.engine], *self.words, f"hydra.sweeper.n_trials={trials}"]
+        if self.storage:
+            words.append(f"hydra.sweeper.storage='{self.storage}'")
+        with (self.place / "output.txt").open("a") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tinysweep.commands.train", "-m", "hydra.sweeper.study_name=s", *words],
+                cwd=self.place, env=self.environment, stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    def strike(self, fault: str, sweeper: "subprocess.Popen[bytes]") -> None:
+        """Let a fault happen; if there is nothing to kill just now, none has."""
+        if fault == "sweeper":
+            sweeper.send_signal(signal.SIGKILL)
+            sweeper.wait()
+        elif fault == "worker":
+            if not (workers := find_workers()):
+                return
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.chance.choice(workers).kill()
+        elif fault == "node":
+            assert self.cluster
+            self.cluster.kill_node()
+        else:
+            assert self.server
+            self.server.kill()
+            time.sleep(2)
+            self.server.start()
+        self.kills[fault] += 1
+
+    def look(self) -> None:
+        """Note what has finished by now."""
+        for path in self.folder.glob("trials/*/record.json"):
+            with contextlib.suppress(OSError, ValueError):
+                record = json.loads(path.read_text())
+                if record["state"] in ("complete", "pruned"):
+                    now = (record["started"], record["finished"])
+                    number = int(path.parent.name.partition("-")[0])
+                    if self.finished.setdefault(number, now) != now:
+                        self.changed.add(number)
+
+    def run(self, trials: int, faults: list[str], kills: int, pause: float) -> bool:
+        """Search until the study has its trials, striking so often; whether the command after the last one ended
+        well."""
+        most = self.kills.total() + kills
+        while True:
+            sweeper = self.start(trials)
+            ends = time.monotonic() + HANG_SECONDS
+            strikes = time.monotonic() + self.chance.expovariate(1 / pause)
+            while sweeper.poll() is None and time.monotonic() < ends:
+                time.sleep(0.05)
+                if self.kills.total() < most and time.monotonic() > strikes:
+                    self.strike(self.chance.choice(faults), sweeper)
+                    self.look()
+                    strikes = time.monotonic() + self.chance.expovariate(1 / pause)
+            if sweeper.poll() is None:
+                self.hangs += 1
+                sweeper.kill()
+            self.look()
+            if sweeper.wait() != -signal.SIGKILL:
+                return sweeper.returncode == 0
+
+    def judge(self, trials: int) -> dict[str, Any]:
+        """The row of the table."""
+        study = optuna.load_study(study_name="s", storage=open_storage(self.storage, self.folder))
+        found = study.get_trials()
+        states = Counter(status(trial).value for trial in found)
+        kept = {trial.number for trial in found if status(trial) in ("complete", "pruned")}
+        keys = Counter(trial.user_attrs["key"] for trial in found if trial.number in kept)
+        return {
+            "kills": self.kills.total(),
+            **{f"of {fault}": self.kills[fault] for fault in FAULTS},
+            "commands": self.commands,
+            "trials": trials,
+            "trained": states["complete"] + states["pruned"],
+            "failed": states["failed"],
+            "interrupted": states["interrupted"],
+            "finished and lost": len(self.finished.keys() - kept),
+            "trained twice": len(self.changed) + sum(count - 1 for count in keys.values()),
+            "hangs": self.hangs,
+        }
+
+
+def find_workers() -> list[psutil.Process]:
+    """The processes that train, of whatever engine, with a trial or without."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if WORKER.search(" ".join(process.cmdline())) or WORKER.search(process.name()):
+                found.append(process)
+    return found
+
+
+@contextlib.contextmanager
+def bench(engine: str, storage: str, words: list[str], seed: int, place: Path) -> Iterator[Bench]:
+    """A study in a folder, with the cluster and the database that it needs."""
+    with ExitStack() as stack:
+        made = Bench(place, engine, None, words, random.Random(seed))
+        if engine == "ray":
+            elsewhere = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            made.cluster = RayCluster(elsewhere)
+            stack.callback(made.cluster.stop)
+            made.environment = made.cluster.environment
+        if storage == "postgresql":
+            programs = binaries()
+            assert programs, "no PostgreSQL server here: apt-get install postgresql"
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+            made.server = PostgresServer(folder, programs)
+            made.storage = made.server.url(made.server.new_database())
+            stack.callback(made.server.stop)
+        elif storage != "sqlite":
+            made.storage = str(place / "study.log") if storage == "journal" else storage
+        yield made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", choices=ENGINES, default="joblib")
+    parser.add_argument("--storage", default="sqlite", help="sqlite, journal, postgresql, or the URL of a server")
+    parser.add_argument("--faults", choices=FAULTS, nargs="+", default=["worker", "sweeper"])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--trials", type=int, default=30, help="of a study; there are as many studies as kills need")
+    parser.add_argument("--pause", type=float, default=4.0, help="mean seconds between two kills")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    rows: Counter[str] = Counter()
+    seed, ended = given.seed, True
+    while rows["kills"] < given.kills:
+        with tempfile.TemporaryDirectory() as folder:
+            words = [f"trainer.epochs={given.epochs}"]
+            with bench(given.engine, given.storage, words, seed, Path(folder)) as study:
+                ended &= study.run(given.trials, given.faults, given.kills - rows["kills"], given.pause)
+                row = study.judge(given.trials)
+        rows.update({name: int(value) for name, value in row.items()})
+        seed += 1
+        print(f"{rows['kills']} kills: {dict(rows)}", flush=True)
+    table = pd.read_csv(RESULT) if RESULT.exists() else pd.DataFrame()
+    line = {"engine": given.engine, "storage": given.storage.partition("://")[0], **rows}
+    write_whole(RESULT, pd.concat([table, pd.DataFrame([line])]).to_csv(index=False))
+    if not ended:
+        sys.exit("a sweep that nobody had killed didn't end well")
+
+
+if __name__ == "__main__":
+    main()
