@@ -19,7 +19,8 @@ from tinysweep.final import hold as final_hold
 from tinysweep.report.again import instructions
 from tinysweep.results.view import open_view
 from tinysweep.search.space import as_sweep, read_space
-from tinysweep.settings.command_line import as_choice, as_value, line, without_password
+from tinysweep.errors import without_password
+from tinysweep.settings.command_line import as_choice, as_value, line
 from tinysweep.settings.compose import compose
 
 pytestmark = pytest.mark.usefixtures("quiet_optuna")

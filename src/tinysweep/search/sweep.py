@@ -145,7 +145,8 @@ class Sweep:
 
     def _open(self) -> Study:
         """The study, new or begun by an earlier call, with this call's sampler and pruner."""
-        storage = open_storage(self.plan.config.storage, self.plan.folder)
+        config = self.plan.config
+        storage = open_storage(config.storage, self.plan.folder, config.storage_patience)
         optimized = self._create(storage)
         if self._may_begin_anew(optimized):
             optuna.delete_study(study_name=self.plan.name, storage=storage)
