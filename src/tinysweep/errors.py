@@ -81,8 +81,8 @@ def is_from_outside(error: str | None, reason: str) -> bool:
 
 
 def is_outage(error: BaseException | None) -> bool:
-    """Whether an error, or what it was raised from, is that of a storage, a disk or a network that is away or full for
-    a while, not of what was asked of it."""
+    """Whether an error, or what it was raised from, is that of a storage, a disk or a network that is away or full
+    for a while, not of what was asked of it."""
     while error is not None:
         broken = isinstance(error, ConnectionError | TimeoutError) and not isinstance(error, BrokenPipeError)
         if broken or (isinstance(error, OSError) and error.errno in _OUTAGES):

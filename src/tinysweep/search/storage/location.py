@@ -3,9 +3,10 @@
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from tinysweep.errors import StudyError, require_package, without_password
@@ -26,18 +27,21 @@ JOURNAL_BEGINS = re.compile(rb'\{\s*"op_code"\s*:')
 # holds, and whoever closes it next would take itself for the last, and remove what isn't in the file yet.
 OPENED: set[Path] = set()
 SUPPORTED = "sqlite:///FILE, postgresql://…, mysql://…, grpc://HOST:PORT, or the path of a file"
-SERVERS = ("postgresql", "mysql")  # what Optuna writes to, of all that SQLAlchemy knows
+# What Optuna writes to, of all that SQLAlchemy knows, and the drivers of which one is taken where none is named:
+# the module of each, SQLAlchemy's name of it, and pip's.
+SERVERS = {
+    "postgresql": (
+        ("psycopg2", "psycopg2", "'tinysweep[postgresql]'"),
+        ("psycopg", "psycopg", "'psycopg[binary]'"),
+    ),
+    "mysql": (("pymysql", "pymysql", "pymysql"), ("MySQLdb", "mysqldb", "mysqlclient")),
+}
 MEANT = {"postgres": "postgresql", "mariadb": "mysql"}
 PROXY = "grpc"
 # An address of a server whose scheme was left out or is half written; its password must not be shown.
 _ADDRESS = re.compile(r"[^/\s]*:/?[^\s]*:[^\s]*@|[^/:@\s]+:[^\s]*@")
-# What pip calls the drivers that SQLAlchemy imports by another name.
-PACKAGES = {
-    "psycopg2": "psycopg2-binary",
-    "psycopg": "'psycopg[binary]'",
-    "MySQLdb": "mysqlclient",
-    "mysql": "mysql-connector-python",
-}
+# What pip calls other drivers that SQLAlchemy imports by another name.
+PACKAGES = {"mysql": "mysql-connector-python"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def locate(storage: str | None, folder: Path, *, there: bool = False) -> Locatio
     if storage is None:
         return _file(str(folder / "study.db"), folder / "study.db", Kind.sqlite)
     scheme, separator, rest = storage.partition("://")
-    if not separator and _ADDRESS.match(storage):
+    if not separator and _ADDRESS.match(storage) and not Path(storage).exists():
         raise StudyError(f"the storage is an address without its kind; give {SUPPORTED}")
     if not separator:
         found = _file(storage, Path(storage).expanduser())
@@ -146,17 +150,28 @@ def _server(storage: str, scheme: str) -> Location:
             f"the storage {scheme}://… can't be read as a URL, such as {scheme}://user:password@host/name; in a "
             "password @ is written %40, : %3A, and / %2F"
         )
+    url = _with_driver(url, kind, scheme)
+    return Location(Kind.server, without_password(storage), url=url.render_as_string(hide_password=False))
+
+
+def _with_driver(url: URL, kind: str, scheme: str) -> URL:
+    """An address that names a driver which is installed."""
+    drivers = SERVERS[kind]
+    if url.drivername == kind:
+        found = [driver for module, driver, _ in drivers if find_spec(module)]
+        url = url.set(drivername=f"{kind}+{(found or [drivers[0][1]])[0]}")
     try:
         url.get_dialect().import_dbapi()
     except NoSuchModuleError:
         raise StudyError(f"the storage {scheme}://… is of no kind that is supported: {SUPPORTED}") from None
     except ImportError as error:
         missing = (error.name or "").partition(".")[0]
+        packages = PACKAGES | {module: package for module, _, package in drivers}
         raise StudyError(
             f"the storage {scheme}://… needs a Python driver, which is not installed: pip install "
-            f"{PACKAGES.get(missing, missing)}"
+            f"{packages.get(missing, missing)}"
         ) from error
-    return Location(Kind.server, without_password(storage), url=storage)
+    return url
 
 
 def _proxy(storage: str) -> Location:

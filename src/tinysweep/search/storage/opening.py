@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
-from tinysweep.errors import StudyError, first_line
+from tinysweep.errors import OutageError, StudyError, first_line, is_outage
 from tinysweep.search.storage.journal import Journal
 from tinysweep.search.storage.location import OPENED, PROXY, Kind, Location, locate
 from tinysweep.search.storage.outage import PLUGIN
@@ -44,11 +44,12 @@ def storage_errors(where: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, optuna.exceptions.StorageInternalError, OSError) as error:
-        cause = error.__cause__ or error
+        cause = error if isinstance(error, OutageError) else error.__cause__ or error
         said = first_line(getattr(cause, "orig", None) or cause) or type(cause).__name__
+        until = "the storage answers" if is_outage(error) else "that is mended"
         raise StudyError(
             f"the study's storage {where} failed: {said}; what had finished is kept, and the same command goes on "
-            "from there once the storage answers"
+            f"from there once {until}"
         ) from error
 
 

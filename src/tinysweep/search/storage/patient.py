@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from tinysweep.errors import first_line, is_outage
 
 PAUSES = 0.2, 5.0  # the first and the longest, in seconds; each is twice the one before
+SHORT = 5.0  # seconds that are waited without a word
 CREATED = "created"  # a trial's system attribute: which call has made it
 
 T = TypeVar("T")
@@ -61,7 +62,7 @@ class Patience:
         now = time.monotonic()
         if self.away_since is None or now - self.seen_away > max(self.seconds, 60):  # another outage
             self.away_since = now
-            if self.seconds:
+            if self.seconds > SHORT:
                 log.warning(
                     "the study's storage %s is away (%s); it is waited for up to %g seconds",
                     self.where, first_line(error), self.seconds,
