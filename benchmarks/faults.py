@@ -35,7 +35,6 @@ import psutil
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for the PostgreSQL server of the tests
 
 from postgres import PostgresServer, binaries
-
 from tinysweep.files import write_whole
 from tinysweep.search.storage.opening import open_storage
 from tinysweep.search.study import status
@@ -245,7 +244,9 @@ def main() -> None:
     parser.add_argument("--storage", default="sqlite", help="sqlite, journal, postgresql, or the URL of a server")
     parser.add_argument("--faults", choices=FAULTS, nargs="+", default=["worker", "sweeper"])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--trials", type=int, default=30, help="of a study; there are as many studies as kills need")
+    parser.add_argument(
+        "--trials", type=int, default=30, help="of a study; there are as many studies as kills need"
+    )
     parser.add_argument("--pause", type=float, default=4.0, help="mean seconds between two kills")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

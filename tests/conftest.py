@@ -30,7 +30,7 @@ from tinysweep.search.study import Study
 from tinysweep.settings.compose import CONFIG_FOLDER, register_schema
 from tinysweep.settings.schema import DEFAULT_ROOT
 
-pytest_plugins = ["small_model"]
+pytest_plugins = ["postgres", "small_model"]
 # Lines are as long as where no terminal cuts them; the workers of pytest-xdist say that one does.
 os.environ.pop("COLUMNS", None)
 

@@ -16,6 +16,13 @@ _REMEDIES = {
     errno.EISDIR: "a folder is where a file must be; move it away, or give another path",
     errno.EMFILE: "allow more open files: ulimit -n 4096",
 }
+# What a machine says of a disk that is full for a moment, or of a file server or network that is away.
+_OUTAGES = {
+    errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOLCK, errno.EAGAIN, errno.EBUSY, errno.ENFILE,
+    errno.EMFILE, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT,
+}  # fmt: skip
+# Up to the last @ of a word, as one may have forgotten to write it %40 in a password.
+PASSWORD = re.compile(r"(://[^/@:\s]*:)(?:\S*|[^@]*)(?=@)|([?&]\w*pass\w*=)[^&'\"\s]*", re.IGNORECASE)
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
@@ -56,6 +63,10 @@ class AbandonedError(TinysweepError):
     """A trial's sweeper has died, and another has closed the trial meanwhile."""
 
 
+class OutageError(TinysweepError, ConnectionError):
+    """A study's storage doesn't answer now, and may in a while."""
+
+
 # What a run fails of by its own configuration, and would fail of again. Whatever else ends one came from outside.
 OF_CONFIGURATION = (ConfigError, BudgetError, DivergedError)
 
@@ -69,15 +80,31 @@ def is_from_outside(error: str | None, reason: str) -> bool:
     return error not in {kind.__name__ for kind in OF_CONFIGURATION}
 
 
+def is_outage(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised from, is that of a storage, a disk or a network that is away or full
+    for a while, not of what was asked of it."""
+    while error is not None:
+        broken = isinstance(error, ConnectionError | TimeoutError) and not isinstance(error, BrokenPipeError)
+        if broken or (isinstance(error, OSError) and error.errno in _OUTAGES):
+            return True
+        error = error.__cause__
+    return False
+
+
 def require_package(what: str, package: str, extra: str, module: str = "") -> None:
     """Refuse to go on without a package of an extra; `module` is what it is imported as, if not by its name."""
     if importlib.util.find_spec(module or package) is None:
         raise ConfigError(f"{what} needs the package {package}; pip install 'tinysweep[{extra}]'")
 
 
+def without_password(text: str) -> str:
+    """A text in which the password of a database's address is left out: it is no one else's to read."""
+    return PASSWORD.sub(r"\1\2***", text)
+
+
 def first_line(said: object) -> str:
-    """The first line of a message that may run over many, or be empty."""
-    return next(iter(str(said).strip().splitlines()), "")
+    """The first line of a message that may run over many, or be empty; never with a password."""
+    return next(iter(without_password(str(said)).strip().splitlines()), "")
 
 
 def message_of(error: Exception) -> str | None:

@@ -15,11 +15,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from conftest import Command, Ended
 from tinysweep.commands import compare, final, report, train
+from tinysweep.errors import without_password
 from tinysweep.final import hold as final_hold
 from tinysweep.report.again import instructions
 from tinysweep.results.view import open_view
 from tinysweep.search.space import as_sweep, read_space
-from tinysweep.settings.command_line import as_choice, as_value, line, without_password
+from tinysweep.settings.command_line import as_choice, as_value, line
 from tinysweep.settings.compose import compose
 
 pytestmark = pytest.mark.usefixtures("quiet_optuna")

@@ -4,14 +4,15 @@ import json
 import sqlite3
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
 import optuna
 import pytest
-from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages import JournalStorage, _CachedStorage
 
-from tinysweep.errors import StudyError
+from tinysweep.errors import ConfigError, StudyError
 from tinysweep.search.storage.journal import Journal
 from tinysweep.search.storage.location import Kind, locate
 from tinysweep.search.storage.opening import look_into, open_storage
@@ -86,7 +87,21 @@ def test_a_file_is_taken_for_what_it_is_and_a_new_one_for_what_its_name_says(
         ("sqlite:///file:x?mode=memory&uri=true", "lies in memory, which no job could share"),
         ("sqlite://new.db", "a file is given as sqlite:///new.db"),
         ("redis://host/1", "redis://… is of no kind that is supported: sqlite:///FILE, postgresql://…, mysql://…"),
-        ("postgres://u:secret@host/x", "postgres://… is of no kind that is supported"),
+        ("http://u:secret@host/x", "http://… is of no kind that is supported: "),
+        ("foo://u:secret@host/x", "foo://… is of no kind that is supported: "),
+        ("oracle://u:secret@host/x", "oracle://… is of no kind that is supported: "),
+        ("mssql+pyodbc://u:secret@host/x", "mssql+pyodbc://… is of no kind that is supported: "),
+        ("postgres://u:secret@host/x", "postgres://… is of no kind that is supported; it is written postgresql://…"),
+        ("mariadb://u:secret@host/x", "mariadb://… is of no kind that is supported; it is written mysql://…"),
+        ("postgresql://u:sec@secret@host/x", "in a password @ is written %40"),
+        ("postgresql://u:secret@host", "can't be read as a URL, such as postgresql://user:password@host/name"),
+        ("u:secret@host/x", "the storage is an address without its kind; give sqlite:///FILE, "),
+        ("postgresql:/u:secret@host/x", "the storage is an address without its kind; give "),
+        ("postgresql:u:secret@host/x", "the storage is an address without its kind; give "),
+        ("grpc://host", "grpc://… must be grpc://HOST:PORT, where Optuna's run_grpc_proxy_server listens"),
+        ("grpc://host:port", "grpc://… must be grpc://HOST:PORT"),
+        ("grpc://u:secret@host:13000", "grpc://… must be grpc://HOST:PORT"),
+        ("grpc://host:13000/name", "grpc://… must be grpc://HOST:PORT"),
         ("postgresql+nodriver://u:secret@host/x", "is of no kind that is supported"),
         ("postgresql://u:secret/@host:port/x", "postgresql://… can't be read as a URL"),
     ],
@@ -104,20 +119,48 @@ def test_what_is_no_storage_is_refused_at_once_and_left_as_it_is(here: Path, sto
 @pytest.mark.parametrize(
     ("scheme", "module", "package"),
     [
-        ("postgresql+psycopg2", "psycopg2", "psycopg2-binary"),
+        ("postgresql+psycopg2", "psycopg2", "'tinysweep[postgresql]'"),
         ("postgresql+psycopg", "psycopg", "'psycopg[binary]'"),
-        ("mysql", "MySQLdb", "mysqlclient"),
+        ("postgresql", "psycopg2 psycopg", "'tinysweep[postgresql]'"),
+        ("mysql+mysqldb", "MySQLdb", "mysqlclient"),
         ("mysql+pymysql", "pymysql", "pymysql"),
+        ("mysql", "pymysql MySQLdb", "pymysql"),
     ],
 )
 def test_a_missing_driver_is_named_as_pip_knows_it(
     monkeypatch: pytest.MonkeyPatch, scheme: str, module: str, package: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
+    for each in module.split():
+        monkeypatch.setitem(sys.modules, each, None)
     with pytest.raises(StudyError) as caught:
         locate(f"{scheme}://someone:secret@host/name", Path())
     said = f"the storage {scheme}://… needs a Python driver, which is not installed: pip install {package}"
     assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_where_no_driver_is_named_one_that_is_installed_is_taken(
+    monkeypatch: pytest.MonkeyPatch, driver: str
+) -> None:
+    for each in ("psycopg2", "psycopg"):
+        monkeypatch.setitem(sys.modules, each, None)
+    made = ModuleType(driver)
+    made.__spec__ = ModuleSpec(driver, None)
+    monkeypatch.setitem(sys.modules, driver, made)
+    if driver == "psycopg":
+        made.__version__ = "3.2.0"  # type: ignore[attr-defined]
+    location = locate("postgresql://someone:p%40%2F@host/name", Path())
+    assert location.url == f"postgresql+{driver}://someone:p%40%2F@host/name"
+
+
+def test_a_proxy_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with pytest.raises(ConfigError) as caught:
+        locate("grpc://host:13000", Path())
+    assert (
+        str(caught.value)
+        == "the storage grpc://host:13000 needs the package grpcio; pip install 'tinysweep[grpc]'"
+    )
 
 
 def test_a_password_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,10 +186,10 @@ def test_looking_into_what_is_not_there_makes_nothing(here: Path, storage: str |
 @pytest.mark.parametrize("storage", ["old.data", "trials", "wal.db"])
 def test_looking_into_a_storage_leaves_it_as_it_is(here: Path, storage: str) -> None:
     made = open_storage("wal.db", here)
-    assert isinstance(made, RDBStorage)
     optuna.create_study(study_name="s", storage=made)
+    assert isinstance(made.storage, _CachedStorage)
     made.remove_session()
-    made.engine.dispose()
+    made.storage._backend.engine.dispose()
     before = tree(here)
     with look_into(locate(storage, Path("s"))) as found:
         assert found is not None

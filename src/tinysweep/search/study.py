@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 from filelock import FileLock
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from tinysweep.errors import first_line, is_from_outside
 from tinysweep.files import is_held
@@ -197,15 +197,18 @@ class Study:
     def ask(self, given: dict[str, Any] | None = None) -> Trial:
         """A new trial to draw parameters from; those that are `given` aren't drawn. It is signed by this sweeper
         from the moment that others can see it, or they would take it for one that its sweeper has left."""
-        token = self.presence.token
-        # In SQLite two sweepers may both be given the trial that waits.
-        with FileLock(self.presence.folder / "asking.lock"):
-            if given is not None or not any(trial.state == TrialState.WAITING for trial in self.trials()):
-                self.optuna.enqueue_trial(given or {}, user_attrs={"sweeper": token})
-            trial = self.optuna.ask()
-        if trial.user_attrs.get("sweeper") != token:  # enqueued by one that was killed just then
-            trial.set_user_attr("sweeper", token)
-        return trial
+        notes = {"sweeper": self.presence.token}
+        if given is None and any(trial.state == TrialState.WAITING for trial in self.trials()):
+            with FileLock(self.presence.folder / "asking.lock"):  # in SQLite two sweepers may both be given it
+                trial = self.optuna.ask()
+            trial.set_user_attr("sweeper", self.presence.token)
+            return trial
+        # Optuna would make it waiting and take it up by a second call, or sign it by one. The rest is as it does.
+        self.optuna._thread_local.cached_all_trials = None
+        made = create_trial(
+            state=TrialState.RUNNING, user_attrs=notes, system_attrs={"fixed_params": given} if given else {}
+        )
+        return Trial(self.optuna, self.optuna._storage.create_new_trial(self.optuna._study_id, made))
 
     def close(
         self,

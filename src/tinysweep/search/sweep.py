@@ -53,7 +53,6 @@ JOINED = "joined"  # the study's note of how many sweepers have been at work on 
 SHOWN = 10  # of the best trials
 TABLE_SECONDS = 5.0  # between two writings of trials.csv
 TOLD_TOGETHER = 10  # refusals
-PATIENCE = 60.0
 
 
 class Sweep:
@@ -152,7 +151,8 @@ class Sweep:
 
     def _open(self) -> Study:
         """The study, new or begun by an earlier call, with this call's sampler and pruner."""
-        storage = open_storage(self.plan.config.storage, self.plan.folder)
+        config = self.plan.config
+        storage = open_storage(config.storage, self.plan.folder, config.storage_patience)
         optimized = self._create(storage)
         if self._may_begin_anew(optimized):
             optuna.delete_study(study_name=self.plan.name, storage=storage)
@@ -197,7 +197,9 @@ class Sweep:
         self.best = next(iter(rank_runs(trials, plan.objectives)), None)
         with console.Progress(plan.total, "trials", study.count(trials, *TRAINED)) as progress:
             self.progress = progress
-            jobs = Jobs(study, plan.objectives, plan.pool, self._report_trial, progress.print, PATIENCE)
+            jobs = Jobs(
+                study, plan.objectives, plan.pool, self._report_trial, progress.print, plan.config.storage_patience
+            )
             plan.begin(study.presence.mark)
             try:
                 self._keep_busy(study, proposer, jobs)

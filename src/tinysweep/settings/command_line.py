@@ -1,6 +1,5 @@
 """Commands as a person types them: noted where they were given, and printed so that a shell reads them back."""
 
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,17 +10,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-PASSWORD = re.compile(r"(://[^/@:]*:)[^@]*(?=@)|([?&]\w*pass\w*=)[^&'\"]*", re.IGNORECASE)
+from tinysweep.errors import without_password
 
 
 def as_typed() -> dict[str, Any]:
     """The words that this process was started with, and the folder in which they were typed."""
     return {"words": [without_password(word) for word in sys.argv[1:]], "place": str(Path.cwd())}
-
-
-def without_password(word: str) -> str:
-    """A word in which the password of a database's address is left out: it is no one else's to read."""
-    return PASSWORD.sub(r"\1\2***", word)
 
 
 def line(words: Sequence[str], place: str | None = None) -> str:

@@ -16,8 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
-from tinysweep.errors import ConfigError
-from tinysweep.settings.command_line import without_password
+from tinysweep.errors import ConfigError, without_password
 from tinysweep.settings.schema import Config, type_in_words
 from tinysweep.settings.searchpath import OWN_CHOICES
 from tinysweep.settings.sweeper import SweeperConfig, chosen_with_slash

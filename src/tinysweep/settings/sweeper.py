@@ -66,8 +66,12 @@ class SweeperConfig(Section):
     study_name: str | None = setting(None, "name of the study and its folder; null is made of what is searched")
     storage: str | None = setting(
         None,
-        "null is study.db in the study's folder; else postgresql:// or mysql://, or a file: SQLite or an Optuna "
-        "journal as it is, or as the ending of a new one says (.db, .sqlite; .log, .jsonl, .journal)",
+        "null is study.db in the study's folder; else postgresql://, mysql:// or grpc://HOST:PORT, or a file: "
+        "SQLite or an Optuna journal as it is, or as the ending of a new one says (.db, .sqlite; .log, .jsonl, "
+        ".journal)",
+    )
+    storage_patience: float = setting(
+        60.0, "seconds for which the sweep and its trials wait for a storage that is away or full", "[0, 1e6]"
     )
     retrain: list[str] = setting([], "overrides with which the winner's recipe is written, such as more epochs")
 

@@ -3,13 +3,13 @@
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from tinysweep.errors import StudyError
-from tinysweep.settings.command_line import without_password
+from tinysweep.errors import StudyError, require_package, without_password
 
 
 class Kind(StrEnum):
@@ -26,14 +26,22 @@ JOURNAL_BEGINS = re.compile(rb'\{\s*"op_code"\s*:')
 # Databases that SQLite has opened in this process: to open and close one besides would end the locks that SQLite
 # holds, and whoever closes it next would take itself for the last, and remove what isn't in the file yet.
 OPENED: set[Path] = set()
-SUPPORTED = "sqlite:///FILE, postgresql://…, mysql://…, or the path of a file"
-# What pip calls the drivers that SQLAlchemy imports by another name.
-PACKAGES = {
-    "psycopg2": "psycopg2-binary",
-    "psycopg": "'psycopg[binary]'",
-    "MySQLdb": "mysqlclient",
-    "mysql": "mysql-connector-python",
+SUPPORTED = "sqlite:///FILE, postgresql://…, mysql://…, grpc://HOST:PORT, or the path of a file"
+# What Optuna writes to, of all that SQLAlchemy knows, and the drivers of which one is taken where none is named:
+# the module of each, SQLAlchemy's name of it, and pip's.
+SERVERS = {
+    "postgresql": (
+        ("psycopg2", "psycopg2", "'tinysweep[postgresql]'"),
+        ("psycopg", "psycopg", "'psycopg[binary]'"),
+    ),
+    "mysql": (("pymysql", "pymysql", "pymysql"), ("MySQLdb", "mysqldb", "mysqlclient")),
 }
+MEANT = {"postgres": "postgresql", "mariadb": "mysql"}
+PROXY = "grpc"
+# An address of a server whose scheme was left out or is half written; its password must not be shown.
+_ADDRESS = re.compile(r"[^/\s]*:/?[^\s]*:[^\s]*@|[^/:@\s]+:[^\s]*@")
+# What pip calls other drivers that SQLAlchemy imports by another name.
+PACKAGES = {"mysql": "mysql-connector-python"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,10 @@ class Location:
     shown: str
     file: Path = Path()
     url: str = ""
+
+    @property
+    def is_proxy(self) -> bool:
+        return self.url.startswith(f"{PROXY}://")
 
     @property
     def from_anywhere(self) -> str:
@@ -62,6 +74,8 @@ def locate(storage: str | None, folder: Path, *, there: bool = False) -> Locatio
     if storage is None:
         return _file(str(folder / "study.db"), folder / "study.db", Kind.sqlite)
     scheme, separator, rest = storage.partition("://")
+    if not separator and _ADDRESS.match(storage) and not Path(storage).exists():
+        raise StudyError(f"the storage is an address without its kind; give {SUPPORTED}")
     if not separator:
         found = _file(storage, Path(storage).expanduser())
     elif scheme.partition("+")[0] == "sqlite":
@@ -120,21 +134,52 @@ def _head(file: Path) -> bytes:
 
 
 def _server(storage: str, scheme: str) -> Location:
+    kind = scheme.partition("+")[0]
+    if kind == PROXY:
+        return _proxy(storage)
+    if kind not in SERVERS:
+        known = f"; it is written {MEANT[kind]}://…" if kind in MEANT else f": {SUPPORTED}"
+        raise StudyError(f"the storage {scheme}://… is of no kind that is supported{known}")
     try:
         url = make_url(storage)
     except (ArgumentError, ValueError):  # whose text may hold the password
+        url = None
+    # Of an @ in a password SQLAlchemy takes what follows for a part of the host.
+    if url is None or not url.database or "@" in f"{url.host}{url.database}":
         raise StudyError(
             f"the storage {scheme}://… can't be read as a URL, such as {scheme}://user:password@host/name; in a "
             "password @ is written %40, : %3A, and / %2F"
-        ) from None
+        )
+    url = _with_driver(url, kind, scheme)
+    return Location(Kind.server, without_password(storage), url=url.render_as_string(hide_password=False))
+
+
+def _with_driver(url: URL, kind: str, scheme: str) -> URL:
+    """An address that names a driver which is installed."""
+    drivers = SERVERS[kind]
+    if url.drivername == kind:
+        found = [driver for module, driver, _ in drivers if find_spec(module)]
+        url = url.set(drivername=f"{kind}+{(found or [drivers[0][1]])[0]}")
     try:
         url.get_dialect().import_dbapi()
     except NoSuchModuleError:
         raise StudyError(f"the storage {scheme}://… is of no kind that is supported: {SUPPORTED}") from None
     except ImportError as error:
         missing = (error.name or "").partition(".")[0]
+        packages = PACKAGES | {module: package for module, _, package in drivers}
         raise StudyError(
             f"the storage {scheme}://… needs a Python driver, which is not installed: pip install "
-            f"{PACKAGES.get(missing, missing)}"
+            f"{packages.get(missing, missing)}"
         ) from error
-    return Location(Kind.server, without_password(storage), url=storage)
+    return url
+
+
+def _proxy(storage: str) -> Location:
+    """Optuna's proxy of a storage, which a process serves."""
+    if not re.fullmatch(rf"{PROXY}://([\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{{1,5}}/?", storage):
+        raise StudyError(
+            f"the storage {PROXY}://… must be {PROXY}://HOST:PORT, where Optuna's run_grpc_proxy_server listens; "
+            "it takes no user, password or name"
+        )
+    require_package(f"the storage {storage}", "grpcio", "grpc", "grpc")
+    return Location(Kind.server, storage.rstrip("/"), url=storage.rstrip("/"))

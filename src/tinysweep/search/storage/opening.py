@@ -9,15 +9,29 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from sqlalchemy import create_engine, inspect
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
-from tinysweep.errors import StudyError, first_line
+from tinysweep.errors import OutageError, StudyError, first_line, is_outage
 from tinysweep.search.storage.journal import Journal
-from tinysweep.search.storage.location import OPENED, Kind, Location, locate
+from tinysweep.search.storage.location import OPENED, PROXY, Kind, Location, locate
+from tinysweep.search.storage.outage import PLUGIN
+from tinysweep.search.storage.patient import Patience, PatientStorage
 
 OPTUNA_TABLES = {"studies", "trials", "version_info", "alembic_version"}
 BUSY_SECONDS = 60  # how long one process waits for another that is writing to an SQLite file
+LOOK_SECONDS = 3  # how long a first look waits for a server: whoever has mistyped its name is to know soon
+# Of a server that has gone without a word, as on a cut network, the drivers would wait for many minutes.
+_LIBPQ = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+_MYSQL = {"connect_timeout": 10, "read_timeout": 60, "write_timeout": 60}
+TIMEOUTS = {"psycopg2": _LIBPQ, "psycopg": _LIBPQ, "pymysql": _MYSQL, "mysqldb": _MYSQL}
 
 
 @contextmanager
@@ -30,24 +44,26 @@ def storage_errors(where: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, optuna.exceptions.StorageInternalError, OSError) as error:
-        cause = error.__cause__ or error
+        cause = error if isinstance(error, OutageError) else error.__cause__ or error
         said = first_line(getattr(cause, "orig", None) or cause) or type(cause).__name__
+        until = "the storage answers" if is_outage(error) else "that is mended"
         raise StudyError(
             f"the study's storage {where} failed: {said}; what had finished is kept, and the same command goes on "
-            "from there once the storage answers"
+            f"from there once {until}"
         ) from error
 
 
-def open_storage(storage: str | None, folder: Path) -> BaseStorage:
-    """The storage of the study in a folder, as `locate` finds it, which is made if it isn't there.
+def open_storage(storage: str | None, folder: Path, seconds: float = LOOK_SECONDS) -> PatientStorage:
+    """The storage of the study in a folder, as `locate` finds it, which is made if it isn't there. It is
+    waited for whenever it is away.
 
     Raises:
         StudyError: it can't be one, or is of another version of Optuna.
+        OSError: it is still away after `seconds`.
     """
     location = locate(storage, folder)
-    if location.kind == Kind.journal:
-        return JournalStorage(Journal(location.file))
-    return _database(location)
+    patience = Patience(seconds, location.shown)
+    return PatientStorage(patience.outlast(lambda _: _open(location)), patience)
 
 
 @contextmanager
@@ -57,38 +73,57 @@ def look_into(location: Location) -> Iterator[BaseStorage | None]:
 
     Raises:
         StudyError: the database is of another version of Optuna.
+        OSError: it is away.
     """
+    patience = Patience(LOOK_SECONDS, location.shown)
     if location.kind != Kind.server and not (location.file.is_file() and location.file.stat().st_size):
         yield None
-    elif location.kind == Kind.journal:
-        yield JournalStorage(Journal(location.file))
+    elif location.kind == Kind.journal or location.is_proxy:
+        yield PatientStorage(patience.outlast(lambda _: _open(location)), patience)
+    elif not patience.outlast(lambda _: _holds_studies(location)):
+        yield None
     else:
-        engine = create_engine(_url(location), **_engine(location, write=False))
+        database = patience.outlast(lambda _: _database(location, write=False))
         try:
-            tables = set(inspect(engine).get_table_names())
-        finally:
-            engine.dispose()
-        if not tables >= OPTUNA_TABLES:
-            if tables.isdisjoint(OPTUNA_TABLES) and tables and location.kind == Kind.sqlite:
-                raise StudyError(
-                    f"the storage {location.shown} is the database of something else, and is left as it is; give "
-                    "studies a file of their own"
-                )
-            yield None
-            return
-        database = _database(location, write=False)
-        try:
-            yield database
+            yield PatientStorage(optuna.storages.get_storage(database), patience)
         finally:
             database.remove_session()
             database.engine.dispose()  # closes the files, so that SQLite removes those beside the database
 
 
-def _database(location: Location, write: bool = True) -> RDBStorage:
+def _holds_studies(location: Location) -> bool:
+    engine = create_engine(_url(location), **_engine(location, write=False))
     try:
-        return RDBStorage(
-            _url(location), engine_kwargs=_engine(location, write=write), skip_table_creation=not write
+        tables = set(inspect(engine).get_table_names())
+    finally:
+        engine.dispose()
+    if tables.isdisjoint(OPTUNA_TABLES) and tables and location.kind == Kind.sqlite:
+        raise StudyError(
+            f"the storage {location.shown} is the database of something else, and is left as it is; give "
+            "studies a file of their own"
         )
+    return tables >= OPTUNA_TABLES
+
+
+def _open(location: Location) -> BaseStorage:
+    if location.kind == Kind.journal:
+        return JournalStorage(Journal(location.file))
+    if location.is_proxy:
+        from tinysweep.search.storage.proxy import Proxy  # noqa: PLC0415 only there if gRPC is
+
+        host, _, port = location.url.removeprefix(f"{PROXY}://").rpartition(":")
+        proxy = Proxy(host, int(port))
+        proxy.get_all_studies()  # so that opening it, too, needs an answer
+        return proxy
+    # As Optuna wraps it: finished trials are read once.
+    return optuna.storages.get_storage(_database(location))
+
+
+def _database(location: Location, write: bool = True) -> RDBStorage:
+    # Optuna fills in braces of a URL.
+    url = _url(location).replace("{", "{{").replace("}", "}}")
+    try:
+        return RDBStorage(url, engine_kwargs=_engine(location, write=write), skip_table_creation=not write)
     except RuntimeError as error:  # tables of another version
         raise StudyError(f"the storage {location.shown} can't be used: {first_line(error)}") from error
 
@@ -100,7 +135,10 @@ def _url(location: Location) -> str:
 
 def _engine(location: Location, write: bool) -> dict[str, Any]:
     if location.kind == Kind.server:
-        return {"pool_pre_ping": True}
+        url = make_url(location.url)
+        timeouts = TIMEOUTS.get(url.get_driver_name(), {})
+        unset = {name: value for name, value in timeouts.items() if name not in url.query}
+        return {"pool_pre_ping": True, "plugins": [PLUGIN], "connect_args": unset}
 
     def connect() -> sqlite3.Connection:
         OPENED.add(location.file)
@@ -112,10 +150,4 @@ def _engine(location: Location, write: bool) -> dict[str, Any]:
             connection.execute("PRAGMA synchronous=NORMAL")
         return connection
 
-    return {"creator": connect, "poolclass": QueuePool}
-
-
-def is_outage(error: BaseException) -> bool:
-    return isinstance(error, (SQLAlchemyError, optuna.exceptions.StorageInternalError)) or (
-        isinstance(error, OSError) and error.errno in (28, 122, 5, 116)
-    )
+    return {"creator": connect, "poolclass": QueuePool, "plugins": [PLUGIN]}

@@ -12,8 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from tinysweep.errors import TinysweepError, first_line
-from tinysweep.search.storage.opening import is_outage
+from tinysweep.errors import TinysweepError, first_line, is_outage
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def run_trial(
     assert config.trial is not None
     study = optuna.load_study(
         study_name=sweeper.study_name,
-        storage=open_storage(sweeper.storage, study_folder),
+        storage=open_storage(sweeper.storage, study_folder, sweeper.storage_patience),
         sampler=optuna.samplers.RandomSampler(),  # nothing is drawn here, and the default sampler costs time
         pruner=build_pruner(sweeper.pruner),
     )
