@@ -1,13 +1,13 @@
-"""What faults cost a study: workers, the sweeper, a node or the database are killed at random moments, and the same
-command goes on until the study is whole.
+"""What faults cost a study: workers, the sweeper, a node or the database are killed at random moments, and the
+same command goes on until the study is whole.
 
     python benchmarks/faults.py --engine joblib --storage sqlite --faults worker sweeper --kills 100
     python benchmarks/faults.py --engine ray --storage postgresql --faults worker node sweeper database --kills 50
 
-Trials train for about a second on 64 images. After every command the folders of all trials are looked at: a trial whose
-record once said that it had finished must be in the study as it was then, and no configuration may have finished
-twice. PostgreSQL is started in a temporary folder (Debian's package postgresql); --storage may also be a URL, of which
-the database isn't killed. A row a call is added to results/faults.csv.
+Trials train for about a second on 64 images. After every command the folders of all trials are looked at: a trial
+whose record once said that it had finished must be in the study as it was then, and no configuration may have
+finished twice. PostgreSQL is started in a temporary folder (Debian's package postgresql); --storage may also be a
+URL, of which the database isn't killed. A row a call is added to results/faults.csv.
 """
 
 import argparse
@@ -244,9 +244,7 @@ def main() -> None:
     parser.add_argument("--storage", default="sqlite", help="sqlite, journal, postgresql, or the URL of a server")
     parser.add_argument("--faults", choices=FAULTS, nargs="+", default=["worker", "sweeper"])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument(
-        "--trials", type=int, default=30, help="of a study; there are as many studies as kills need"
-    )
+    parser.add_argument("--trials", type=int, default=30, help="of a study, of which there are enough")
     parser.add_argument("--pause", type=float, default=4.0, help="mean seconds between two kills")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tinysweep.console import Progress
 from tinysweep.data.catalogue import is_own
 from tinysweep.data.load import Data, describe, load, load_test, pin, repeated_note
-from tinysweep.errors import AbandonedError, ConfigError, DataError, PrunedError, first_line, message_of
+from tinysweep.errors import AbandonedError, ConfigError, DataError, PrunedError, first_line, is_outage, message_of
 from tinysweep.metrics import ALL_METRICS, FURTHER, METRICS
 from tinysweep.network import budget
 from tinysweep.run.checkpoint import Checkpoint, read_state, save
@@ -195,7 +195,9 @@ class _LiveRun:
             self._close(State.pruned if isinstance(stop, PrunedError) else State.interrupted, str(stop))
             return self.record
         except Exception as error:
-            self._close(State.failed, message_of(error) or f"{type(error).__name__}: {error}", error)
+            # A trial that met an outage is handed out again; of itself it hasn't failed.
+            ended = State.interrupted if self.config.trial is not None and is_outage(error) else State.failed
+            self._close(ended, message_of(error) or f"{type(error).__name__}: {error}", error)
             raise
         self.record.close(State.complete)
         self.folder.write(self.record, self.history)
