@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from queue import Empty
@@ -62,6 +63,7 @@ WARM_UP_STEPS = 8  # enough to record a graph
 PATIENCE = 90.0  # seconds without an answer after which an arm has failed
 MIB = 2**20
 FIGURES = ("train_loss", "validation_loss", "validation_accuracy", "train_accuracy")
+WARMING_UP = threading.Lock()
 
 
 class Network(NamedTuple):
@@ -104,16 +106,10 @@ class Arm:
     kill: bool = False  # one of the processes, while it trains
 
     def __str__(self) -> str:
-        kinds = [f"{count} {kind}" for count, kind in self._counts() if count > 1] or ["one after the other"]
-        extras = (
-            ["MPS"] * self.mps
-            + ["one killed"] * self.kill
-            + [f"one training in {self.one_in}"] * (self.one_in > 1)
-        )
-        return ", ".join([" of ".join(kinds), *extras])
-
-    def _counts(self) -> tuple[tuple[int, str], ...]:
-        return (self.processes, "processes"), (self.threads, "threads")
+        counts = {"processes": self.processes, "threads": self.threads}
+        kinds = [f"{count} {kind}" for kind, count in counts.items() if count > 1] or ["one after the other"]
+        extras = {"MPS": self.mps, "one killed": self.kill, f"one training in {self.one_in}": self.one_in > 1}
+        return ", ".join([" of ".join(kinds), *(extra for extra, holds in extras.items() if holds)])
 
     @property
     def at_once(self) -> int:
@@ -201,29 +197,33 @@ class Answer(NamedTuple):
 
 def serve(todo: Any, answers: Any, configs: list[Config], threads: int) -> None:
     """Train what comes, on so many threads."""
-    data, device = load(configs[0].data), configs[0].trainer.device
+    data = load(configs[0].data)
+    warm_up(configs[: len(NETWORKS) : 3], data)
     if threads == 1:
         train_in_turn(todo, answers, configs, data)
         return
-    workers = [
-        threading.Thread(target=in_own_stream, args=(todo, answers, configs, data, device)) for _ in range(threads)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    with ThreadPoolExecutor(threads) as pool:
+        for ended in [pool.submit(in_own_stream, todo, answers, configs, data) for _ in range(threads)]:
+            ended.result()
 
 
-def in_own_stream(todo: Any, answers: Any, configs: list[Config], data: Data, device: Device) -> None:
-    stream = torch.cuda.stream(torch.cuda.Stream()) if device == Device.cuda else contextlib.nullcontext()
-    with stream:
+def warm_up(configs: list[Config], data: Data) -> None:
+    """A few steps of each, by which libraries are loaded and set up."""
+    short = replace(data, train=data.train.pick(torch.arange(min(len(data.train), WARM_UP_STEPS * BATCH))))
+    for config in configs:
+        train(0, replace(config, trainer=replace(config.trainer, epochs=1)), short)
+
+
+def in_own_stream(todo: Any, answers: Any, configs: list[Config], data: Data) -> None:
+    on_gpu = configs[0].trainer.device == Device.cuda
+    with torch.cuda.stream(torch.cuda.Stream()) if on_gpu else contextlib.nullcontext():
+        with WARMING_UP:  # libraries are set up anew for each thread, and while none records a graph
+            warm_up(configs[:1], data)
         train_in_turn(todo, answers, configs, data)
 
 
 def train_in_turn(todo: Any, answers: Any, configs: list[Config], data: Data) -> None:
     """Train one after the other until there is None; an error ends a training, not the others."""
-    short = replace(data, train=data.train.pick(torch.arange(min(len(data.train), WARM_UP_STEPS * BATCH))))
-    train(0, replace(configs[0], trainer=replace(configs[0].trainer, epochs=1)), short)
     answers.put(Answer("ready", os.getpid()))
     while (number := todo.get()) is not None:
         answers.put(Answer("begun", os.getpid(), number))
