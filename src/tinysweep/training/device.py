@@ -44,9 +44,8 @@ class Hardware:
     @contextmanager
     def random_state_kept(self) -> Iterator[None]:
         """Leave the caller's random state afterwards as it was, on the CPU and on this device."""
-        devices = (
-            [self.device] if self.device.type != "cpu" else []
-        )  # by default every GPU is set up, with a warning
+        # Unless told which, torch sets up every GPU, and warns of it.
+        devices = [self.device] if self.device.type != "cpu" else []
         kept = torch.random.fork_rng(devices)
         with ONE_AT_A_TIME:
             kept.__enter__()
