@@ -10,7 +10,7 @@ from torch import nn
 
 from tinysweep.errors import ConfigError
 from tinysweep.settings.schema import Device, Precision, TrainerConfig
-from tinysweep.training.device import Hardware, hardware
+from tinysweep.training.device import TRAININGS_A_GPU, Hardware, hardware, parallel_trainings
 
 CPU = torch.device("cpu")
 
@@ -130,6 +130,90 @@ def test_threads_are_given_back_after_use(error: AbstractContextManager[object])
         if not isinstance(error, nullcontext):
             raise KeyboardInterrupt
     assert torch.get_num_threads() == 1
+
+
+# ---- random states
+
+
+def test_a_seed_decides_what_is_drawn_and_the_callers_draws_go_on_as_if_nothing_had_been() -> None:
+    machine = Hardware(CPU, False, 1)
+    torch.manual_seed(5)
+    expected = torch.rand(4)
+    torch.manual_seed(5)
+    draws = []
+    for seed in (1, 1, 2):
+        with machine.random_state_kept():
+            machine.seed(seed)
+            draws.append(torch.rand(4))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_a_run_on_the_cpu_of_a_machine_with_gpus_leaves_these_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_available(monkeypatch, Device.cuda)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", pytest.fail)
+    monkeypatch.setattr(torch.cuda, "manual_seed", pytest.fail)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", pytest.fail)
+    machine = hardware(TrainerConfig(device=Device.cpu))
+    with machine.random_state_kept():
+        machine.seed(1)
+
+
+# ---- trainings at a time
+
+
+def give_gpus(monkeypatch: pytest.MonkeyPatch, *free_gib: float) -> None:
+    make_available(monkeypatch, *([Device.cuda] if free_gib else []))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free_gib))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (int(free_gib[gpu] * 2**30), 80 * 2**30))
+
+
+def give_cores(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(count)), raising=False)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 16])
+def test_a_cpu_carries_a_training_a_core(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+    give_cores(monkeypatch, cores)
+    for gpus in ((), (70, 70)):  # those aren't asked
+        give_gpus(monkeypatch, *gpus)
+        assert parallel_trainings(Device.cpu) == cores
+    give_gpus(monkeypatch)
+    assert parallel_trainings(Device.auto) == cores
+
+
+@pytest.mark.parametrize(
+    ("cores", "free_gib", "expected"),
+    [
+        (64, [70.0], TRAININGS_A_GPU),
+        (64, [70.0, 70.0], 2 * TRAININGS_A_GPU),
+        (64, [70.0, 5.0], TRAININGS_A_GPU + 2),  # another's work on the second
+        (64, [3.9], 1),
+        (64, [0.5], 1),  # one is tried all the same
+        (64, [0.5, 0.5], 1),
+        (3, [70.0, 70.0], 3),
+    ],
+)
+def test_gpus_carry_as_many_as_fit_into_their_memory_up_to_a_bound_and_to_the_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, free_gib: list[float], expected: int
+) -> None:
+    give_cores(monkeypatch, cores)
+    give_gpus(monkeypatch, *free_gib)
+    for device in (Device.cuda, Device.auto):
+        assert parallel_trainings(device) == expected
+
+
+def test_an_apple_gpu_carries_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_available(monkeypatch, Device.mps)
+    give_cores(monkeypatch, 8)
+    assert parallel_trainings(Device.auto) == parallel_trainings(Device.mps) == 1
+
+
+def test_a_device_that_is_not_there_carries_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_available(monkeypatch)
+    with pytest.raises(ConfigError, match="device=cuda is not available"):
+        parallel_trainings(Device.cuda)
 
 
 # ---- words

@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,21 @@ def test_the_same_seed_gives_the_same_bits_whatever_happened_before(precision: s
     assert same_bits(first, fit(config, data))
     other = fit(busy_config(precision=precision, seed=1), data)
     assert first.history[0].train_loss != other.history[0].train_loss
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_trainings_in_several_threads_give_the_bits_of_each_alone(precision: str) -> None:
+    data = small_data()
+    configs = [small_config(precision=precision, epochs=1, seed=number % 5) for number in range(40)]
+    alone = [fit(config, data) for config in configs[:5]]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # so that threads meet at every point
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(lambda config: fit(config, data, progress=False), configs))
+    finally:
+        sys.setswitchinterval(interval)
+    assert [same_bits(alone[number % 5], result) for number, result in enumerate(together)] == [True] * 40
 
 
 @pytest.mark.parametrize("recorded", [False, True])

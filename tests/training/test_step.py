@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -124,6 +125,28 @@ def test_a_graph_draws_dropout_anew_at_every_step() -> None:
         step(*batch, 0.0)  # the weights stay: what changes is dropout
         losses.append(plain.total.item())
     assert len(set(losses)) == len(losses)
+
+
+@needs_gpu
+def test_graphs_of_threads_each_in_its_own_stream_train_as_the_step_does() -> None:
+    machine = gpu()
+    batches = made_batches(EAGER_STEPS + 40, machine.device)
+    expected = trained(made_step(OptimizerName.sgd, machine), batches)
+    torch.cuda.synchronize()
+
+    def train(step: Step) -> dict[str, Tensor]:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            state = trained(fastest_step(step), batches)
+            torch.cuda.current_stream().synchronize()
+        return state
+
+    steps = [made_step(OptimizerName.sgd, machine) for _ in range(6)]
+    torch.cuda.synchronize()
+    with ThreadPoolExecutor(3) as pool:  # so that some record while others train
+        states = list(pool.map(train, steps))
+    for got in states:
+        for name, value in expected.items():
+            assert relative(got[name], value) < 1e-3, name
 
 
 @needs_gpu

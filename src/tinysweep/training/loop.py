@@ -20,7 +20,7 @@ from tinysweep.network.budget import count_trainable, gate
 from tinysweep.network.build import build_model, layout
 from tinysweep.settings.schema import AugmentationConfig, ClassWeights, Config
 from tinysweep.training.augment import augment
-from tinysweep.training.device import Hardware, hardware
+from tinysweep.training.device import ONE_AT_A_TIME, Hardware, hardware
 from tinysweep.training.optimizer import Optimizer
 from tinysweep.training.schedule import factor
 from tinysweep.training.score import evaluate
@@ -96,8 +96,9 @@ def fit(
     """Train the model of `config`, whose width must be resolved, on `data`.
 
     `on_epoch` is called after each epoch and may raise to stop. On a CPU the same configuration, data,
-    machine and number of threads give the same bits. The caller's random state and thread count are left as they
-    were.
+    machine and number of threads give the same bits. Several threads of a process may train at a time, with the
+    same bits as alone, but for dropout, which draws from the random state that they share. The caller's random
+    state and thread count are left as they were.
 
     `keep` is called before `on_epoch` with the state of training, which is the caller's to keep. As the `state` of
     a later call of the same configuration it leads to the same bits as training that never stopped; the history is
@@ -114,9 +115,10 @@ def fit(
     config.check()
     cost = gate(config, data.shape)
     machine, start = hardware(config.trainer), time.perf_counter()
-    with _watch(progress, config, state) as bar, machine.in_use(), torch.random.fork_rng():
-        torch.manual_seed(config.trainer.seed)
-        training = _Training(config, data, machine)
+    with _watch(progress, config, state) as bar, machine.in_use(), machine.random_state_kept():
+        with ONE_AT_A_TIME:
+            machine.seed(config.trainer.seed)
+            training = _Training(config, data, machine)
         if (count := count_trainable(training.model)) != cost.params:
             raise ConfigError(
                 f"model.target={config.model.target} made a network of {cost.params:,} trainable parameters to be "

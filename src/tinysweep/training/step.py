@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from tinysweep.training.device import Hardware
+from tinysweep.training.device import ONE_AT_A_TIME, Hardware
 from tinysweep.training.optimizer import Optimizer
 
 Body = Callable[[], None]
@@ -111,11 +111,20 @@ class RecordedStep:
 
 
 def record_graph(body: Body) -> Body:
-    """Record the kernels that `body` launches, without running them, and return what launches them all."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    """Record the kernels that `body` launches, without running them, and return what launches them all. Other
+    threads may train meanwhile, each in a stream of its own."""
+    graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    # Nothing can be recorded in the default stream. A thread's own is kept, as all that is recorded in one stream
+    # shares a workspace of cuBLAS, into which two graphs at a time mustn't write.
+    stream = None if current == torch.cuda.default_stream() else current
+    with ONE_AT_A_TIME, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         body()
-    return graph.replay
+
+    def replay() -> None:
+        with ONE_AT_A_TIME:
+            graph.replay()
+
+    return replay
 
 
 def fastest_step(step: Step) -> Step | RecordedStep:
