@@ -139,7 +139,7 @@ class Bench:
             sweeper.send_signal(signal.SIGKILL)
             sweeper.wait()
         elif fault == "worker":
-            if not (workers := find_workers()):
+            if not (workers := self.workers()):
                 return
             with contextlib.suppress(psutil.NoSuchProcess):
                 self.chance.choice(workers).kill()
@@ -152,6 +152,16 @@ class Bench:
             time.sleep(2)
             self.server.start()
         self.kills[fault] += 1
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that train this study's trials, or wait for one."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                named = WORKER.search(" ".join(process.cmdline())) or WORKER.search(process.name())
+                if named and Path(process.cwd()) == self.place:
+                    found.append(process)
+        return found
 
     def look(self) -> None:
         """Note what has finished by now."""
@@ -204,16 +214,6 @@ class Bench:
             "trained twice": len(self.changed) + sum(count - 1 for count in keys.values()),
             "hangs": self.hangs,
         }
-
-
-def find_workers() -> list[psutil.Process]:
-    """The processes that train, of whatever engine, with a trial or without."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if WORKER.search(" ".join(process.cmdline())) or WORKER.search(process.name()):
-                found.append(process)
-    return found
 
 
 @contextlib.contextmanager
