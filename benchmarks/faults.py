@@ -34,7 +34,7 @@ import psutil
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for the PostgreSQL server of the tests
 
-from postgres import PostgresServer, binaries
+from postgres import PostgresServer, binaries, free_port
 from tinysweep.files import write_whole
 from tinysweep.search.storage.opening import open_storage
 from tinysweep.search.study import status
@@ -44,7 +44,7 @@ TINY = ["data.limit=64", "data.validation=100", "trainer.clean_epochs=0", "train
 SPACE = ["model.width=range(2,30)", "optimizer.lr=tag(log,interval(0.01,0.3))", "hydra/sweeper/sampler=random"]
 ENGINES = {
     "joblib": ["hydra.launcher.n_jobs=2"],
-    "ray": ["hydra/launcher=ray", "hydra.launcher.ray.init.address=auto"],
+    "ray": ["hydra/launcher=ray"],
     "submitit": ["hydra/launcher=submitit", "hydra.launcher.cluster=local"],
 }
 WORKER = re.compile(r"LokyProcess|^ray::run_packed|submitit\.core\._submit")
@@ -57,9 +57,10 @@ class RayCluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_DISABLE_IMPORT_WARNING": "1"}
-        self.node_pid = 0
-        self._ray("start", "--head", "--port=6391", "--num-cpus=0", "--include-dashboard=false")
+        self.address, self.node_pid = f"127.0.0.1:{free_port()}", 0
+        self.environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": self.address}
+        port = self.address.partition(":")[2]
+        self._ray("start", "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
         self.start_node()
 
     def _ray(self, *words: str) -> None:
@@ -83,7 +84,7 @@ class RayCluster:
 
     def start_node(self) -> None:
         before = self.raylets()
-        self._ray("start", "--address=127.0.0.1:6391", "--num-cpus=2")
+        self._ray("start", f"--address={self.address}", "--num-cpus=2")
         (self.node_pid,) = self.raylets() - before
 
     def kill_node(self) -> None:

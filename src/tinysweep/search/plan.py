@@ -46,7 +46,7 @@ from tinysweep.search.workers.choose import choose_pool
 from tinysweep.search.workers.job import SweepContext
 from tinysweep.settings.command_line import as_value
 from tinysweep.settings.explain import require_schema
-from tinysweep.settings.schema import DataConfig, TrackerConfig
+from tinysweep.settings.schema import DataConfig, Device, TrackerConfig
 from tinysweep.settings.stored import flatten, rename_old_settings
 from tinysweep.settings.sweeper import SweeperConfig
 from tinysweep.targets import Target
@@ -92,7 +92,6 @@ class Plan:
                 "such as sweeps=quick; a single run needs no -m"
             )
         self.pruner = build_pruner(master.hydra.sweeper.pruner)
-        self.pool = choose_pool(master.hydra.launcher, config.batch_size)
         self._compose(context.config_loader, master)
         self.points = self._points()
         self.start = read_start_points(config.start_with or [], self.space)
@@ -141,6 +140,8 @@ class Plan:
                 self.definition[f"{key}.source"] = Target(key, target).digest()
             self.metrics = dict(shared.metrics)
             decided = "trainer.threads" in self.space.searched or shared.trainer.threads
+            device = Device.auto if "trainer.device" in self.space.searched else Device(shared.trainer.device)
+            self.pool = choose_pool(master.hydra.launcher, device, self.config.batch_size)
         closing = ["trainer.test=false"]  # the test set stays unread whatever the configuration says
         if self.pool.threads and not decided:
             closing.insert(0, f"trainer.threads={self.pool.threads}")

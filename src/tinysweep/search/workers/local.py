@@ -9,7 +9,8 @@ from tinysweep.errors import ConfigError
 from tinysweep.processes import Processes
 from tinysweep.search.workers.job import Outcome, SweepContext, run_packed
 from tinysweep.search.workers.pool import Ended, with_queue
-from tinysweep.training.device import usable_cores
+from tinysweep.settings.schema import Device
+from tinysweep.training.device import parallel_trainings, usable_cores
 
 POLL_SECONDS = 1.0
 DIED = "its worker died, killed or out of memory"
@@ -18,8 +19,8 @@ DIED = "its worker died, killed or out of memory"
 class LocalPool:
     """Worker processes that stay warm from one trial to the next."""
 
-    def __init__(self, node: DictConfig) -> None:
-        self.workers = workers(node.n_jobs)
+    def __init__(self, node: DictConfig, device: Device) -> None:
+        self.workers = workers(node.n_jobs, device)
         self.threads: int | None = max(1, usable_cores() // self.workers)
         self.processes: Processes[int] = Processes(self.workers)
         self.packed = b""
@@ -49,8 +50,17 @@ class LocalPool:
         self.processes.stop()
 
 
-def workers(n_jobs: int) -> int:
-    """How many processes hydra.launcher.n_jobs asks for, by joblib's rule: -1 is one for each core."""
-    if n_jobs == 0:
-        raise ConfigError("hydra.launcher.n_jobs=0: must be a number of workers, or -1 for one a core")
+def workers(n_jobs: int | str, device: Device) -> int:
+    """How many processes hydra.launcher.n_jobs asks for: `auto` as many as the machine carries; a number by
+    joblib's rule, of which -1 is one for each core.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if n_jobs == "auto":
+        return parallel_trainings(device)
+    if not isinstance(n_jobs, int) or n_jobs == 0:
+        raise ConfigError(
+            f"hydra.launcher.n_jobs={n_jobs}: must be a number of workers, -1 for one a core, or auto"
+        )
     return int(effective_n_jobs(n_jobs))
