@@ -95,7 +95,7 @@ class Jobs:
         """Wait until a job has ended, or for a moment, and settle what has.
 
         Raises:
-            StudyError: an outage has lasted too long.
+            StudyError: an outage has lasted too long, or a machine can train nothing.
         """
         for ended in self.pool.wait(self._look):
             if ended.number in self.out:
@@ -104,12 +104,12 @@ class Jobs:
             del self.paused[number]
             self.pool.submit(number, self.out[number])
 
-    def interrupt(self) -> None:
+    def interrupt(self, reason: str) -> None:
         """Stop the workers, and close what they were at."""
         self.pool.stop()
         self._look()
         for number in sorted(self.out):
-            leave_interrupted(self.study, number, self.objectives, "the sweep was interrupted")
+            leave_interrupted(self.study, number, self.objectives, reason)
             self._done(number)
 
     def _look(self) -> set[int]:
@@ -127,6 +127,9 @@ class Jobs:
         if record and record["state"] in ENDED:
             self.outage_since = None
             settle(self.study, number, record, self.objectives)
+        elif told.unfit:
+            self.interrupt("its machine can train nothing")
+            raise StudyError(told.reason)
         elif told.outage:
             self._pause(number, told.reason or "")
             return

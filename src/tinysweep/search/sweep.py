@@ -204,7 +204,7 @@ class Sweep:
             try:
                 self._keep_busy(study, proposer, jobs)
             except KeyboardInterrupt:
-                jobs.interrupt()
+                jobs.interrupt("the sweep was interrupted")
                 raise
             finally:
                 self._tell_refusals(least=1)
@@ -214,12 +214,15 @@ class Sweep:
     def _keep_busy(self, study: Study, proposer: Proposer, jobs: Jobs) -> None:
         """Hand out trials as workers become free, until there is nothing left to hand out."""
         written = 0.0
+        failure: StudyError | None = None
         while True:
             self._recover(study)
-            self._judge_failures(study)
-            if not (self.used_up or self._is_time_over()):
+            failure = failure or self._too_many_failures(study)
+            if not (failure or self.used_up or self._is_time_over()):
                 self._hand_out(study, proposer, jobs)
             if not jobs.out:
+                if failure:
+                    raise failure
                 return
             jobs.wait()
             if time.monotonic() - written > TABLE_SECONDS:
@@ -285,17 +288,18 @@ class Sweep:
         taken = study.count(trials, *TRAINED) + sum(map(is_being_trained, trials))
         return self.plan.n_trials is None or taken < self.plan.n_trials
 
-    def _judge_failures(self, study: Study) -> None:
+    def _too_many_failures(self, study: Study) -> StudyError | None:
         trials = study.trials()
         failed, finished = study.count(trials, Status.failed), study.count(trials, *TRAINED)
         rate = self.plan.config.max_failure_rate
         if finished >= min(JUDGED_FROM, self.plan.total or JUDGED_FROM) and failed > rate * finished:
             last = next(trial for trial in reversed(trials) if study.status(trial) == Status.failed)
             hope = "; once that is mended, the same command tries it again" if failed_from_outside(last) else ""
-            raise StudyError(
+            return StudyError(
                 f"{failed} of {finished} trials failed, more than hydra.sweeper.max_failure_rate={rate:g}; "
                 f"the last, trial {last.number}: {last.user_attrs.get('reason')}{hope}"
             )
+        return None
 
     def _write_table(self, study: Study) -> None:
         self.table.write(study.trials(), self.plan.folder / "trials.csv")

@@ -17,13 +17,14 @@ from tinysweep.errors import TinysweepError, first_line, is_outage
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job tells of its end besides the record that it leaves: what made it fail, if it did, and whether
-    that was an outage, of the storage or a disk. In words, as an exception can't always be sent to another
-    process."""
+    """What a job tells of its end besides the record that it leaves: what made it fail, if it did; whether that
+    was an outage, of the storage or a disk; and whether its machine can train nothing of this study. In words, as
+    an exception can't always be sent to another process."""
 
     reason: str | None = None
     error: str | None = None
     outage: bool = False
+    unfit: bool = False
 
     @classmethod
     def of_error(cls, error: BaseException) -> "Outcome":
@@ -73,9 +74,9 @@ def run_packed(packed: bytes, number: int, overrides: list[str]) -> Outcome:
     context, state, folder = cloudpickle.loads(packed)
     if not context.mark.exists():
         return Outcome(
-            f"{platform.node()} can't see the study's folder, {context.study}; give one that all machines share, "
-            "hydra.sweep.dir=FOLDER",
-            "StudyError",
+            f"the machine {platform.node()} can't see the study's folder, {context.study}; give one that all "
+            "machines share: hydra.sweep.dir=FOLDER",
+            unfit=True,
         )
     if folder.is_dir():
         os.chdir(folder)
