@@ -52,7 +52,7 @@ class SweeperConfig(Section):
         "[1, 1e7]",
     )
     batch_size: int | None = setting(
-        None, "trials handed to the launcher at a time; null is 4 for each of its workers", "[1, 1e5]"
+        None, "trials out at a time; null is one for each worker and half as many that wait, 8 at most", "[1, 1e5]"
     )
     rungs: list[int] = setting(
         [],

@@ -76,8 +76,8 @@ class SubmititPool:
             return Ended(number, job.result())
         except self.submitit.core.utils.FailedJobError as error:
             return Ended(number, Outcome.of_error(error))
-        except self.submitit.core.utils.UncompletedJobError as error:
-            return Ended(number, died=f"its worker died ({first_line(error)})")
+        except self.submitit.core.utils.UncompletedJobError:
+            return Ended(number, died=f"its worker died (job {job.job_id} left no result)")
 
     def stop(self) -> None:
         for job in self.out.values():
