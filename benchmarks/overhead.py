@@ -5,7 +5,8 @@
 
 The whole sweep runs in this process with workers that write each trial's finished record at once; their own time
 is taken off. The sampler alone gets as many ask, suggest and tell calls, with as many trials out at a time, on the
-same kind of SQLite storage. Times are those of the last tenth of the trials at each size. --trials says at which sizes.
+same kind of SQLite storage. Times are those of the last tenth of the trials at each size. --trials says at which
+sizes.
 """
 
 import argparse

@@ -1,5 +1,5 @@
-"""Trials that are handed to workers without any training: a study, the records that jobs leave, and a pool that does
-as it is told."""
+"""Trials that are handed to workers without any training: a study, the records that jobs leave, and a pool that
+does as it is told."""
 
 import json
 from collections import deque

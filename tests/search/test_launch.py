@@ -1,5 +1,6 @@
 """Trials that are handed to workers which do what they are told, fail, die, meet an outage or are interrupted."""
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -171,7 +172,7 @@ def test_a_trial_that_another_sweeper_closed_stays_as_it_is(bench: Bench) -> Non
 def test_a_worker_that_dies_costs_nothing_but_another_try_of_the_same_trial(
     bench: Bench, begins: bool, deaths: int
 ) -> None:
-    def job(number: int, before: int) -> str | None:
+    def job(number: int, before: int) -> Outcome | str:
         if number == 1 and before < deaths:
             if begins:
                 bench.leave(number, made_record("running"))
@@ -188,7 +189,7 @@ def test_a_worker_that_dies_costs_nothing_but_another_try_of_the_same_trial(
 
 @pytest.mark.parametrize("begins", [True, False], ids=["dies in training", "dies before its record"])
 def test_a_trial_that_brings_down_every_worker_has_failed_from_outside(bench: Bench, begins: bool) -> None:
-    def job(number: int, _: int) -> str | None:
+    def job(number: int, _: int) -> Outcome | str:
         if number in (0, 2):
             if begins:
                 bench.leave(number, made_record("running", validation_accuracy=0.25))
@@ -284,7 +285,7 @@ def test_an_outage_that_outlasts_the_patience_is_one_line_and_loses_nothing(benc
     )
     tries = [when for number, when in pool.when if number == 2]
     assert tries[-1] == 100
-    assert max(after - before for before, after in zip(tries, tries[1:], strict=False)) == LONGEST_PAUSE
+    assert max(after - before for before, after in itertools.pairwise(tries)) == LONGEST_PAUSE
     assert bench.statuses == ["complete", "complete", "running"], "its sweeper closes it as interrupted"
     assert bench.record(2)["state"] == "interrupted", "not failed"
 
