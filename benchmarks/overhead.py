@@ -3,9 +3,10 @@
     python benchmarks/overhead.py
     python benchmarks/overhead.py --profile 1000
 
-The whole sweep runs in this process with a launcher that writes each trial's finished record at once; its own time
-is taken off. The sampler alone gets as many ask, suggest and tell calls, in batches as large, on the same kind of
-SQLite storage. Times are those of the last tenth of the trials at each size. --trials says at which sizes.
+The whole sweep runs in this process with workers that write each trial's finished record at once; their own time
+is taken off. The sampler alone gets as many ask, suggest and tell calls, with as many trials out at a time, on the
+same kind of SQLite storage. Times are those of the last tenth of the trials at each size. --trials says at which
+sizes.
 """
 
 import argparse
@@ -17,13 +18,13 @@ import math
 import pstats
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import optuna
 import pandas as pd
-from hydra.core.utils import JobReturn, JobStatus
 
 from epoch_time import cpu_model
 from gate import make_plan
@@ -33,6 +34,8 @@ from tinysweep.search.plan import Plan, build_sampler
 from tinysweep.search.propose import suggest
 from tinysweep.search.storage.opening import open_storage
 from tinysweep.search.sweep import Sweep
+from tinysweep.search.workers.job import SweepContext
+from tinysweep.search.workers.pool import Ended
 from tinysweep.training.device import usable_cores
 
 RESULT = Path(__file__).parents[1] / "results" / "overhead.csv"
@@ -48,15 +51,15 @@ LAST = 10  # a tenth of the trials is timed
 
 
 class Clock:
-    """When how many trials had been proposed, without the time that was spent in jobs."""
+    """When each trial had ended, without the time that was spent in jobs."""
 
     now: ClassVar[Callable[[], float]] = time.perf_counter
 
     def __init__(self) -> None:
         self.began, self.aside, self.marks = Clock.now(), 0.0, [(0, 0.0)]
 
-    def mark(self, trials: int) -> None:
-        self.marks.append((self.marks[-1][0] + trials, Clock.now() - self.began - self.aside))
+    def mark(self) -> None:
+        self.marks.append((len(self.marks), Clock.now() - self.began - self.aside))
 
     def ms_a_trial(self, size: int) -> float:
         """Mean over the last tenth of `size` trials."""
@@ -70,6 +73,34 @@ def quality(rate: float) -> float:
     return 1 - abs(math.log10(rate) + 1.5) / 10
 
 
+class InstantPool:
+    """Workers whose jobs do nothing but leave a finished record, one whenever the sweep waits for one."""
+
+    threads: int | None = 1
+
+    def __init__(self, folder: Path, capacity: int, clock: Clock) -> None:
+        self.folder, self.capacity, self.clock = folder, capacity, clock
+        self.waiting: deque[tuple[int, list[str]]] = deque()
+
+    def begin(self, context: SweepContext) -> None:
+        """There is nothing to make ready."""
+
+    def submit(self, number: int, overrides: list[str]) -> None:
+        self.waiting.append((number, overrides))
+
+    def wait(self, look: Callable[[], set[int]]) -> list[Ended]:  # noqa: ARG002 every end is known at once
+        number, overrides = self.waiting.popleft()
+        self.clock.mark()
+        began = Clock.now()
+        words = dict(word.split("=", 1) for word in overrides)
+        write_record(self.folder / "trials" / str(number), quality(float(words["optimizer.lr"])))
+        self.clock.aside += Clock.now() - began
+        return [Ended(number)]
+
+    def stop(self) -> None:
+        """Nothing is at work."""
+
+
 def run_sweep(sampler: str, trials: int) -> Clock:
     """A whole sweep of jobs that do nothing."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -77,17 +108,7 @@ def run_sweep(sampler: str, trials: int) -> Clock:
             Path(folder), *SPACE, f"hydra/sweeper/sampler={sampler}", f"hydra.sweeper.n_trials={trials}"
         )
         clock = Clock()
-
-        def launch(jobs: Sequence[Sequence[str]], _first: int) -> list[JobReturn]:
-            clock.mark(len(jobs))
-            began = Clock.now()
-            for job in jobs:
-                words = dict(word.split("=", 1) for word in job)
-                write_record(plan.folder / "trials" / words["trial"], quality(float(words["optimizer.lr"])))
-            clock.aside += Clock.now() - began
-            return [JobReturn(status=JobStatus.COMPLETED) for _ in jobs]
-
-        plan.launch = launch
+        plan.pool = InstantPool(plan.folder, plan.pool.capacity, clock)
         Sweep(plan).run()
     return clock
 
@@ -108,14 +129,14 @@ def run_alone(sampler: str, trials: int) -> Clock:
         storage = open_storage(None, Path(folder))
         drawer = build_sampler(plan.sampler, 0)
         study = optuna.create_study(storage=storage, sampler=drawer, direction="maximize")
-        clock, left = Clock(), trials
-        while left:
-            batch = [study.ask() for _ in range(min(left, plan.batch_size))]
-            drawn = [{name: suggest(one, name, of) for name, of in plan.space.ordered.items()} for one in batch]
-            clock.mark(len(batch))
-            for trial, values in zip(batch, drawn, strict=True):
-                study.tell(trial.number, quality(float(values["optimizer.lr"])))
-            left -= len(batch)
+        clock, out = Clock(), deque[tuple[int, float]]()
+        for _ in range(trials):
+            trial = study.ask()
+            drawn = {name: suggest(trial, name, of) for name, of in plan.space.ordered.items()}
+            out.append((trial.number, quality(float(drawn["optimizer.lr"]))))
+            clock.mark()
+            if len(out) == plan.pool.capacity:
+                study.tell(*out.popleft())
     return clock
 
 

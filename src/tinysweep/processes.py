@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from joblib.externals.loky import ProcessPoolExecutor
@@ -51,6 +52,8 @@ class Processes(Generic[Key]):
 
     def wait(self, seconds: float | None = None) -> list[Done[Key]]:
         """Those jobs that have ended since the last call; if none has, it waits for the next, so long at most."""
+        if not self._at_work:  # for which `concurrent.futures` wouldn't wait
+            time.sleep(seconds or 0)
         ended = wait(list(self._at_work), timeout=seconds, return_when=FIRST_COMPLETED).done
         done = [self._take(future) for future in ended]
         self._assign()  # before anything is made of the results: no worker is to wait for that
@@ -59,9 +62,8 @@ class Processes(Generic[Key]):
     def stop(self) -> None:
         """End every worker, at work or not; what was at work has no result."""
         executors = [*self._idle, *(executor for _, executor in self._at_work.values())]
-        if executors:
-            with ThreadPoolExecutor(len(executors)) as all_at_once:
-                list(all_at_once.map(lambda each: each.shutdown(wait=True, kill_workers=True), executors))
+        with ThreadPoolExecutor(len(executors) or 1) as threads:  # so that all die while each is waited for
+            list(threads.map(partial(ProcessPoolExecutor.shutdown, kill_workers=True), executors))
         self._idle.clear()
         self._waiting.clear()
         self._at_work.clear()

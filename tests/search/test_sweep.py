@@ -17,6 +17,7 @@ from typing import Any
 
 import optuna
 import pandas as pd
+import psutil
 import pytest
 import torch
 from filelock import FileLock, Timeout
@@ -34,11 +35,11 @@ from tinysweep.results.view import open_view
 from tinysweep.run.checkpoint import load
 from tinysweep.run.record import RunFolder
 from tinysweep.run.run import run
-from tinysweep.search import launch
 from tinysweep.search.propose import Proposer
 from tinysweep.search.storage import opening
 from tinysweep.search.study import Presence
 from tinysweep.search.table import read_trials
+from tinysweep.search.workers import trial
 from tinysweep.search.workers.trial import Reporter
 from tinysweep.settings.schema import Config
 from tinysweep.training.device import usable_cores
@@ -333,7 +334,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> dict[int, Exception]:
             raise error
         return real(config, *rest)
 
-    monkeypatch.setattr(launch, "run", faulty_run)
+    monkeypatch.setattr(trial, "run", faulty_run)
     return faults
 
 
@@ -796,8 +797,8 @@ def test_a_front_weighs_the_objectives_that_are_asked_for(sweep: Sweep, place: P
     assert sorted(each.trial for each in solutions) == sorted(t.number for t in load_study(place).best_trials)
 
 
-def test_ctrl_c_while_a_batch_is_being_gathered_leaves_nothing_running(
-    sweep: Sweep, place: Path, monkeypatch: pytest.MonkeyPatch
+def test_ctrl_c_while_a_trial_is_being_drawn_leaves_nothing_running(
+    command: Command, mnist_root: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Proposer.propose
     asked: list[bool] = []
@@ -805,12 +806,16 @@ def test_ctrl_c_while_a_batch_is_being_gathered_leaves_nothing_running(
     def interrupted(self: Proposer) -> Any:
         asked.append(True)
         if len(asked) == 3:
+            self.study.ask()
             raise KeyboardInterrupt
         return real(self)
 
     monkeypatch.setattr(Proposer, "propose", interrupted)
-    assert sweep("model.width=2,3,4", "hydra.sweeper.study_name=s").status == 130
-    assert list(table(place).state) == ["interrupted"] * 2
+    words = ["model.width=2,3,4", "hydra.sweeper.study_name=s", "hydra.launcher.n_jobs=2"]
+    assert command("-m", f"data.root={mnist_root}", *TINY, *words).status == 130
+    assert list(table(place).state) == ["interrupted"] * 3
+    left = [child.cmdline() for child in psutil.Process().children(recursive=True)]
+    assert not [words for words in left if any("LokyProcess" in word for word in words)]
 
 
 def write_folder(root: Path) -> None:

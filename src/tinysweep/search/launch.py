@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +15,7 @@ from tinysweep.search.study import Status, Study, trial_path
 from tinysweep.search.workers.pool import Ended, Pool
 
 MOST_DEATHS = 3  # of a trial's workers; whatever the trial, one may be killed for another's sake
-LONGEST_PAUSE = 30.0  # seconds between tries during an outage
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 30.0  # seconds until a trial that met an outage is tried again
 
 
 def settle(study: Study, number: int, record: dict[str, Any], objectives: list[str]) -> bool:
@@ -77,14 +77,13 @@ class Jobs:
         patience: float,
     ) -> None:
         """`finished` is called with every trial that is closed, `say` with what a person should know meanwhile;
-        `patience` are the seconds after which an outage ends the sweep."""
+        `patience` are the seconds for which a trial is held back, all in all, before an outage ends the sweep."""
         self.study, self.objectives, self.pool = study, objectives, pool
         self.finished, self.say, self.patience = finished, say, patience
         self.out: dict[int, list[str]] = {}
         self.deaths: Counter[int] = Counter()
-        self.paused: dict[int, float] = {}
-        self.outage_since: float | None = None
-        self.outages = 0
+        self.paused: dict[int, float] = {}  # until when
+        self.held_back: defaultdict[int, float] = defaultdict(float)  # seconds, of each trial since any has ended
 
     def submit(self, number: int, overrides: list[str]) -> None:
         """Hand out a trial."""
@@ -125,7 +124,7 @@ class Jobs:
         folder = self.study.trial_folder(number)
         record = read_record(folder)
         if record and record["state"] in ENDED:
-            self.outage_since = None
+            self.held_back.clear()
             settle(self.study, number, record, self.objectives)
         elif told.unfit:
             self.interrupt("its machine can train nothing")
@@ -147,18 +146,19 @@ class Jobs:
         self._done(number)
 
     def _pause(self, number: int, reason: str) -> None:
-        """Hand a trial out again once an outage may be over."""
-        now = time.monotonic()
-        if self.outage_since is None:
-            self.outage_since, self.outages = now, 0
+        """Hand a trial out again once an outage may be over, each time after about twice as long. Every trial has
+        pauses of its own: many may meet the same outage, and one may meet another hours later."""
+        if not self.held_back:
             self.say(f"trial {number}: {reason}; it is tried again for {self.patience:g} s")
-        if now - self.outage_since > self.patience:
+        before = self.held_back[number]
+        if before >= self.patience:
             raise StudyError(
                 f"{reason}; this has lasted for {self.patience:g} s; what had finished is kept, and the same "
                 "command goes on from there"
             )
-        self.outages += 1
-        self.paused[number] = now + min(2.0 ** min(self.outages, 10), LONGEST_PAUSE)
+        pause = min(before + FIRST_PAUSE, LONGEST_PAUSE, self.patience - before)
+        self.held_back[number] = before + pause
+        self.paused[number] = time.monotonic() + pause
 
     def _fail(self, number: int, reason: str, error: str) -> None:
         close_left_record(self.study.trial_folder(number), State.failed, reason, error)

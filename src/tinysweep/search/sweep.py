@@ -63,8 +63,7 @@ class Sweep:
         self.table = Table(plan.name, plan.objectives, list(plan.space.searched))
         self.best: FrozenTrial | None = None
         self.refusals: list[Refusal] = []  # that haven't been told yet
-        self.refused: list[Refusal] = []  # that were told last
-        self.in_a_row = 0
+        self.in_a_row: list[Refusal] = []  # since the last proposal that was handed out
         self.used_up = self.time_over = False
 
     def run(self) -> None:
@@ -262,23 +261,23 @@ class Sweep:
             answer = proposer.propose()
             if isinstance(answer, Proposal):
                 jobs.submit(answer.number, self.plan.job(answer))
-                self.in_a_row = 0
+                self.in_a_row = []
             else:
                 self.refusals.append(answer)
-                self.in_a_row += 1
-                self.used_up = self.in_a_row >= self.plan.config.max_rejections
+                self.in_a_row.append(answer)
+                self.used_up = len(self.in_a_row) >= self.plan.config.max_rejections
         self._tell_refusals(least=TOLD_TOGETHER)
 
     def _tell_refusals(self, least: int) -> None:
         if len(self.refusals) >= least:
             self.progress.print(refusals_line(self.refusals))
-            self.refused, self.refusals = self.refusals, []
+            self.refusals = []
 
     def _require_new(self, study: Study) -> None:
         """Say that the space is used up, or refuse to end well where nothing in it fits."""
-        if not any(refusal.became == Status.duplicate for refusal in self.refused):
-            raise StudyError(nothing_fits(self.refused, study.trials()))
-        print(f"{self.in_a_row:,} proposals in a row brought nothing new: the space is used up", flush=True)
+        if not any(refusal.became == Status.duplicate for refusal in self.in_a_row):
+            raise StudyError(nothing_fits(self.in_a_row, study.trials()))
+        print(f"{len(self.in_a_row):,} proposals in a row brought nothing new: the space is used up", flush=True)
 
     def _is_room_for_more(self, study: Study) -> bool:
         """Whether the study lacks trials, and its space has a point that none of them has."""

@@ -52,7 +52,8 @@ class SweepContext:
 
     def pack(self) -> bytes:
         """All of it, and what Hydra keeps in globals, for `run_packed`."""
-        return bytes(cloudpickle.dumps((self, Singleton.get_state(), Path.cwd())))
+        packed: bytes = cloudpickle.dumps((self, Singleton.get_state(), Path.cwd()))
+        return packed
 
     def run(self, number: int, overrides: list[str]) -> JobReturn:
         composed = self.hydra.config_loader.load_sweep_config(self.master, overrides)

@@ -37,7 +37,8 @@ class RayPool:
                     f"Ray can't be reached or started: {first_line(error)}; hydra.launcher.ray.init.address=null "
                     "starts it here, auto takes the cluster that this machine is part of"
                 ) from error
-        self.ray, self.task = ray, ray.remote(**self.remote)(run_packed)
+        self.ray: Any = ray  # much of which has no types
+        self.task = ray.remote(**self.remote)(run_packed)
         self.packed = ray.put(context.pack())
 
     @property

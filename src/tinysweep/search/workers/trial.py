@@ -134,6 +134,8 @@ class Reporter:
             self.trial.report(value, step)
         else:  # Optuna would keep the value of an earlier attempt
             self.trial.storage.set_trial_intermediate_value(self.trial._trial_id, step, value)
+            if step == self.reported:  # and its pruner see those that this object has read
+                self.trial = reopen_trial(self.trial.study, self.trial.number)
         # A pruner judges by the last step, which is the earlier attempt's until this one has come as far.
         return step >= self.reported and self.trial.should_prune()
 
