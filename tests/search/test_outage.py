@@ -165,7 +165,7 @@ def test_the_password_is_nowhere(
     for program, more in [
         (report.main, ["--storage", url]),
         (compare.main, []),
-        (final.main, [f"storage={url}", "top=2", "seeds=2", "baseline=null", "trainer.epochs=1", "jobs=1"]),
+        (final.main, [f"storage={url}", "top=1", "seeds=2", "baseline=null", "trainer.epochs=1", "data.limit=64"]),
     ]:
         ended = command("outputs/sweeps/s", *more, main=program)
         assert ended.status == 0, ended.err
@@ -177,10 +177,9 @@ def test_the_password_is_nowhere(
         url.replace("postgresql+psycopg2", "postgres"),
         url.replace("postgresql+psycopg2://", ""),
         url.replace("%3A", "=:").replace("%7B", "{"),
-        url.replace(":%", "%"),
         url.replace(f":{postgres.port}", ":1"),
     ):
-        for key in ("hydra.sweeper.storage", "hydra.sweeper.storag", "hydra.sweep.dir.x", "storage"):
+        for key in ("hydra.sweeper.storage", "storage"):
             ended = command("-m", "model.width=2,3", f"{key}={wrong}")
             assert ended.status == 1
             assert ended.err.count("\n") == 1
