@@ -3,7 +3,6 @@
 import os
 import pwd
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import psutil
 import pytest
 
 USER = "tester"
@@ -59,6 +59,7 @@ class PostgresServer:
             self._command(program, *words),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            cwd=self.folder,
             text=True,
             check=False,
         )
@@ -79,14 +80,12 @@ class PostgresServer:
 
     def kill(self) -> None:
         """End it and all of its processes as a loss of power does."""
-        main = int((self.folder / "data/postmaster.pid").read_text().splitlines()[0])
-        children = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(main)], capture_output=True, text=True, check=False
-        )
-        for process in (main, *map(int, children.stdout.split())):
-            os.kill(process, signal.SIGKILL)
-        while self.is_up():
-            time.sleep(0.02)
+        main = psutil.Process(int((self.folder / "data/postmaster.pid").read_text().splitlines()[0]))
+        main.suspend()  # so that it starts no more of them meanwhile
+        family = [main, *main.children()]
+        for process in family:
+            process.kill()
+        psutil.wait_procs(family)  # what still holds the shared memory keeps a server from starting
 
     def restart_after(self, seconds: float) -> None:
         self.stop()

@@ -331,7 +331,7 @@ def test_an_interruption_keeps_what_had_finished_and_closes_the_rest_with_their_
     bench.hand_out(6, jobs := bench.jobs(pool := ObedientPool(job)))
     with pytest.raises(KeyboardInterrupt):
         wait_for_all(jobs)
-    jobs.interrupt()
+    jobs.interrupt("the sweep was interrupted")
     assert pool.stopped
     assert not jobs.out
     assert bench.statuses == ["complete", "interrupted", "complete", "interrupted", "complete", "interrupted"]
@@ -347,6 +347,6 @@ def test_a_run_that_still_goes_on_is_left_its_record(bench: Bench) -> None:
     bench.hand_out(1, jobs := bench.jobs(ObedientPool(lambda *_: None)))
     bench.leave(0, made_record("running"))
     with RunFolder(bench.study.trial_folder(0)).hold():
-        jobs.interrupt()
+        jobs.interrupt("the sweep was interrupted")
     assert bench.statuses == ["interrupted"]
     assert bench.record(0)["state"] == "running"

@@ -457,7 +457,7 @@ def test_a_locked_database_is_one_line_and_loses_nothing(
     monkeypatch.setattr(opening, "BUSY_SECONDS", 0.2)
     database = sqlite3.connect(place / "outputs/sweeps/s/study.db")
     database.execute("BEGIN EXCLUSIVE")
-    ended = sweep("model.width=2,3", "hydra.sweeper.study_name=s")
+    ended = sweep("model.width=2,3", "hydra.sweeper.study_name=s", "hydra.sweeper.storage_patience=1")
     assert ended.status == 1
     assert re.fullmatch(r"error: the study's storage .*study.db failed: .*database is locked; .*\n", ended.err)
     database.rollback()
@@ -729,7 +729,7 @@ def test_a_refusal_changes_nothing(sweep: Sweep, place: Path) -> None:
         "its ending must say as what": [one, "hydra.sweeper.storage=new"],
         "what is in memory": [one, "hydra.sweeper.storage='sqlite://'"],
         "there is no folder": [one, "hydra.sweeper.storage=no/new.db"],
-        "pip install": [one, "hydra.sweeper.storage='mysql://someone:secret@host/name'"],
+        "pip install": [one, "hydra.sweeper.storage='mysql+mysqldb://someone:secret@host/name'"],
         "of no kind that is supported": [one, "hydra.sweeper.storage='redis://someone:secret@host/name'"],
         "is continuous, and a grid needs values": ["optimizer.lr=interval(0.1,0.2)"],
         "can't be pruned": [one, "hydra/sweeper/pruner=median", "hydra.sweeper.objective=params"],

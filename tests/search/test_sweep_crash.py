@@ -178,7 +178,7 @@ def test_two_sweepers_share_a_grid(zygote: Zygote, tmp_path: Path) -> None:
 def test_a_full_disk_is_one_line_and_loses_nothing(zygote: Zygote, tmp_path: Path) -> None:
     # Small models only, so that nothing is refused: how much each trial writes is then about the same.
     words = ["trainer.seed=range(0,1000)", "hydra/sweeper/sampler=random", "model.width=2"]
-    words += ["hydra.sweeper.n_trials=24", "hydra.sweeper.batch_size=2"]
+    words += ["hydra.sweeper.n_trials=24", "hydra.sweeper.batch_size=2", "hydra.sweeper.storage_patience=1"]
     running = zygote.start(*words, "hydra.sweeper.max_failure_rate=1", largest_file=900_000)
     assert running.wait() == 1, running.output.read_text()
     assert re.search(r"^error: the study's storage .* failed: .*; what had finished is kept, ",

@@ -60,7 +60,7 @@ class LaunchBench(Bench):
         try:
             wait_for_all(jobs)
         except KeyboardInterrupt:
-            jobs.interrupt()
+            jobs.interrupt("the sweep was interrupted")
             raise
         return launcher.launched
 
