@@ -57,9 +57,13 @@ class Proposer:
         self.n_trials, self.start, self.grid = n_trials, list(start), grid
         self.repeated: set[int] = set()
 
-    def propose(self, given: dict[str, Any] | None = None) -> Proposal | Refusal:
-        """The next trial: one to be launched, or one that is closed already. Its parameters may be `given`."""
-        trial = self.study.ask(self._next_point() if given is None else given)
+    def propose(
+        self, given: dict[str, Any] | None = None, trials: list[FrozenTrial] | None = None
+    ) -> Proposal | Refusal:
+        """The next trial: one to be launched, or one that is closed already. Its parameters may be `given`;
+        `trials` are all that there are, if they have just been read."""
+        trials = trials or self.study.trials()
+        trial = self.study.ask(self._next_point(trials) if given is None else given, trials)
         try:
             values = self._draw(trial)
             config = self.composer.config(values, trial.number)
@@ -82,14 +86,12 @@ class Proposer:
             return self._refuse(trial, Status.over_budget, "; ".join(excess), **costs)
         if refusal := self._claim(trial, digest(identity(config))):
             return refusal
-        for name, value in {**costs, "seed": config.trainer.seed}.items():
-            trial.set_user_attr(name, value)
+        self.study.note(trial, **costs, seed=config.trainer.seed)
         return Proposal(trial.number, self.composer.overrides(values, config), config)
 
-    def _next_point(self) -> dict[str, Any] | None:
+    def _next_point(self, trials: list[FrozenTrial]) -> dict[str, Any] | None:
         """The values of the next trial: those of one that was interrupted, or of a point to start with, each
         proposed once by this sweeper, or of the grid's next point; None for a draw."""
-        trials = self.study.trials()
         for trial in self._cut_short(trials):
             if trial.number not in self.repeated:
                 self.repeated.add(trial.number)

@@ -12,10 +12,11 @@ from typing import Any
 
 import optuna
 from filelock import FileLock
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from tinysweep.errors import first_line, is_from_outside
 from tinysweep.files import is_held
+from tinysweep.search.storage.database import set_notes
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,12 @@ def trial_path(number: int) -> str:
 
 def reopen_trial(study: optuna.Study, number: int) -> Trial:
     """A trial that another process, or an earlier call, has asked for."""
-    return Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
+    return Trial(study, trial_id(study, number))
+
+
+def trial_id(study: optuna.Study, number: int) -> int:
+    """By what the storage knows a trial."""
+    return study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
 
 
 def is_closed(trial: Trial) -> bool:
@@ -194,18 +200,29 @@ class Study:
     def trial_folder(self, number: int) -> Path:
         return self.folder / trial_path(number)
 
-    def ask(self, given: dict[str, Any] | None = None) -> Trial:
+    def ask(self, given: dict[str, Any] | None = None, trials: list[FrozenTrial] | None = None) -> Trial:
         """A new trial to draw parameters from; those that are `given` aren't drawn. It is signed by this sweeper
-        from the moment that others can see it, or they would take it for one that its sweeper has left."""
-        token = self.presence.token
-        # In SQLite two sweepers may both be given the trial that waits.
-        with FileLock(self.presence.folder / "asking.lock"):
-            if given is not None or not any(trial.state == TrialState.WAITING for trial in self.trials()):
-                self.optuna.enqueue_trial(given or {}, user_attrs={"sweeper": token})
-            trial = self.optuna.ask()
-        if trial.user_attrs.get("sweeper") != token:  # enqueued by one that was killed just then
+        from the moment that others can see it, or they would take it for one that its sweeper has left. `trials`
+        are all that there are, if they have just been read."""
+        trials, token = trials or self.trials(), self.presence.token
+        if given is None and any(trial.state == TrialState.WAITING for trial in trials):
+            with FileLock(self.presence.folder / "asking.lock"):  # in SQLite two sweepers may both be given it
+                trial = self.optuna.ask()
             trial.set_user_attr("sweeper", token)
-        return trial
+            trial.set_user_attr("taken_over", True)  # by the number of its notes others see that it has changed
+            return trial
+        # Optuna would make it waiting and take it up by a second call, or sign it by one. The rest is as it does.
+        self.optuna._thread_local.cached_all_trials = trials
+        made = create_trial(
+            state=TrialState.RUNNING,
+            user_attrs={"sweeper": token},
+            system_attrs={"fixed_params": given} if given else {},
+        )
+        return Trial(self.optuna, self.optuna._storage.create_new_trial(self.optuna._study_id, made))
+
+    def note(self, trial: Trial, **notes: Any) -> None:
+        """Note something of a trial of this sweeper's, for others to see."""
+        set_notes(self.optuna._storage, trial._trial_id, notes)
 
     def close(
         self,
@@ -219,17 +236,15 @@ class Study:
         state = STATES.get(became, TrialState.COMPLETE if values is not None else TrialState.FAIL)
         notes |= {"standing": became.value} | ({"reason": reason} if reason else {})
         try:
-            trial = reopen_trial(self.optuna, number)
-            for name, value in notes.items():
-                trial.set_user_attr(name, value)
+            set_notes(self.optuna._storage, trial_id(self.optuna, number), notes)
             self.optuna.tell(number, values, state, skip_if_finished=True)
         except optuna.exceptions.UpdateFinishedTrialError:
             return False
         return True
 
-    def abandoned_trials(self) -> list[FrozenTrial]:
-        """Running trials whose sweeper is no longer there."""
-        running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
+    def abandoned_trials(self, trials: list[FrozenTrial] | None = None) -> list[FrozenTrial]:
+        """Running trials whose sweeper is no longer there, of all that there are, which may have just been read."""
+        running = [trial for trial in trials or self.trials() if trial.state == TrialState.RUNNING]
         return [trial for trial in running if not self.is_attended(trial)]
 
     def is_attended(self, trial: FrozenTrial) -> bool:

@@ -213,8 +213,8 @@ class Sweep:
         """Hand out trials as workers become free, until there is nothing left to hand out."""
         written = 0.0
         while True:
-            self._recover(study)
-            self._judge_failures(study)
+            trials = self._recover(study)
+            self._judge_failures(study, trials)
             if not (self.used_up or self._is_time_over()):
                 self._hand_out(study, proposer, jobs)
             if not jobs.out:
@@ -242,19 +242,25 @@ class Sweep:
         if status(trial) != Status.interrupted:
             self.progress.advance()
 
-    def _recover(self, study: Study) -> None:
+    def _recover(self, study: Study) -> list[FrozenTrial]:
         """Close what a sweeper that died has left running: by its record if it had finished; else it is proposed
-        again."""
-        for trial in study.abandoned_trials():
+        again. All trials as they are then."""
+        trials = study.trials()
+        abandoned = study.abandoned_trials(trials)
+        for trial in abandoned:
             if leave_interrupted(study, trial.number, self.plan.objectives, "its sweeper died"):
                 self._report_trial(study.trial(trial.number))
+        return study.trials() if abandoned else trials
 
     def _hand_out(self, study: Study, proposer: Proposer, jobs: Jobs) -> None:
         """Propose as many trials as the workers can take now, fewer where there is no need or the space is used
         up."""
         room = min(self.plan.config.batch_size or self.plan.pool.capacity, self.plan.pool.capacity)
-        while len(jobs.out) < room and not self.used_up and self._is_room_for_more(study):
-            answer = proposer.propose()
+        while len(jobs.out) < room and not self.used_up:
+            trials = study.trials()
+            if not self._is_room_for_more(study, trials):
+                break
+            answer = proposer.propose(trials=trials)
             if isinstance(answer, Proposal):
                 jobs.submit(answer.number, self.plan.job(answer))
                 self.in_a_row = 0
@@ -275,16 +281,15 @@ class Sweep:
             raise StudyError(nothing_fits(self.refused, study.trials()))
         print(f"{self.in_a_row:,} proposals in a row brought nothing new: the space is used up", flush=True)
 
-    def _is_room_for_more(self, study: Study) -> bool:
+    def _is_room_for_more(self, study: Study, trials: list[FrozenTrial]) -> bool:
         """Whether the study lacks trials, and its space has a point that none of them has."""
-        trials, points = study.trials(), self.plan.points
+        points = self.plan.points
         if points and points.upcoming(trials) is None:
             return False
         taken = study.count(trials, *TRAINED) + sum(map(is_being_trained, trials))
         return self.plan.n_trials is None or taken < self.plan.n_trials
 
-    def _judge_failures(self, study: Study) -> None:
-        trials = study.trials()
+    def _judge_failures(self, study: Study, trials: list[FrozenTrial]) -> None:
         failed, finished = study.count(trials, Status.failed), study.count(trials, *TRAINED)
         rate = self.plan.config.max_failure_rate
         if finished >= min(JUDGED_FROM, self.plan.total or JUDGED_FROM) and failed > rate * finished:

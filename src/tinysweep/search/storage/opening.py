@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from tinysweep.errors import StudyError, first_line
+from tinysweep.search.storage.database import Database
 from tinysweep.search.storage.journal import Journal
 from tinysweep.search.storage.location import OPENED, Kind, Location, locate
 
@@ -47,7 +48,7 @@ def open_storage(storage: str | None, folder: Path) -> BaseStorage:
     location = locate(storage, folder)
     if location.kind == Kind.journal:
         return JournalStorage(Journal(location.file))
-    return _database(location)
+    return Database(_database(location))
 
 
 @contextmanager
