@@ -22,13 +22,13 @@ import json
 import os
 import pstats
 import queue
+import shutil
 import tempfile
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,11 @@ from unittest import mock
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+import sqlalchemy
+from optuna.distributions import distribution_to_json
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, create_trial
 
 from epoch_time import cpu_model
 from gate import make_plan
@@ -47,14 +50,13 @@ from tinysweep.files import write_whole
 from tinysweep.network import budget
 from tinysweep.run.record import Record, RunFolder, State
 from tinysweep.search import propose
-from tinysweep.search.compose_trial import Composer
 from tinysweep.search.launch import Jobs, figures
 from tinysweep.search.plan import Plan
+from tinysweep.search.storage.database import Database
 from tinysweep.search.study import Status, Study, trial_path
 from tinysweep.search.sweep import Sweep
 from tinysweep.search.workers.job import SweepContext
 from tinysweep.search.workers.pool import Ended, with_queue
-from tinysweep.settings.command_line import without_password
 from tinysweep.training.device import hardware, usable_cores
 from tinysweep.training.loop import Epoch
 
@@ -62,6 +64,7 @@ RESULT = Path(__file__).parents[1] / "results" / "busy.csv"
 LEAST = 40  # trials that are trained, however few the workers
 SPREAD = 0.3  # of the logarithm of a training's seconds
 PARTS = ("sampler", "compose", "storage", "rest")
+FILES = {"sqlite": "study.db", "journal": "study.log"}
 PARTS_OF = {"settle": "storage"}
 
 
@@ -222,6 +225,22 @@ class TimedSweep(Sweep):
 # ---- studies
 
 
+def begun(storage: str, trials: int, options: argparse.Namespace) -> Path:
+    """The folder of a study of so many finished trials; that of a file is made once."""
+    folder = Path(options.begun.name) / f"{storage.partition(':')[0]}-{trials}"
+    where = FILES.get(storage)
+    if where and folder.exists():
+        return folder
+    folder.mkdir(exist_ok=True)
+    words = [f"hydra.sweeper.storage='{folder / where if where else storage}'", "hydra/sweeper/sampler=random"]
+    plan = make_plan(folder, *SPACE, *words)
+    study = Sweep(plan)._open().optuna
+    put_in(study, plan, begin(plan), trials)
+    if where == FILES["sqlite"]:
+        study._storage._backend.engine.dispose()  # type: ignore[attr-defined]  # so that all is in one file
+    return folder
+
+
 def put_in(study: optuna.Study, plan: Plan, template: Record, trials: int) -> None:
     """Put finished trials into a study, with all notes that trials have."""
     drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
@@ -232,39 +251,67 @@ def put_in(study: optuna.Study, plan: Plan, template: Record, trials: int) -> No
         accuracy = quality(trial.params["optimizer.lr"])
         notes = figures(held) | {"validation_accuracy": accuracy, "validation_loss": 1 - accuracy}
         signs = {"sweeper": "earlier", "key": f"made{number}", "standing": Status.complete.value}
-        held_trial = create_trial(
-            state=TrialState.COMPLETE,
+        finished = create_trial(
             values=[accuracy],
             params=trial.params,
             distributions=trial.distributions,
             user_attrs={**signs, **notes, "folder": trial_path(number)},
         )
-        held_trial.datetime_start = datetime.now() - timedelta(seconds=1)
-        made.append(held_trial)
-    study.add_trials(made)
+        finished.number = number
+        made.append(finished)
+    if isinstance(study._storage, Database):
+        insert(study._storage._backend, study._study_id, made)
+    else:
+        study.add_trials(made)
+
+
+def insert(database: RDBStorage, study_id: int, trials: list[FrozenTrial]) -> None:
+    """Put trials into an empty study at once: one by one Optuna takes minutes for 5,000."""
+    rows: list[dict[str, Any]] = [
+        {"number": trial.number, "study_id": study_id, "state": trial.state,
+         "datetime_start": trial.datetime_start, "datetime_complete": trial.datetime_complete}
+        for trial in trials
+    ]  # fmt: skip
+    with database.engine.begin() as connection:
+        made = sqlalchemy.insert(models.TrialModel).returning(
+            models.TrialModel.trial_id, sort_by_parameter_order=True
+        )
+        ids = connection.scalars(made, rows).all()
+        both = list(zip(ids, trials, strict=True))
+        params = [
+            {"trial_id": key, "param_name": name, "param_value": kind.to_internal_repr(trial.params[name]),
+             "distribution_json": distribution_to_json(kind)}
+            for key, trial in both for name, kind in trial.distributions.items()
+        ]  # fmt: skip
+        values = [{"trial_id": key, "objective": 0, "value": trial.value,
+                   "value_type": models.TrialValueModel.TrialValueType.FINITE} for key, trial in both]  # fmt: skip
+        notes = [
+            {"trial_id": key, "key": name, "value_json": json.dumps(value)}
+            for key, trial in both
+            for name, value in trial.user_attrs.items()
+        ]
+        connection.execute(sqlalchemy.insert(models.TrialParamModel), params)
+        connection.execute(sqlalchemy.insert(models.TrialValueModel), values)
+        connection.execute(sqlalchemy.insert(models.TrialUserAttributeModel), notes)
 
 
 def run(sampler: str, workers: int, size: int, storage: str, options: argparse.Namespace) -> dict[str, Any]:
     """A row: a sweep that brings a study to `size` trials."""
     trained = min(size, max(LEAST, options.waves * workers))
+    words = [f"hydra/sweeper/sampler={sampler}", f"hydra.sweeper.n_trials={size}"]
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"hydra/sweeper/sampler={sampler}", f"hydra.sweeper.n_trials={size}"]
-        where = {"sqlite": None, "journal": f"{folder}/study.log"}.get(storage, storage)
-        if where:
-            words.append(f"hydra.sweeper.storage='{where}'")
+        where = FILES.get(storage)
+        words.append(f"hydra.sweeper.storage='{f'{folder}/{where}' if where else storage}'")
+        made = begun(storage, size - trained, options) if size > trained else None
+        if made and where:
+            shutil.copy(made / where, folder)
         plan = make_plan(Path(folder), *SPACE, *words)
-        template = begin(plan)
-        plan.pool = pool = Sleepers(workers, options.seconds, template)
-        clock = Clock()
-        with contextlib.redirect_stdout(io.StringIO()), clock.watching(plan):
-            made = TimedSweep(plan, clock)._open().optuna if size > trained else None
-            if made:
-                put_in(made, plan, template, size - trained)
-            profile = cProfile.Profile(time.thread_time)
-            with profile if options.profile else contextlib.nullcontext():
-                sweep = TimedSweep(plan, clock)
-                sweep.run()
-        if where == storage:
+        plan.pool = pool = Sleepers(workers, options.seconds, begin(plan))
+        clock, profile = Clock(), cProfile.Profile(time.thread_time)
+        profiled = profile if options.profile else contextlib.nullcontext()
+        with contextlib.redirect_stdout(io.StringIO()), clock.watching(plan), profiled:
+            TimedSweep(plan, clock).run()
+        if not where:
             optuna.delete_study(study_name=plan.name, storage=storage)
     if options.profile:
         pstats.Stats(profile).sort_stats("tottime").print_stats(30).sort_stats("cumulative").print_stats(50)
@@ -274,7 +321,7 @@ def run(sampler: str, workers: int, size: int, storage: str, options: argparse.N
         "workers": workers,
         "trials": size,
         "sampler": sampler,
-        "storage": storage if where != storage else without_password(storage).partition(":")[0],
+        "storage": storage.partition(":")[0],
         "trained": trained,
         "busy": pool.busy(max(ended for _, ended in pool.spans)),
         "busy_whole": pool.busy(pool.last_given),
@@ -304,6 +351,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="the CSV to write")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    options.begun = tempfile.TemporaryDirectory()
     rows = []
     for storage in options.storages:
         for sampler in options.samplers:

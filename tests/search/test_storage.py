@@ -9,9 +9,10 @@ from types import ModuleType
 
 import optuna
 import pytest
-from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages import JournalStorage
 
 from tinysweep.errors import StudyError
+from tinysweep.search.storage.database import Database
 from tinysweep.search.storage.journal import Journal
 from tinysweep.search.storage.location import Kind, locate
 from tinysweep.search.storage.opening import look_into, open_storage
@@ -143,10 +144,10 @@ def test_looking_into_what_is_not_there_makes_nothing(here: Path, storage: str |
 @pytest.mark.parametrize("storage", ["old.data", "trials", "wal.db"])
 def test_looking_into_a_storage_leaves_it_as_it_is(here: Path, storage: str) -> None:
     made = open_storage("wal.db", here)
-    assert isinstance(made, RDBStorage)
+    assert isinstance(made, Database)
     optuna.create_study(study_name="s", storage=made)
     made.remove_session()
-    made.engine.dispose()
+    made._backend.engine.dispose()
     before = tree(here)
     with look_into(locate(storage, Path("s"))) as found:
         assert found is not None

@@ -161,15 +161,17 @@ SPACE: dict[str, BaseDistribution] = {
 def test_a_trial_that_is_asked_for_is_signed_from_the_first_moment(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = Study(optuna.create_study(storage=STORAGES[kind](tmp_path)), tmp_path)
+    storage = STORAGES[kind](tmp_path)
+    study = Study(optuna.create_study(storage=storage), tmp_path)
     seen: list[Any] = []
-    real = optuna.Study.ask
+    real = type(storage).create_new_trial
 
-    def ask(self: optuna.Study) -> optuna.Trial:
+    def create(self: BaseStorage, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        made = real(self, study_id, template_trial)
         seen.append([trial.user_attrs["sweeper"] for trial in study.trials()])
-        return real(self)
+        return made
 
-    monkeypatch.setattr(optuna.Study, "ask", ask)
+    monkeypatch.setattr(type(storage), "create_new_trial", create)
     assert [study.ask().number, study.ask({"width": 3}).number] == [0, 1]
     token = study.presence.token
     assert seen == [[token], [token] * 2]

@@ -5,7 +5,8 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,45 @@ def _is_recent(moment: float) -> bool:
     return time.time() - moment < EXPIRED_SECONDS
 
 
+class Ledger:
+    """What became of the trials of a study, brought up to date by the trials that were still open at the last look
+    alone: with thousands that are closed, and can't change any more, a pass over all takes too long to be made
+    several times for each proposal."""
+
+    def __init__(self, status: Callable[[FrozenTrial], Status]) -> None:
+        self.status = status
+        self.counts: Counter[Status] = Counter()  # of closed trials
+        self.open: list[FrozenTrial] = []
+        self.interrupted: list[FrozenTrial] = []
+        self._by_key: dict[str, list[FrozenTrial]] = {}
+        self._read = 0
+
+    def update(self, trials: Sequence[FrozenTrial]) -> "Ledger":
+        """Take in all trials as they are now."""
+        numbers = [*(trial.number for trial in self.open), *range(self._read, len(trials))]
+        self.open, self._read = [], max(self._read, len(trials))
+        for trial in (trials[number] for number in numbers):
+            if not trial.state.is_finished():
+                self.open.append(trial)
+                continue
+            became = self.status(trial)
+            self.counts[became] += 1
+            if became == Status.interrupted:
+                self.interrupted.append(trial)
+            if key := trial.user_attrs.get("key"):
+                self._by_key.setdefault(key, []).append(trial)
+        return self
+
+    @property
+    def trained(self) -> int:
+        return sum(self.counts[became] for became in TRAINED)
+
+    def of_key(self, key: str) -> list[FrozenTrial]:
+        """The trials of a configuration, in the order of their numbers."""
+        found = [*self._by_key.get(key, []), *(trial for trial in self.open if trial.user_attrs.get("key") == key)]
+        return sorted(found, key=lambda trial: trial.number)
+
+
 class Study:
     """An Optuna study seen by one of the sweepers that may be at work on it."""
 
@@ -180,6 +220,7 @@ class Study:
         self.optuna, self.folder = optimized, folder
         self.presence = Presence(optimized, folder)
         # What failed from outside before this sweeper began may have been mended meanwhile.
+        self._ledger = Ledger(self.status)
         self.retried = frozenset(trial.number for trial in self.trials() if failed_from_outside(trial))
 
     def trials(self) -> list[FrozenTrial]:
@@ -193,6 +234,10 @@ class Study:
         """What became of a trial in the eyes of this sweeper: what it is to try again counts as interrupted."""
         return Status.interrupted if trial.number in self.retried else status(trial)
 
+    def ledger(self, trials: Sequence[FrozenTrial]) -> Ledger:
+        """What became of all trials, as they have just been read, in the eyes of this sweeper."""
+        return self._ledger.update(trials)
+
     def count(self, trials: Sequence[FrozenTrial], *statuses: Status) -> int:
         """How many of these trials have one of these statuses in the eyes of this sweeper."""
         return sum(self.status(trial) in statuses for trial in trials)
@@ -204,8 +249,8 @@ class Study:
         """A new trial to draw parameters from; those that are `given` aren't drawn. It is signed by this sweeper
         from the moment that others can see it, or they would take it for one that its sweeper has left. `trials`
         are all that there are, if they have just been read."""
-        trials, token = trials or self.trials(), self.presence.token
-        if given is None and any(trial.state == TrialState.WAITING for trial in trials):
+        trials, token = self.trials() if trials is None else trials, self.presence.token
+        if given is None and any(trial.state == TrialState.WAITING for trial in self.ledger(trials).open):
             with FileLock(self.presence.folder / "asking.lock"):  # in SQLite two sweepers may both be given it
                 trial = self.optuna.ask()
             trial.set_user_attr("sweeper", token)
@@ -243,8 +288,9 @@ class Study:
         return True
 
     def abandoned_trials(self, trials: list[FrozenTrial] | None = None) -> list[FrozenTrial]:
-        """Running trials whose sweeper is no longer there, of all that there are, which may have just been read."""
-        running = [trial for trial in trials or self.trials() if trial.state == TrialState.RUNNING]
+        """Running trials whose sweeper is no longer there; `trials` as for `ask`."""
+        trials = self.trials() if trials is None else trials
+        running = [trial for trial in self.ledger(trials).open if trial.state == TrialState.RUNNING]
         return [trial for trial in running if not self.is_attended(trial)]
 
     def is_attended(self, trial: FrozenTrial) -> bool:

@@ -51,7 +51,8 @@ from tinysweep.tracking.tracker import Tracking
 JUDGED_FROM = 10  # finished trials; a failure among fewer says little of a rate
 JOINED = "joined"  # the study's note of how many sweepers have been at work on it
 SHOWN = 10  # of the best trials
-TABLE_SECONDS = 5.0  # between two writings of trials.csv
+TABLE_SECONDS = 5.0  # between two writings of trials.csv, at least
+TABLE_SHARE = 50  # times as long as a writing takes, which grows with the trials
 TOLD_TOGETHER = 10  # refusals
 PATIENCE = 60.0
 
@@ -211,7 +212,7 @@ class Sweep:
 
     def _keep_busy(self, study: Study, proposer: Proposer, jobs: Jobs) -> None:
         """Hand out trials as workers become free, until there is nothing left to hand out."""
-        written = 0.0
+        due = 0.0
         while True:
             trials = self._recover(study)
             self._judge_failures(study, trials)
@@ -220,9 +221,10 @@ class Sweep:
             if not jobs.out:
                 return
             jobs.wait()
-            if time.monotonic() - written > TABLE_SECONDS:
+            if (began := time.monotonic()) > due:
                 self._write_table(study)
                 written = time.monotonic()
+                due = written + max(TABLE_SECONDS, TABLE_SHARE * (written - began))
 
     def _is_time_over(self) -> bool:
         most = self.plan.config.max_seconds
@@ -286,11 +288,13 @@ class Sweep:
         points = self.plan.points
         if points and points.upcoming(trials) is None:
             return False
-        taken = study.count(trials, *TRAINED) + sum(map(is_being_trained, trials))
+        ledger = study.ledger(trials)
+        taken = ledger.trained + sum(map(is_being_trained, ledger.open))
         return self.plan.n_trials is None or taken < self.plan.n_trials
 
     def _judge_failures(self, study: Study, trials: list[FrozenTrial]) -> None:
-        failed, finished = study.count(trials, Status.failed), study.count(trials, *TRAINED)
+        ledger = study.ledger(trials)
+        failed, finished = ledger.counts[Status.failed], ledger.trained
         rate = self.plan.config.max_failure_rate
         if finished >= min(JUDGED_FROM, self.plan.total or JUDGED_FROM) and failed > rate * finished:
             last = next(trial for trial in reversed(trials) if study.status(trial) == Status.failed)

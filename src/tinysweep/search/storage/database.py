@@ -39,8 +39,11 @@ class Database(_CachedStorage):
             changed = {trial for trial, looks in found.items() if known.get(trial) != looks}
             if not changed:
                 return
-            wanted = (changed, NONE_ABOVE) if study.trials else (set(), -1)
-            trials = self._backend._get_trials(study_id, None, *wanted)
+            if len(changed) == 1:
+                trials = [self._backend.get_trial(*changed)]
+            else:
+                wanted = (changed, NONE_ABOVE) if study.trials else (set(), -1)
+                trials = self._backend._get_trials(study_id, None, *wanted)
             self._looks[study_id] = found  # from before they were read: what came in between is read once more
             self._add_trials_to_cache(study_id, trials)
             for trial in trials:
@@ -58,8 +61,11 @@ class Database(_CachedStorage):
             for model in COUNTED
         ]
         unknown = trial.trial_id > study.last_finished_trial_id
+        first = {study.last_finished_trial_id, *study.unfinished_trial_ids}
         query = sqlalchemy.select(trial.trial_id, trial.state, *counts).where(
-            trial.study_id == study_id, unknown | trial.trial_id.in_(sorted(study.unfinished_trial_ids))
+            trial.study_id == study_id,
+            trial.trial_id >= min(first),  # or the database goes through all of the study's
+            unknown | trial.trial_id.in_(sorted(study.unfinished_trial_ids)),
         )
         with _create_scoped_session(self._backend.scoped_session) as session:
             return {number: tuple(rest) for number, *rest in session.execute(query)}
