@@ -46,6 +46,7 @@ from optuna.trial import FrozenTrial, create_trial
 from epoch_time import cpu_model
 from gate import make_plan
 from overhead import SPACE, quality
+from tinysweep.data.load import describe
 from tinysweep.files import write_whole
 from tinysweep.network import budget
 from tinysweep.run.record import Record, RunFolder, State
@@ -182,7 +183,7 @@ class Clock:
 
     @contextlib.contextmanager
     def watching(self, plan: Plan) -> Iterator[None]:
-        places = {
+        places: dict[str, list[tuple[Any, tuple[str, ...]]]] = {
             "compose": [(plan.composer, ("config", "overrides", "reads")), (plan, ("job",)),
                         (budget, ("resolve", "measure", "excesses")),
                         (propose, ("pin", "describe", "digest", "identity"))],
@@ -334,8 +335,8 @@ def run(sampler: str, workers: int, size: int, storage: str, options: argparse.N
 
 def begin(plan: Plan) -> Record:
     """The record that a trial of the study begins with."""
-    config = budget.resolve(plan.composer.config({}), propose.describe(plan.composer.config({}).data))
-    cost = budget.measure(config.model, propose.describe(config.data))
+    config = budget.resolve(plan.composer.config({}), describe(plan.composer.config({}).data))
+    cost = budget.measure(config.model, describe(config.data))
     return Record.begin(config, cost, hardware(config.trainer), [])
 
 

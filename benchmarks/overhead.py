@@ -3,7 +3,7 @@
     python benchmarks/overhead.py
     python benchmarks/overhead.py --profile 1000
 
-The whole sweep runs in this process with a launcher that writes each trial's finished record at once; its own time
+The whole sweep runs in this process with a pool that writes each trial's finished record at once; its own time
 is taken off. The sampler alone gets as many ask, suggest and tell calls, in batches as large, on the same kind of
 SQLite storage. Times are those of the last tenth of the trials at each size. --trials says at which sizes.
 """
@@ -17,13 +17,12 @@ import math
 import pstats
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import optuna
 import pandas as pd
-from hydra.core.utils import JobReturn, JobStatus
 
 from epoch_time import cpu_model
 from gate import make_plan
@@ -32,7 +31,10 @@ from tinysweep.run.record import RunFolder, State
 from tinysweep.search.plan import Plan, build_sampler
 from tinysweep.search.propose import suggest
 from tinysweep.search.storage.opening import open_storage
+from tinysweep.search.study import trial_path
 from tinysweep.search.sweep import Sweep
+from tinysweep.search.workers.job import SweepContext
+from tinysweep.search.workers.pool import Ended, with_queue
 from tinysweep.training.device import usable_cores
 
 RESULT = Path(__file__).parents[1] / "results" / "overhead.csv"
@@ -78,18 +80,39 @@ def run_sweep(sampler: str, trials: int) -> Clock:
         )
         clock = Clock()
 
-        def launch(jobs: Sequence[Sequence[str]], _first: int) -> list[JobReturn]:
-            clock.mark(len(jobs))
-            began = Clock.now()
-            for job in jobs:
-                words = dict(word.split("=", 1) for word in job)
-                write_record(plan.folder / "trials" / words["trial"], quality(float(words["optimizer.lr"])))
-            clock.aside += Clock.now() - began
-            return [JobReturn(status=JobStatus.COMPLETED) for _ in jobs]
-
-        plan.launch = launch
+        plan.pool = Instant(clock, plan.folder)
         Sweep(plan).run()
     return clock
+
+
+class Instant:
+    """A pool whose jobs have ended as soon as anyone asks."""
+
+    threads: int | None = None
+    capacity = with_queue(usable_cores())
+
+    def __init__(self, clock: Clock, study: Path) -> None:
+        self.clock, self.study = clock, study
+        self.out: list[tuple[int, list[str]]] = []
+
+    def begin(self, context: SweepContext) -> None:
+        """Nothing is needed."""
+
+    def submit(self, number: int, overrides: list[str]) -> None:
+        self.out.append((number, overrides))
+
+    def wait(self, look: Callable[[], set[int]]) -> list[Ended]:  # noqa: ARG002 every end is known at once
+        self.clock.mark(len(self.out))
+        began = Clock.now()
+        for number, overrides in self.out:
+            words = dict(word.split("=", 1) for word in overrides)
+            write_record(self.study / trial_path(number), quality(float(words["optimizer.lr"])))
+        self.clock.aside += Clock.now() - began
+        ended, self.out = [Ended(number) for number, _ in self.out], []
+        return ended
+
+    def stop(self) -> None:
+        """Nothing is at work."""
 
 
 def write_record(folder: Path, accuracy: float) -> None:
@@ -110,7 +133,7 @@ def run_alone(sampler: str, trials: int) -> Clock:
         study = optuna.create_study(storage=storage, sampler=drawer, direction="maximize")
         clock, left = Clock(), trials
         while left:
-            batch = [study.ask() for _ in range(min(left, plan.batch_size))]
+            batch = [study.ask() for _ in range(min(left, plan.pool.capacity))]
             drawn = [{name: suggest(one, name, of) for name, of in plan.space.ordered.items()} for one in batch]
             clock.mark(len(batch))
             for trial, values in zip(batch, drawn, strict=True):
