@@ -10,9 +10,10 @@ from types import ModuleType
 
 import optuna
 import pytest
-from optuna.storages import JournalStorage, _CachedStorage
+from optuna.storages import JournalStorage
 
 from tinysweep.errors import ConfigError, StudyError
+from tinysweep.search.storage.database import Database
 from tinysweep.search.storage.journal import Journal
 from tinysweep.search.storage.location import Kind, locate
 from tinysweep.search.storage.opening import look_into, open_storage
@@ -187,7 +188,7 @@ def test_looking_into_what_is_not_there_makes_nothing(here: Path, storage: str |
 def test_looking_into_a_storage_leaves_it_as_it_is(here: Path, storage: str) -> None:
     made = open_storage("wal.db", here)
     optuna.create_study(study_name="s", storage=made)
-    assert isinstance(made.storage, _CachedStorage)
+    assert isinstance(made.storage, Database)
     made.remove_session()
     made.storage._backend.engine.dispose()
     before = tree(here)

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from conftest import entered
 from tinysweep.search import study as study_module
+from tinysweep.search.storage.database import Database, set_notes
 from tinysweep.search.storage.opening import open_storage
 from tinysweep.search.study import (
     EXPIRED_SECONDS,
@@ -381,3 +383,66 @@ def test_a_sweeper_that_ends_while_the_storage_fails_is_seen_to_have_ended(
         with pytest.raises(OSError, match="full"):
             ending.end()
     assert not other.is_alive(ending.token), "though its last heartbeat is recent"
+
+
+# ---- many trials at work
+
+
+def test_what_another_process_adds_to_an_unfinished_trial_is_seen_and_what_stays_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = open_storage(None, tmp_path), open_storage(None, tmp_path)
+    study = optuna.create_study(study_name="s", storage=ours)
+    other = optuna.load_study(study_name="s", storage=theirs)
+    trials = [study.ask() for _ in range(3)]
+    assert isinstance(ours, Database)
+    built: list[int] = []
+    real = type(ours._backend)._build_frozen_trial_from_trial_model
+
+    def build(self: RDBStorage, trial: Any) -> FrozenTrial:
+        built.append(trial.number)
+        return real(self, trial)
+
+    study.get_trials(deepcopy=False)
+    monkeypatch.setattr(RDBStorage, "_build_frozen_trial_from_trial_model", build)
+    study.get_trials(deepcopy=False)
+    assert built == []
+    theirs.set_trial_user_attr(trials[1]._trial_id, "key", "k")
+    assert study.get_trials(deepcopy=False)[1].user_attrs == {"key": "k"}
+    theirs.set_trial_intermediate_value(trials[1]._trial_id, 1, 0.5)
+    assert study.get_trials(deepcopy=False)[1].intermediate_values == {1: 0.5}
+    assert set(built) == {1}
+    other.tell(2, 1.0)
+    other.ask()
+    seen = study.get_trials(deepcopy=False)
+    assert [trial.state for trial in seen] == [trial.state for trial in other.get_trials()]
+    assert seen[2].values == [1.0]
+    assert len(seen) == 4
+
+
+def test_notes_set_at_once_replace_earlier_ones_and_a_closed_trial_takes_none(tmp_path: Path) -> None:
+    storage = open_storage(None, tmp_path)
+    study = optuna.create_study(study_name="s", storage=storage)
+    trial = study.ask()
+    set_notes(storage, trial._trial_id, {"a": 1, "b": [2]})
+    set_notes(storage, trial._trial_id, {"b": None, "c": "x"})
+    assert study.trials[0].user_attrs == {"a": 1, "b": None, "c": "x"}
+    study.tell(trial, 1.0)
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        set_notes(storage, trial._trial_id, {"d": 1})
+
+
+def test_a_ledger_counts_as_a_pass_over_all_trials_does(study: Study) -> None:
+    for number, became in enumerate([*Status, *Status]):
+        study.ask()
+        if became != Status.running:
+            values = [0.5] if became == Status.complete else None
+            study.close(number, became, None, values, key=f"k{number % len(Status)}")
+        trials = study.trials()
+        ledger = study.ledger(trials)
+        assert ledger.counts == Counter(map(status, trials)) - Counter({Status.running: len(trials)})
+        assert ledger.trained == study.count(trials, *TRAINED)
+        assert numbers(ledger.open) == [trial.number for trial in trials if status(trial) == Status.running]
+        assert numbers(ledger.of_key("k1")) == [t.number for t in trials if t.user_attrs.get("key") == "k1"]
+    study.close(0, Status.failed)
+    assert study.ledger(study.trials()).counts[Status.failed] == 3

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -61,6 +62,15 @@ class Composition:
         """The settings, and sections, whose values are left to interpolations."""
         written = cast(dict[str, Any], OmegaConf.to_container(self.settings, resolve=False))
         return frozenset(key for key, value in flatten(written).items() if interpolates(value))
+
+    @cached_property
+    def _pickled(self) -> bytes:
+        return pickle.dumps(self.settings)
+
+    def copy(self) -> DictConfig:
+        """The settings once more, to be changed; copy.deepcopy takes four times as long."""
+        copied: DictConfig = pickle.loads(self._pickled)
+        return copied
 
     @contextmanager
     def as_job(self, number: int | None = None) -> Iterator[DictConfig]:
@@ -127,7 +137,7 @@ class Composer:
                 with self.compose(*words, *self.closing, *trial).as_job(number) as composed:
                     yield composed
                 return
-            changed = copy.deepcopy(base.settings)
+            changed = base.copy()
             changed.trial = number
             for name, value in values.items():
                 if is_setting(name):

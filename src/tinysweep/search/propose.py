@@ -57,9 +57,13 @@ class Proposer:
         self.n_trials, self.start, self.grid = n_trials, list(start), grid
         self.repeated: set[int] = set()
 
-    def propose(self, given: dict[str, Any] | None = None) -> Proposal | Refusal:
-        """The next trial: one to be launched, or one that is closed already. Its parameters may be `given`."""
-        trial = self.study.ask(self._next_point() if given is None else given)
+    def propose(
+        self, given: dict[str, Any] | None = None, trials: list[FrozenTrial] | None = None
+    ) -> Proposal | Refusal:
+        """The next trial: one to be launched, or one that is closed already. Its parameters may be `given`;
+        `trials` are all that there are, if they have just been read."""
+        trials = self.study.trials() if trials is None else trials
+        trial = self.study.ask(self._next_point(trials) if given is None else given, trials)
         try:
             values = self._draw(trial)
             config = self.composer.config(values, trial.number)
@@ -82,14 +86,12 @@ class Proposer:
             return self._refuse(trial, Status.over_budget, "; ".join(excess), **costs)
         if refusal := self._claim(trial, digest(identity(config))):
             return refusal
-        for name, value in {**costs, "seed": config.trainer.seed}.items():
-            trial.set_user_attr(name, value)
+        self.study.note(trial, **costs, seed=config.trainer.seed)
         return Proposal(trial.number, self.composer.overrides(values, config), config)
 
-    def _next_point(self) -> dict[str, Any] | None:
+    def _next_point(self, trials: list[FrozenTrial]) -> dict[str, Any] | None:
         """The values of the next trial: those of one that was interrupted, or of a point to start with, each
         proposed once by this sweeper, or of the grid's next point; None for a draw."""
-        trials = self.study.trials()
         for trial in self._cut_short(trials):
             if trial.number not in self.repeated:
                 self.repeated.add(trial.number)
@@ -101,16 +103,15 @@ class Proposer:
 
     def _cut_short(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         """The trials that were interrupted and whose configurations have not been taken up again."""
-        stopped: dict[str, FrozenTrial] = {}
-        taken: set[str] = set()
-        for trial in trials:
-            if key := trial.user_attrs.get("key"):
-                became = self.study.status(trial)
-                if became == Status.interrupted:
-                    stopped[key] = trial
-                elif became == Status.running or became in TRAINED:
-                    taken.add(key)
-        return [trial for key, trial in stopped.items() if key not in taken]
+        ledger = self.study.ledger(trials)
+        known = (trial for trial in ledger.interrupted if "key" in trial.user_attrs)
+        stopped = {trial.user_attrs["key"]: trial for trial in sorted(known, key=lambda trial: trial.number)}
+
+        def is_taken(key: str) -> bool:
+            became = map(self.study.status, ledger.of_key(key))
+            return any(each == Status.running or each in TRAINED for each in became)
+
+        return [trial for key, trial in stopped.items() if not is_taken(key)]
 
     def _draw(self, trial: Trial) -> dict[str, Value]:
         """A value for each parameter that plays a role beside those drawn before it."""
@@ -127,18 +128,16 @@ class Proposer:
         number gets it. So each shows its key, and waits until all trials before its own show theirs or are closed.
         """
         trial.set_user_attr("key", key)
-        trials = self.study.trials()
-        while any(map(self._is_undecided, trials[: trial.number])):
+        ledger = self.study.ledger(self.study.trials())
+        while any(other.number < trial.number and self._is_undecided(other) for other in ledger.open):
             time.sleep(WAIT_SECONDS)
-            trials = self.study.trials()
-        for other in trials:
-            if other.user_attrs.get("key") == key and (
-                self.study.status(other) in TRAINED or (is_being_trained(other) and other.number < trial.number)
-            ):
+            ledger = self.study.ledger(self.study.trials())
+        earlier = [other for other in ledger.open if other.number < trial.number and is_being_trained(other)]
+        for other in ledger.of_key(key):
+            if self.study.status(other) in TRAINED or other in earlier:
                 reason, result, notes = _repetition(other)
                 return self._refuse(trial, Status.duplicate, reason, result, **notes)
-        taken = self.study.count(trials, *TRAINED) + sum(map(is_being_trained, trials[: trial.number]))
-        if self.n_trials is not None and taken >= self.n_trials:
+        if self.n_trials is not None and ledger.trained + len(earlier) >= self.n_trials:
             return self._refuse(trial, Status.withdrawn, f"other sweepers make up all {self.n_trials} trials")
         return None
 

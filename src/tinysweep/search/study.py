@@ -5,7 +5,8 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from tinysweep.errors import first_line, is_from_outside
 from tinysweep.files import is_held
+from tinysweep.search.storage.database import set_notes
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +81,12 @@ def trial_path(number: int) -> str:
 
 def reopen_trial(study: optuna.Study, number: int) -> Trial:
     """A trial that another process, or an earlier call, has asked for."""
-    return Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
+    return Trial(study, trial_id(study, number))
+
+
+def trial_id(study: optuna.Study, number: int) -> int:
+    """By what the storage knows a trial."""
+    return study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
 
 
 def is_closed(trial: Trial) -> bool:
@@ -167,6 +174,45 @@ def _is_recent(moment: float) -> bool:
     return time.time() - moment < EXPIRED_SECONDS
 
 
+class Ledger:
+    """What became of the trials of a study, brought up to date by the trials that were still open at the last look
+    alone: with thousands that are closed, and can't change any more, a pass over all takes too long to be made
+    several times for each proposal."""
+
+    def __init__(self, status: Callable[[FrozenTrial], Status]) -> None:
+        self.status = status
+        self.counts: Counter[Status] = Counter()  # of closed trials
+        self.open: list[FrozenTrial] = []
+        self.interrupted: list[FrozenTrial] = []
+        self._by_key: dict[str, list[FrozenTrial]] = {}
+        self._read = 0
+
+    def update(self, trials: Sequence[FrozenTrial]) -> "Ledger":
+        """Take in all trials as they are now."""
+        numbers = [*(trial.number for trial in self.open), *range(self._read, len(trials))]
+        self.open, self._read = [], max(self._read, len(trials))
+        for trial in (trials[number] for number in numbers):
+            if not trial.state.is_finished():
+                self.open.append(trial)
+                continue
+            became = self.status(trial)
+            self.counts[became] += 1
+            if became == Status.interrupted:
+                self.interrupted.append(trial)
+            if key := trial.user_attrs.get("key"):
+                self._by_key.setdefault(key, []).append(trial)
+        return self
+
+    @property
+    def trained(self) -> int:
+        return sum(self.counts[became] for became in TRAINED)
+
+    def of_key(self, key: str) -> list[FrozenTrial]:
+        """The trials of a configuration, in the order of their numbers."""
+        found = [*self._by_key.get(key, []), *(trial for trial in self.open if trial.user_attrs.get("key") == key)]
+        return sorted(found, key=lambda trial: trial.number)
+
+
 class Study:
     """An Optuna study seen by one of the sweepers that may be at work on it."""
 
@@ -174,6 +220,7 @@ class Study:
         self.optuna, self.folder = optimized, folder
         self.presence = Presence(optimized, folder)
         # What failed from outside before this sweeper began may have been mended meanwhile.
+        self._ledger = Ledger(self.status)
         self.retried = frozenset(trial.number for trial in self.trials() if failed_from_outside(trial))
 
     def trials(self) -> list[FrozenTrial]:
@@ -187,6 +234,10 @@ class Study:
         """What became of a trial in the eyes of this sweeper: what it is to try again counts as interrupted."""
         return Status.interrupted if trial.number in self.retried else status(trial)
 
+    def ledger(self, trials: Sequence[FrozenTrial]) -> Ledger:
+        """What became of all trials, as they have just been read, in the eyes of this sweeper."""
+        return self._ledger.update(trials)
+
     def count(self, trials: Sequence[FrozenTrial], *statuses: Status) -> int:
         """How many of these trials have one of these statuses in the eyes of this sweeper."""
         return sum(self.status(trial) in statuses for trial in trials)
@@ -194,21 +245,29 @@ class Study:
     def trial_folder(self, number: int) -> Path:
         return self.folder / trial_path(number)
 
-    def ask(self, given: dict[str, Any] | None = None) -> Trial:
+    def ask(self, given: dict[str, Any] | None = None, trials: list[FrozenTrial] | None = None) -> Trial:
         """A new trial to draw parameters from; those that are `given` aren't drawn. It is signed by this sweeper
-        from the moment that others can see it, or they would take it for one that its sweeper has left."""
-        notes = {"sweeper": self.presence.token}
-        if given is None and any(trial.state == TrialState.WAITING for trial in self.trials()):
+        from the moment that others can see it, or they would take it for one that its sweeper has left. `trials`
+        are all that there are, if they have just been read."""
+        trials, token = self.trials() if trials is None else trials, self.presence.token
+        if given is None and any(trial.state == TrialState.WAITING for trial in self.ledger(trials).open):
             with FileLock(self.presence.folder / "asking.lock"):  # in SQLite two sweepers may both be given it
                 trial = self.optuna.ask()
-            trial.set_user_attr("sweeper", self.presence.token)
+            trial.set_user_attr("sweeper", token)
+            trial.set_user_attr("taken_over", True)  # by the number of its notes others see that it has changed
             return trial
         # Optuna would make it waiting and take it up by a second call, or sign it by one. The rest is as it does.
-        self.optuna._thread_local.cached_all_trials = None
+        self.optuna._thread_local.cached_all_trials = trials
         made = create_trial(
-            state=TrialState.RUNNING, user_attrs=notes, system_attrs={"fixed_params": given} if given else {}
+            state=TrialState.RUNNING,
+            user_attrs={"sweeper": token},
+            system_attrs={"fixed_params": given} if given else {},
         )
         return Trial(self.optuna, self.optuna._storage.create_new_trial(self.optuna._study_id, made))
+
+    def note(self, trial: Trial, **notes: Any) -> None:
+        """Note something of a trial of this sweeper's, for others to see."""
+        set_notes(self.optuna._storage, trial._trial_id, notes)
 
     def close(
         self,
@@ -222,17 +281,16 @@ class Study:
         state = STATES.get(became, TrialState.COMPLETE if values is not None else TrialState.FAIL)
         notes |= {"standing": became.value} | ({"reason": reason} if reason else {})
         try:
-            trial = reopen_trial(self.optuna, number)
-            for name, value in notes.items():
-                trial.set_user_attr(name, value)
+            set_notes(self.optuna._storage, trial_id(self.optuna, number), notes)
             self.optuna.tell(number, values, state, skip_if_finished=True)
         except optuna.exceptions.UpdateFinishedTrialError:
             return False
         return True
 
-    def abandoned_trials(self) -> list[FrozenTrial]:
-        """Running trials whose sweeper is no longer there."""
-        running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
+    def abandoned_trials(self, trials: list[FrozenTrial] | None = None) -> list[FrozenTrial]:
+        """Running trials whose sweeper is no longer there; `trials` as for `ask`."""
+        trials = self.trials() if trials is None else trials
+        running = [trial for trial in self.ledger(trials).open if trial.state == TrialState.RUNNING]
         return [trial for trial in running if not self.is_attended(trial)]
 
     def is_attended(self, trial: FrozenTrial) -> bool:

@@ -51,7 +51,8 @@ from tinysweep.tracking.tracker import Tracking
 JUDGED_FROM = 10  # finished trials; a failure among fewer says little of a rate
 JOINED = "joined"  # the study's note of how many sweepers have been at work on it
 SHOWN = 10  # of the best trials
-TABLE_SECONDS = 5.0  # between two writings of trials.csv
+TABLE_SECONDS = 5.0  # between two writings of trials.csv, at least
+TABLE_SHARE = 50  # times as long as a writing takes, which grows with the trials
 TOLD_TOGETHER = 10  # refusals
 
 
@@ -212,11 +213,11 @@ class Sweep:
 
     def _keep_busy(self, study: Study, proposer: Proposer, jobs: Jobs) -> None:
         """Hand out trials as workers become free, until there is nothing left to hand out."""
-        written = 0.0
+        due = 0.0
         failure: StudyError | None = None
         while True:
-            self._recover(study)
-            failure = failure or self._too_many_failures(study)
+            trials = self._recover(study)
+            failure = failure or self._too_many_failures(study, trials)
             if not (failure or self.used_up or self._is_time_over()):
                 self._hand_out(study, proposer, jobs)
             if not jobs.out:
@@ -224,9 +225,10 @@ class Sweep:
                     raise failure
                 return
             jobs.wait()
-            if time.monotonic() - written > TABLE_SECONDS:
+            if (began := time.monotonic()) > due:
                 self._write_table(study)
                 written = time.monotonic()
+                due = written + max(TABLE_SECONDS, TABLE_SHARE * (written - began))
 
     def _is_time_over(self) -> bool:
         most = self.plan.config.max_seconds
@@ -246,19 +248,25 @@ class Sweep:
         if status(trial) != Status.interrupted:
             self.progress.advance()
 
-    def _recover(self, study: Study) -> None:
+    def _recover(self, study: Study) -> list[FrozenTrial]:
         """Close what a sweeper that died has left running: by its record if it had finished; else it is proposed
-        again."""
-        for trial in study.abandoned_trials():
+        again. All trials as they are then."""
+        trials = study.trials()
+        abandoned = study.abandoned_trials(trials)
+        for trial in abandoned:
             if leave_interrupted(study, trial.number, self.plan.objectives, "its sweeper died"):
                 self._report_trial(study.trial(trial.number))
+        return study.trials() if abandoned else trials
 
     def _hand_out(self, study: Study, proposer: Proposer, jobs: Jobs) -> None:
         """Propose as many trials as the workers can take now, fewer where there is no need or the space is used
         up."""
         room = min(self.plan.config.batch_size or self.plan.pool.capacity, self.plan.pool.capacity)
-        while len(jobs.out) < room and not self.used_up and self._is_room_for_more(study):
-            answer = proposer.propose()
+        while len(jobs.out) < room and not self.used_up:
+            trials = study.trials()
+            if not self._is_room_for_more(study, trials):
+                break
+            answer = proposer.propose(trials=trials)
             if isinstance(answer, Proposal):
                 jobs.submit(answer.number, self.plan.job(answer))
                 self.in_a_row = []
@@ -279,17 +287,18 @@ class Sweep:
             raise StudyError(nothing_fits(self.in_a_row, study.trials()))
         print(f"{len(self.in_a_row):,} proposals in a row brought nothing new: the space is used up", flush=True)
 
-    def _is_room_for_more(self, study: Study) -> bool:
+    def _is_room_for_more(self, study: Study, trials: list[FrozenTrial]) -> bool:
         """Whether the study lacks trials, and its space has a point that none of them has."""
-        trials, points = study.trials(), self.plan.points
+        points = self.plan.points
         if points and points.upcoming(trials) is None:
             return False
-        taken = study.count(trials, *TRAINED) + sum(map(is_being_trained, trials))
+        ledger = study.ledger(trials)
+        taken = ledger.trained + sum(map(is_being_trained, ledger.open))
         return self.plan.n_trials is None or taken < self.plan.n_trials
 
-    def _too_many_failures(self, study: Study) -> StudyError | None:
-        trials = study.trials()
-        failed, finished = study.count(trials, Status.failed), study.count(trials, *TRAINED)
+    def _too_many_failures(self, study: Study, trials: list[FrozenTrial]) -> StudyError | None:
+        ledger = study.ledger(trials)
+        failed, finished = ledger.counts[Status.failed], ledger.trained
         rate = self.plan.config.max_failure_rate
         if finished >= min(JUDGED_FROM, self.plan.total or JUDGED_FROM) and failed > rate * finished:
             last = next(trial for trial in reversed(trials) if study.status(trial) == Status.failed)

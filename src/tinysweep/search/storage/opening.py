@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from tinysweep.errors import OutageError, StudyError, first_line, is_outage
+from tinysweep.search.storage.database import Database
 from tinysweep.search.storage.journal import Journal
 from tinysweep.search.storage.location import OPENED, PROXY, Kind, Location, locate
 from tinysweep.search.storage.outage import PLUGIN
@@ -115,8 +116,7 @@ def _open(location: Location) -> BaseStorage:
         proxy = Proxy(host, int(port))
         proxy.get_all_studies()  # so that opening it, too, needs an answer
         return proxy
-    # As Optuna wraps it: finished trials are read once.
-    return optuna.storages.get_storage(_database(location))
+    return Database(_database(location))
 
 
 def _database(location: Location, write: bool = True) -> RDBStorage:

@@ -5,7 +5,7 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tinysweep.errors import first_line, is_outage
+from tinysweep.search.storage.database import set_notes
 
 PAUSES = 0.2, 5.0  # the first and the longest, in seconds; each is twice the one before
 SHORT = 5.0  # seconds that are waited without a word
@@ -117,6 +118,10 @@ class PatientStorage(BaseStorage):
     get_trial = _patient(BaseStorage.get_trial)
     get_all_trials = _patient(BaseStorage.get_all_trials)
     get_best_trial = _patient(BaseStorage.get_best_trial)
+
+    def set_trial_user_attrs(self, trial_id: int, notes: Mapping[str, Any]) -> None:
+        """Several at a time."""
+        self.patience.outlast(lambda _: set_notes(self.storage, trial_id, notes))
 
     def delete_study(self, study_id: int) -> None:
         def delete(again: bool) -> None:
