@@ -803,12 +803,12 @@ def test_ctrl_c_while_a_trial_is_being_drawn_leaves_nothing_running(
     real = Proposer.propose
     asked: list[bool] = []
 
-    def interrupted(self: Proposer) -> Any:
+    def interrupted(self: Proposer, **given: Any) -> Any:
         asked.append(True)
         if len(asked) == 3:
             self.study.ask()
             raise KeyboardInterrupt
-        return real(self)
+        return real(self, **given)
 
     monkeypatch.setattr(Proposer, "propose", interrupted)
     words = ["model.width=2,3,4", "hydra.sweeper.study_name=s", "hydra.launcher.n_jobs=2"]

@@ -93,7 +93,7 @@ class Job:
 
     def start(self, rungs: bool = True) -> Record:
         sweeper = OmegaConf.create({
-            "study_name": "s", "storage": None, "objective": "validation_loss",
+            "study_name": "s", "storage": None, "storage_patience": 1.0, "objective": "validation_loss",
             "rungs": self.RUNGS if rungs else [], "pruner": {"_target_": "optuna.pruners.NopPruner"},
         })  # fmt: skip
         assert isinstance(sweeper, DictConfig)
