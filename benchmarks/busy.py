@@ -54,6 +54,7 @@ from tinysweep.search import propose
 from tinysweep.search.launch import Jobs, figures
 from tinysweep.search.plan import Plan
 from tinysweep.search.storage.database import Database
+from tinysweep.search.storage.patient import PatientStorage
 from tinysweep.search.study import Status, Study, trial_path
 from tinysweep.search.sweep import Sweep
 from tinysweep.search.workers.job import SweepContext
@@ -238,7 +239,7 @@ def begun(storage: str, trials: int, options: argparse.Namespace) -> Path:
     study = Sweep(plan)._open().optuna
     put_in(study, plan, begin(plan), trials)
     if where == FILES["sqlite"]:
-        study._storage._backend.engine.dispose()  # type: ignore[attr-defined]  # so that all is in one file
+        study._storage.storage._backend.engine.dispose()  # type: ignore[attr-defined]  # so that all is in one file
     return folder
 
 
@@ -260,8 +261,9 @@ def put_in(study: optuna.Study, plan: Plan, template: Record, trials: int) -> No
         )
         finished.number = number
         made.append(finished)
-    if isinstance(study._storage, Database):
-        insert(study._storage._backend, study._study_id, made)
+    assert isinstance(study._storage, PatientStorage)
+    if isinstance(study._storage.storage, Database):
+        insert(study._storage.storage._backend, study._study_id, made)
     else:
         study.add_trials(made)
 
