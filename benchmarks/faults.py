@@ -13,6 +13,7 @@ URL, of which the database isn't killed. A row a call is added to results/faults
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import re
@@ -182,9 +183,11 @@ class Bench:
         while True:
             sweeper = self.start(trials)
             ends = time.monotonic() + HANG_SECONDS
-            strikes = time.monotonic() + self.chance.expovariate(1 / pause)
+            strikes = math.inf  # until there is a worker: a sweep takes seconds to start
             while sweeper.poll() is None and time.monotonic() < ends:
                 time.sleep(0.05)
+                if strikes == math.inf and self.workers():
+                    strikes = time.monotonic() + self.chance.expovariate(1 / pause)
                 if self.kills.total() < most and time.monotonic() > strikes:
                     self.strike(self.chance.choice(faults), sweeper)
                     self.look()
