@@ -237,11 +237,26 @@ def _close(job: Job) -> None:
 def train_all(
     jobs: Sequence[Job], workers: int, ended: Callable[[Job, str | None], None], say: Callable[[str], None]
 ) -> None:
-    """Train jobs side by side in processes of their own; `ended` is called with each as soon as it is done, and
-    with the reason if it failed. A run whose worker is killed, as for want of memory, begins anew; the second time
-    it has failed."""
-    left = {job.folder: job for job in jobs}
+    """Train jobs side by side in processes of their own, or with one worker in this one; `ended` is called with
+    each as soon as it is done, and with the reason if it failed. A run whose worker is killed, as for want of
+    memory, begins anew; the second time it has failed."""
     threads = max(1, usable_cores() // max(1, min(workers, len(jobs))))
+    if workers > 1:
+        _train_apart(jobs, workers, threads, ended, say)
+        return
+    for job in jobs:
+        _clear(job)
+        ended(job, train(job.config, job.folder, threads, os.getpid()))
+
+
+def _train_apart(
+    jobs: Sequence[Job],
+    workers: int,
+    threads: int,
+    ended: Callable[[Job, str | None], None],
+    say: Callable[[str], None],
+) -> None:
+    left = {job.folder: job for job in jobs}
     processes: Processes[Path] = Processes(workers)
     deaths: set[Path] = set()
 
