@@ -1,6 +1,7 @@
 """The folder of a run: claimed by one run only, its files whole at any moment, its record true."""
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -185,6 +186,19 @@ def test_a_record_reads_back_as_what_was_written(tmp_path: Path, begun: Record, 
     started, finished = (datetime.fromisoformat(moment or "") for moment in (read.started, read.finished))
     assert started.tzinfo is not None
     assert started <= finished
+
+
+def test_a_package_that_is_not_installed_is_none_in_the_record(
+    begun: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(package: str) -> str:
+        if package == "torchvision":
+            raise importlib.metadata.PackageNotFoundError(package)
+        return "1.0"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = dataclasses.replace(begun, versions=module._versions()).versions
+    assert found == {package: None if package == "torchvision" else "1.0" for package in PACKAGES}
 
 
 def test_a_record_of_an_earlier_version_is_read(tmp_path: Path, begun: Record) -> None:

@@ -64,8 +64,15 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _versions() -> dict[str, str]:
-    return {package: importlib.metadata.version(package) for package in PACKAGES}
+def _versions() -> dict[str, str | None]:
+    return {package: _version(package) for package in PACKAGES}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # torchvision is wanted by some data sets alone
+        return None
 
 
 @dataclass(kw_only=True)
@@ -87,7 +94,7 @@ class Record:
     threads: int
     precision: str
     python: str = field(default_factory=platform.python_version)
-    versions: dict[str, str] = field(default_factory=_versions)
+    versions: dict[str, str | None] = field(default_factory=_versions)
     git_commit: str | None = field(default_factory=git_commit)  # now, as a checkout moves on during a run
     overrides: list[str]
     tracked: str | None = None  # by what the tracker of its configuration knows the run

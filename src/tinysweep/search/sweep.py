@@ -4,8 +4,8 @@ import time
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import optuna
@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from tinysweep import console
-from tinysweep.errors import StudyError, first_line
+from tinysweep.errors import StudyError, first_line, is_outage
 from tinysweep.metrics import METRICS
 from tinysweep.search.launch import Jobs, leave_interrupted
 from tinysweep.search.plan import Plan, build_sampler, require_same
@@ -226,7 +226,8 @@ class Sweep:
                 return
             jobs.wait()
             if (began := time.monotonic()) > due:
-                self._write_table(study)
+                with ignoring_outages():  # the last writing needs the disk, those before can wait
+                    self._write_table(study)
                 written = time.monotonic()
                 due = written + max(TABLE_SECONDS, TABLE_SHARE * (written - began))
 
@@ -325,6 +326,16 @@ class Sweep:
             print(f"train the winner  {command}")
         elif trials and not count(trials, *TRAINED, Status.running, Status.interrupted):
             raise StudyError(nothing_fits([], trials))
+
+
+@contextmanager
+def ignoring_outages() -> Iterator[None]:
+    """Go on where a disk is full for a moment."""
+    try:
+        yield
+    except OSError as error:
+        if not is_outage(error):
+            raise
 
 
 # ---- what a person reads

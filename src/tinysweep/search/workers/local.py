@@ -61,6 +61,6 @@ def workers(n_jobs: int | str, device: Device) -> int:
         return parallel_trainings(device)
     if not isinstance(n_jobs, int) or n_jobs == 0:
         raise ConfigError(
-            f"hydra.launcher.n_jobs={n_jobs}: must be a number of workers, -1 for one a core, or auto"
+            f"hydra.launcher.n_jobs={n_jobs} must be a number of workers, -1 for one a core, or auto"
         )
     return int(effective_n_jobs(n_jobs))

@@ -1,18 +1,21 @@
 """Jobs as tasks of Ray, on this machine or a cluster: hydra/launcher=ray."""
 
 import math
+import os
+import socket
 import time
 from collections.abc import Callable
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from tinysweep.errors import StudyError, first_line, require_package
+from tinysweep.errors import ConfigError, StudyError, first_line, require_package
 from tinysweep.search.workers.job import Outcome, SweepContext, run_packed
 from tinysweep.search.workers.pool import Ended, with_queue
 
 POLL_SECONDS = 1.0
 COUNT_SECONDS = 5.0  # nodes come and go
+ANSWER_SECONDS = 10.0
 
 
 class RayPool:
@@ -22,33 +25,54 @@ class RayPool:
         require_package("hydra/launcher=ray", "ray", "clusters")
         settings = cast(dict[str, Any], OmegaConf.to_container(node.ray, resolve=True))
         self.init, self.remote = settings.get("init") or {}, settings.get("remote") or {}
-        self.threads: int | None = max(1, math.floor(self.remote.get("num_cpus", 1)))
+        self.asked = {"CPU": self.remote.get("num_cpus", 1), "GPU": self.remote.get("num_gpus") or 0}
+        self.asked |= self.remote.get("resources") or {}
+        for name, amount in self.asked.items():
+            if not isinstance(amount, int | float) or amount < 0:
+                key = {"CPU": "num_cpus", "GPU": "num_gpus"}.get(name, f"resources.{name}")
+                raise ConfigError(f"hydra.launcher.ray.remote.{key}={amount} must be a number, 0 or more")
+        self.threads: int | None = max(1, math.floor(self.asked["CPU"]))
         self.out: dict[Any, int] = {}
         self.counted, self.workers = -math.inf, 1
 
     def begin(self, context: SweepContext) -> None:
+        """Start or reach Ray.
+
+        Raises:
+            StudyError: it can't be, or none of its machines has what a trial asks for.
+            ConfigError: ray.remote doesn't take what it is given.
+        """
         import ray  # noqa: PLC0415 of an extra
 
         if not ray.is_initialized():
             try:
+                require_answer(str(self.init.get("address") or os.environ.get("RAY_ADDRESS", "")))
                 ray.init(**self.init)
             except Exception as error:  # of many kinds, by what is wrong with the address
                 raise StudyError(
                     f"Ray can't be reached or started: {first_line(error)}; hydra.launcher.ray.init.address=null "
                     "starts it here, auto takes the cluster that this machine is part of"
                 ) from error
-        self.ray: Any = ray  # much of which has no types
-        self.task = ray.remote(**self.remote)(run_packed)
+        self.ray: Any = ray
+        try:
+            self.task = ray.remote(**self.remote)(run_packed)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"hydra.launcher.ray.remote: {first_line(error)}") from error
+        if not self._carried():
+            wanted = ", ".join(f"{amount:g} {name}" for name, amount in self.asked.items() if amount)
+            raise StudyError(f"no machine of the Ray cluster has {wanted}; hydra.launcher.ray.remote asks for it")
         self.packed = ray.put(context.pack())
+
+    def _carried(self) -> int:
+        """How many trials the machines that are there carry at a time."""
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        asked = [(name, amount) for name, amount in self.asked.items() if amount]
+        return sum(min((int(node.get(name, 0) / amount) for name, amount in asked), default=1) for node in nodes)
 
     @property
     def capacity(self) -> int:
         if time.monotonic() - self.counted > COUNT_SECONDS:
-            there = cast(Any, self.ray).cluster_resources()
-            asked = {"CPU": self.remote.get("num_cpus", 1), "GPU": self.remote.get("num_gpus", 0)}
-            asked |= self.remote.get("resources") or {}
-            self.workers = max(1, min(int(there.get(name, 0) / much) for name, much in asked.items() if much))
-            self.counted = time.monotonic()
+            self.workers, self.counted = max(1, self._carried()), time.monotonic()
         return with_queue(self.workers)
 
     def submit(self, number: int, overrides: list[str]) -> None:
@@ -77,3 +101,14 @@ class RayPool:
             self.ray.cancel(reference, force=True)
         self.out.clear()
         self.ray.shutdown()
+
+
+def require_answer(address: str) -> None:
+    """Fail at once where nobody answers at HOST:PORT: Ray itself tries for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()

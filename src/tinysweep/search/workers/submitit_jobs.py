@@ -9,11 +9,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from tinysweep.errors import ConfigError, StudyError, first_line, require_package
 from tinysweep.search.workers.job import Outcome, SweepContext, run_packed
-from tinysweep.search.workers.pool import Ended, with_queue
+from tinysweep.search.workers.pool import Ended
 from tinysweep.training.device import usable_cores
 
 POLL_SECONDS = 0.5
 CLUSTERS = ("slurm", "local")
+RESULT_SECONDS = {
+    "slurm": 15.0,
+    "local": 1.0,
+}  # after a job's end until its result is seen; folders of a network are slow
 
 
 class Resubmittable:
@@ -36,10 +40,16 @@ class SubmititPool:
         require_package("hydra/launcher=submitit", "submitit", "clusters")
         if node.cluster not in CLUSTERS:
             raise ConfigError(f"hydra.launcher.cluster={node.cluster} must be one of {', '.join(CLUSTERS)}")
+        cores = node.parameters.get("cpus_per_task", 1)
+        for key, number in (("jobs", node.jobs), ("parameters.cpus_per_task", cores)):
+            if not isinstance(number, int) or number < 1:
+                raise ConfigError(f"hydra.launcher.{key}={number} must be a whole number, 1 or more")
         self.node = node
-        self.threads: int | None = node.parameters.get("cpus_per_task") or 1
-        self.workers = node.jobs if node.cluster == "slurm" else max(1, usable_cores() // (self.threads or 1))
+        self.threads: int | None = cores
+        # A scheduler has a queue of its own; here jobs would share the cores.
+        self.capacity = node.jobs if node.cluster == "slurm" else max(1, usable_cores() // cores)
         self.out: dict[int, Any] = {}
+        self.gone: dict[int, float] = {}
 
     def begin(self, context: SweepContext) -> None:
         import submitit  # noqa: PLC0415 of an extra
@@ -57,21 +67,26 @@ class SubmititPool:
             raise StudyError(f"hydra/launcher=submitit: {first_line(error)}") from error
         self.submitit, self.packed = submitit, context.pack()
 
-    @property
-    def capacity(self) -> int:
-        return with_queue(self.workers)
-
     def submit(self, number: int, overrides: list[str]) -> None:
         self.out[number] = self.executor.submit(Resubmittable(), self.packed, number, overrides)
 
     def wait(self, look: Callable[[], set[int]]) -> list[Ended]:  # noqa: ARG002 every end is known at once
-        ended = [self._end(number, job) for number, job in list(self.out.items()) if job.done()]
+        ended = [end for number, job in list(self.out.items()) if job.done() and (end := self._end(number, job))]
         if not ended:
             time.sleep(POLL_SECONDS)
         return ended
 
-    def _end(self, number: int, job: Any) -> Ended:
-        del self.out[number]
+    def _end(self, number: int, job: Any) -> Ended | None:
+        """How a job that is done has ended; None where its result may still be on its way."""
+        left = (
+            self.gone.setdefault(number, time.monotonic()) + RESULT_SECONDS[self.node.cluster] - time.monotonic()
+        )
+        if not job.paths.result_pickle.exists() and left > 0:
+            return None
+        del self.out[number], self.gone[number]
+        job.paths.submitted_pickle.unlink(missing_ok=True)
+        if not job.paths.result_pickle.exists():
+            return Ended(number, died=f"its worker died (job {job.job_id} left no result)")
         try:
             return Ended(number, job.result())
         except self.submitit.core.utils.FailedJobError as error:
@@ -82,4 +97,5 @@ class SubmititPool:
     def stop(self) -> None:
         for job in self.out.values():
             job.cancel(check=False)
+            job.paths.submitted_pickle.unlink(missing_ok=True)
         self.out.clear()
