@@ -31,7 +31,7 @@ from tinysweep.training.device import Hardware
 from tinysweep.training.loop import Epoch
 from tinysweep.training.score import Score
 
-PACKAGES = ("tinysweep", "torch", "torchvision", "hydra-core", "omegaconf", "optuna", "numpy")
+PACKAGES = ("tinysweep", "torch", "hydra-core", "omegaconf", "optuna", "numpy")
 EACH_EPOCH = ("train_loss", "validation_loss", "validation_accuracy", *(f"validation_{name}" for name in FURTHER))
 TESTED = ("test_loss", "test_accuracy", *(f"test_{name}" for name in FURTHER))
 
@@ -64,15 +64,8 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _versions() -> dict[str, str | None]:
-    return {package: _version(package) for package in PACKAGES}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # torchvision is wanted by some data sets alone
-        return None
+def _versions() -> dict[str, str]:
+    return {package: importlib.metadata.version(package) for package in PACKAGES}
 
 
 @dataclass(kw_only=True)
@@ -94,7 +87,7 @@ class Record:
     threads: int
     precision: str
     python: str = field(default_factory=platform.python_version)
-    versions: dict[str, str | None] = field(default_factory=_versions)
+    versions: dict[str, str] = field(default_factory=_versions)
     git_commit: str | None = field(default_factory=git_commit)  # now, as a checkout moves on during a run
     overrides: list[str]
     tracked: str | None = None  # by what the tracker of its configuration knows the run

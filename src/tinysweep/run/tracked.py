@@ -15,12 +15,11 @@ def beginning(record: Record, folder: Path, done: int) -> Beginning:
     """A run that begins with so many epochs done."""
     about = {name: str(getattr(record, name)) for name in ("device", "precision", "threads", "python")}
     commit = {"commit": record.git_commit} if record.git_commit else {}
-    versions = {package: version for package, version in record.versions.items() if version}
     return Beginning(
         name=_name(record, folder),
         settings=flatten(asdict(record.config)),
         cost=record.cost,
-        about={**about, **commit, **versions, "folder": str(folder.absolute())},
+        about={**about, **commit, **record.versions, "folder": str(folder.absolute())},
         metrics=list(record.metrics),
         done=done,
     )

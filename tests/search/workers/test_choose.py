@@ -1,7 +1,6 @@
 """Settings of launchers that can't be are refused in a line, before a study is made."""
 
 import importlib.util
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,14 +21,13 @@ def pool(kind: str, batch_size: int | None = None, **settings: Any) -> Any:
 
 
 @pytest.fixture
-def with_extras(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def with_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if Ray and Submitit were installed, which aren't imported before a sweep begins."""
     real = importlib.util.find_spec
     there = importlib.util.find_spec("tinysweep")
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: there if name in ("ray", "submitit") else real(name)
     )
-    yield
 
 
 @pytest.mark.usefixtures("with_extras")

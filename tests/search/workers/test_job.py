@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any, cast
 
-import optuna
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from tinysweep.errors import DivergedError
+from tinysweep.errors import DivergedError, OutageError
 from tinysweep.search.workers.job import Outcome, SweepContext, run_packed
 
 
@@ -17,8 +16,8 @@ from tinysweep.search.workers.job import Outcome, SweepContext, run_packed
     (ValueError("first line\nsecond line"), Outcome("ValueError: first line", "ValueError")),
     (OSError(28, "No space left on device"),
      Outcome("OSError: [Errno 28] No space left on device", "OSError", outage=True)),
-    (optuna.exceptions.StorageInternalError("gone"),
-     Outcome("StorageInternalError: gone", "StorageInternalError", outage=True)),
+    (OutageError("the server is shutting down"),
+     Outcome("the server is shutting down", "OutageError", outage=True)),
     (FileNotFoundError(2, "No such file", "x.yaml"),
      Outcome("FileNotFoundError: [Errno 2] No such file: 'x.yaml'", "FileNotFoundError")),
 ])  # fmt: skip
