@@ -21,6 +21,7 @@ from conftest import entered
 from tinysweep.search import study as study_module
 from tinysweep.search.storage.database import Database, set_notes
 from tinysweep.search.storage.opening import open_storage
+from tinysweep.search.storage.patient import PatientStorage
 from tinysweep.search.study import (
     EXPIRED_SECONDS,
     HEARTBEAT_SECONDS,
@@ -395,9 +396,11 @@ def test_what_another_process_adds_to_an_unfinished_trial_is_seen_and_what_stays
     study = optuna.create_study(study_name="s", storage=ours)
     other = optuna.load_study(study_name="s", storage=theirs)
     trials = [study.ask() for _ in range(3)]
-    assert isinstance(ours, Database)
+    assert isinstance(ours, PatientStorage)
+    database = ours.storage
+    assert isinstance(database, Database)
     built: list[int] = []
-    real = type(ours._backend)._build_frozen_trial_from_trial_model
+    real = type(database._backend)._build_frozen_trial_from_trial_model
 
     def build(self: RDBStorage, trial: Any) -> FrozenTrial:
         built.append(trial.number)
