@@ -181,12 +181,13 @@ class Bench:
         well."""
         most = self.kills.total() + kills
         while True:
+            began = time.time()
             sweeper = self.start(trials)
             ends = time.monotonic() + HANG_SECONDS
-            strikes = math.inf  # until there is a worker: a sweep takes seconds to start
+            strikes = math.inf  # until it has a worker of its own: a sweep takes seconds to start
             while sweeper.poll() is None and time.monotonic() < ends:
                 time.sleep(0.05)
-                if strikes == math.inf and self.workers():
+                if strikes == math.inf and any(worker.create_time() > began for worker in self.workers()):
                     strikes = time.monotonic() + self.chance.expovariate(1 / pause)
                 if self.kills.total() < most and time.monotonic() > strikes:
                     self.strike(self.chance.choice(faults), sweeper)

@@ -78,10 +78,8 @@ class SubmititPool:
 
     def _end(self, number: int, job: Any) -> Ended | None:
         """How a job that is done has ended; None where its result may still be on its way."""
-        left = (
-            self.gone.setdefault(number, time.monotonic()) + RESULT_SECONDS[self.node.cluster] - time.monotonic()
-        )
-        if not job.paths.result_pickle.exists() and left > 0:
+        waited = time.monotonic() - self.gone.setdefault(number, time.monotonic())
+        if not job.paths.result_pickle.exists() and waited < RESULT_SECONDS[self.node.cluster]:
             return None
         del self.out[number], self.gone[number]
         job.paths.submitted_pickle.unlink(missing_ok=True)
