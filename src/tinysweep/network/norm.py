@@ -1,9 +1,9 @@
 """Batch norm that is fast for narrow layers on a CPU.
 
 PyTorch's kernel for channels-last tensors works along the channels of a pixel, and takes one value at a time of
-those that don't fill a vector register: most where channels are few, 2 to 6 times slower by benchmarks/norm.py.
-Here several pixels make a row, whose values are as many channels to that kernel; the statistics of a channel are
-put together from those of its places in the row.
+those that don't fill a vector register: several times slower where channels are few. Here several pixels make a
+row, whose values are as many channels to that kernel; the statistics of a channel are put together from those of
+its places in the row.
 """
 
 from typing import Any, cast
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 # PyTorch's own way is the faster one with so many channels, and from 16 on with multiples of 8.
 WIDE, FEW, EVEN = 64, 16, 8
-MANY = 2**18  # values; with fewer, the small operations here cost more than they save
+MANY = 2**14  # pixels of all images; with fewer, the small operations here cost more than they save
 ROW_LENGTH = 128  # values, at least, if the number of pixels divides so
 
 
@@ -45,8 +45,9 @@ def _suits(x: Tensor) -> bool:
     """Whether this module's way is the faster one."""
     channels = x.shape[1]
     narrow = channels < FEW or (channels < WIDE and channels % EVEN > 0)
+    many = x.numel() // channels >= MANY
     plain = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
-    return narrow and x.numel() >= MANY and plain and x.is_contiguous(memory_format=torch.channels_last)
+    return narrow and many and plain and x.is_contiguous(memory_format=torch.channels_last)
 
 
 class _BatchNormalise(torch.autograd.Function):
