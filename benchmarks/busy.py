@@ -51,12 +51,12 @@ from tinysweep.files import write_whole
 from tinysweep.network import budget
 from tinysweep.run.record import Record, RunFolder, State
 from tinysweep.search import propose
-from tinysweep.search.launch import Jobs, figures
 from tinysweep.search.plan import Plan
 from tinysweep.search.storage.database import Database
 from tinysweep.search.storage.patient import PatientStorage
 from tinysweep.search.study import Status, Study, trial_path
 from tinysweep.search.sweep import Sweep
+from tinysweep.search.workers.dispatch import Jobs, figures
 from tinysweep.search.workers.job import SweepContext
 from tinysweep.search.workers.pool import Ended, with_queue
 from tinysweep.training.device import hardware, usable_cores

@@ -12,9 +12,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from tinysweep.metrics import METRICS
-from tinysweep.search.launch import Jobs
 from tinysweep.search.study import Study, status
 from tinysweep.search.table import LATER
+from tinysweep.search.workers.dispatch import Jobs
 from tinysweep.search.workers.job import Outcome, SweepContext
 from tinysweep.search.workers.pool import Ended, Pool
 

@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from made_jobs import Bench, made_record, wait_for_all
 from tinysweep.errors import DivergedError, StudyError
 from tinysweep.run.record import RunFolder
-from tinysweep.search.launch import MOST_DEATHS
 from tinysweep.search.study import Status, failed_from_outside, status
 from tinysweep.search.workers import hydra as pool_module
+from tinysweep.search.workers.dispatch import MOST_DEATHS
 from tinysweep.search.workers.hydra import HydraPool
 from tinysweep.search.workers.job import SweepContext
 from tinysweep.search.workers.local import DIED

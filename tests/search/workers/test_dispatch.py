@@ -12,8 +12,8 @@ from made_jobs import SHARES, Bench, Job, ObedientPool, made_record, wait_for_al
 from tinysweep.errors import StudyError
 from tinysweep.metrics import METRICS
 from tinysweep.run.record import RunFolder
-from tinysweep.search.launch import LONGEST_PAUSE, MOST_DEATHS, figures, settle
 from tinysweep.search.study import Status, Study, failed_from_outside
+from tinysweep.search.workers.dispatch import LONGEST_PAUSE, MOST_DEATHS, figures, settle
 from tinysweep.search.workers.job import Outcome
 from tinysweep.search.workers.local import DIED
 from tinysweep.search.workers.pool import Ended

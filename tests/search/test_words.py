@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from conftest import entered
 from tinysweep.search.propose import Refusal
 from tinysweep.search.study import STATES, Status, Study
-from tinysweep.search.sweep import SHOWN, how_far, nothing_fits, refusals_line, result, table, trial_line
+from tinysweep.search.words import SHOWN, how_far, nothing_fits, refusals_line, result, table, trial_line
 
 ACCURACY, LOSS = "validation_accuracy", "validation_loss"
 
