@@ -31,7 +31,6 @@ from tinysweep.network.budget import (
 from tinysweep.network.build import BLOCKS, Residual, SpatialPool, build_model, with_width
 from tinysweep.network.deskew import Deskew
 from tinysweep.settings.schema import (
-    AUTO,
     BudgetConfig,
     Config,
     DropoutConfig,
@@ -41,6 +40,7 @@ from tinysweep.settings.schema import (
     Head,
     ModelConfig,
 )
+from tinysweep.settings.section import AUTO
 
 MNIST = DataShape(channels=1, size=28, classes=10)
 COLOUR = DataShape(channels=3, size=20, classes=4)

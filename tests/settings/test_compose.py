@@ -24,8 +24,8 @@ from tinysweep.settings.schema import (
     Interpolation,
     SchedulerConfig,
     SchedulerName,
-    Section,
 )
+from tinysweep.settings.section import Section
 from tinysweep.settings.stored import flatten
 
 MNIST_SHAPE = DataShape(channels=1, size=28, classes=10)

@@ -10,7 +10,8 @@ from hydra.errors import MissingConfigException
 from tinysweep.errors import ConfigError
 from tinysweep.settings.compose import compose
 from tinysweep.settings.explain import GROUPS, explain, nearest, require_words, settings
-from tinysweep.settings.schema import Device, type_in_words
+from tinysweep.settings.schema import Device
+from tinysweep.settings.section import type_in_words
 
 
 def explained(*overrides: str) -> str:

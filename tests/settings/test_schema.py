@@ -20,18 +20,15 @@ from omegaconf import OmegaConf
 from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import ConfigError
 from tinysweep.settings.schema import (
-    AUTO,
     Config,
     DataConfig,
     Family,
     ModelConfig,
     OptimizerConfig,
     OptimizerName,
-    Section,
     TrainerConfig,
-    default_of,
-    lies_within,
 )
+from tinysweep.settings.section import AUTO, Section, default_of, lies_within
 
 MNIST_SHAPE = DataShape(channels=1, size=28, classes=10)
 

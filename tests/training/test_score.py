@@ -281,7 +281,7 @@ def test_a_sweep_refuses_what_it_can_not_be_judged_by(words: list[str], said: st
 
 
 def test_tables_of_earlier_versions_are_read(place: Path) -> None:
-    old = Path(__file__).parents[2] / "results/hour20k/trials.csv"
+    old = Path(__file__).parents[2] / "results/frontier/20k/trials.csv"
     table = read_trials(old)
     (place / "trials.csv").write_text(table.drop(columns=list(LATER)).to_csv(index=False))
     assert read_trials(place)[list(LATER)].isna().all(axis=None)

@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tinysweep.errors import ConfigError
-from tinysweep.settings.schema import Section, TrackerConfig, setting, type_in_words
+from tinysweep.settings.schema import TrackerConfig
+from tinysweep.settings.section import Section, setting, type_in_words
 
 TRACKER = TrackerConfig.KEY  # the one group that can be chosen here, as it decides nothing
 # What of a run's settings the command decides itself, and by what.

@@ -19,7 +19,8 @@ from tinysweep.errors import BudgetError, ConfigError
 from tinysweep.network.build import Crop, Residual, SpatialPool, build_model, with_width
 from tinysweep.network.custom import run_forward, target_of
 from tinysweep.network.deskew import Deskew
-from tinysweep.settings.schema import AUTO, BudgetConfig, Config, DropoutConfig, Family, ModelConfig
+from tinysweep.settings.schema import BudgetConfig, Config, DropoutConfig, Family, ModelConfig
+from tinysweep.settings.section import AUTO
 
 LARGEST_WIDTH = 100_000  # where the range of model.width ends
 CONTAINERS = (nn.Sequential, Residual)

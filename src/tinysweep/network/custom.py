@@ -5,7 +5,8 @@ from torch.nn.parameter import UninitializedParameter
 
 from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import ConfigError
-from tinysweep.settings.schema import AUTO, ModelConfig
+from tinysweep.settings.schema import ModelConfig
+from tinysweep.settings.section import AUTO
 from tinysweep.targets import Target, article, failed
 
 

@@ -22,7 +22,8 @@ from tinysweep.network.build import build_model
 from tinysweep.network.custom import target_of
 from tinysweep.run.labels import class_names_if_there
 from tinysweep.run.record import RunFolder
-from tinysweep.settings.schema import Config, DataConfig, DropoutConfig, ModelConfig, Section
+from tinysweep.settings.schema import Config, DataConfig, DropoutConfig, ModelConfig
+from tinysweep.settings.section import Section
 from tinysweep.settings.stored import read_config, sections
 from tinysweep.training.loop import Epoch, Normalise, TrainingState
 

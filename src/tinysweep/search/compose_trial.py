@@ -30,7 +30,8 @@ from tinysweep.settings.explain import (
     setting_of,
     settings,
 )
-from tinysweep.settings.schema import Config, TrackerConfig, default_of
+from tinysweep.settings.schema import Config, TrackerConfig
+from tinysweep.settings.section import default_of
 from tinysweep.settings.stored import flatten, rename_old_settings
 
 # What doesn't decide what a run finds: where data lies, what it runs on, its name, and where it is logged.

@@ -17,8 +17,9 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
 from tinysweep.errors import ConfigError, without_password
-from tinysweep.settings.schema import Config, type_in_words
+from tinysweep.settings.schema import Config
 from tinysweep.settings.searchpath import OWN_CHOICES
+from tinysweep.settings.section import type_in_words
 from tinysweep.settings.sweeper import SweeperConfig, chosen_with_slash
 
 NO_MAPPING = "must hold settings by name, such as trainer: {epochs: 6}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinysweep.metrics import METRICS
-from tinysweep.settings.schema import Section, is_folder_name, setting
+from tinysweep.settings.section import Section, is_folder_name, setting
 
 
 def _metric_meant(name: str, own: Iterable[str]) -> str:
