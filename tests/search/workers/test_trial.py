@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -20,6 +21,7 @@ from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import AbandonedError, ConfigError, PrunedError
 from tinysweep.metrics import METRICS
 from tinysweep.network.budget import measure
+from tinysweep.run import record as record_module
 from tinysweep.run.record import Record, RunFolder, State, read_record
 from tinysweep.search.compose_trial import digest, identity
 from tinysweep.search.storage.opening import open_storage
@@ -129,7 +131,7 @@ class Job:
 
 @pytest.fixture
 def job(tmp_path: Path, mnist_root: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
-    monkeypatch.setattr(trial_module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(record_module, "POLL_SECONDS", 0.01)
     return Job(tmp_path / "s", mnist_root)
 
 
@@ -225,6 +227,66 @@ def test_a_job_of_a_trial_that_another_sweeper_has_closed_trains_nothing_and_lea
     with pytest.raises(AbandonedError, match=r"^trial 0 was closed by another sweeper$"):
         job.start()
     assert [path.name for path in job.folder.iterdir()] == ["config.yaml"]
+
+
+def test_of_attempts_that_start_in_the_same_moment_one_trains_and_all_tell_its_result(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a queue runs a job that its sweep had given up, and handed out again."""
+    job.kill(monkeypatch, steps=1)
+    real, trained, told = trial_module.run, list[int](), list[Record]()
+
+    def counted(*arguments: Any) -> Record:
+        trained.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(trial_module, "run", counted)
+    ready = threading.Barrier(4)
+
+    def attempt() -> None:
+        ready.wait(20)
+        told.append(job.start())
+
+    threads = [threading.Thread(target=attempt) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(trained) == 1
+    assert [record.metrics for record in told] == [told[0].metrics] * 4
+    assert job.steps == [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 3), (4, 4)]
+    job.require_alone()
+
+
+def test_an_attempt_whose_trial_is_closed_while_it_waits_trains_nothing(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.kill(monkeypatch, steps=2)
+    ended: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            job.start()
+        except AbandonedError as error:
+            ended.append(error)
+
+    waiting = threading.Thread(target=attempt)
+    with RunFolder(job.folder).hold():
+        waiting.start()
+        time.sleep(0.3)
+        assert waiting.is_alive()
+        job.study.close(job.number, Status.interrupted, "the sweep was interrupted")
+    waiting.join()
+    assert len(ended) == 1
+    assert job.steps == [(1, 1), (2, 1)]
+
+
+def test_a_job_that_comes_too_late_leaves_no_folder(job: Job) -> None:
+    job.study.close(job.number, Status.interrupted, "its sweeper died")
+    job.folder.mkdir(parents=True)  # as Hydra does, before a job can know
+    with pytest.raises(AbandonedError):
+        job.start()
+    assert not job.folder.exists()
 
 
 # ---- the pruner, and the reports of an earlier attempt
