@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -14,16 +15,20 @@ from typing import Any
 import optuna
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from optuna.trial import FrozenTrial
 
 from conftest import entered
 from made_jobs import Bench, ObedientPool, made_record
 from tinysweep.data.catalogue import DataShape
-from tinysweep.errors import AbandonedError, ConfigError, PrunedError
+from tinysweep.errors import AbandonedError, ConfigError, OutageError, PrunedError
 from tinysweep.metrics import METRICS
 from tinysweep.network.budget import measure
 from tinysweep.run import record as record_module
 from tinysweep.run.record import Record, RunFolder, State, read_record
+from tinysweep.run.run import run
 from tinysweep.search.compose_trial import digest, identity
+from tinysweep.search.storage import patient
+from tinysweep.search.storage.database import Database
 from tinysweep.search.storage.opening import open_storage
 from tinysweep.search.study import Status, Study, reopen_trial
 from tinysweep.search.workers import trial as trial_module
@@ -234,11 +239,11 @@ def test_of_attempts_that_start_in_the_same_moment_one_trains_and_all_tell_its_r
 ) -> None:
     """As where a queue runs a job that its sweep had given up, and handed out again."""
     job.kill(monkeypatch, steps=1)
-    real, trained, told = trial_module.run, list[int](), list[Record]()
+    trained, told = list[int](), list[Record]()
 
     def counted(*arguments: Any) -> Record:
         trained.append(1)
-        return real(*arguments)
+        return run(*arguments)
 
     monkeypatch.setattr(trial_module, "run", counted)
     ready = threading.Barrier(4)
@@ -287,6 +292,24 @@ def test_a_job_that_comes_too_late_leaves_no_folder(job: Job) -> None:
     with pytest.raises(AbandonedError):
         job.start()
     assert not job.folder.exists()
+
+
+def test_a_job_leaves_it_to_the_sweep_to_say_that_the_storage_is_away(
+    job: Job, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(patient, "SHORT", 0.0)
+    real, faults = Database.get_trial, itertools.count(-3)
+
+    def failing(self: Database, trial_id: int) -> FrozenTrial:
+        if next(faults) < 0:
+            raise OutageError("refused")
+        return real(self, trial_id)
+
+    monkeypatch.setattr(Database, "get_trial", failing)
+    with caplog.at_level(logging.DEBUG):
+        assert job.start().state == State.complete
+    assert next(faults) > 0
+    assert "is away" not in caplog.text
 
 
 # ---- the pruner, and the reports of an earlier attempt

@@ -44,7 +44,8 @@ def run_trial(
     assert config.trial is not None
     study = optuna.load_study(
         study_name=sweeper.study_name,
-        storage=open_storage(sweeper.storage, study_folder, sweeper.storage_patience),
+        # That the storage is away the sweep says, once for all of its jobs.
+        storage=open_storage(sweeper.storage, study_folder, sweeper.storage_patience, aloud=False),
         sampler=optuna.samplers.RandomSampler(),  # nothing is drawn here, and the default sampler costs time
         pruner=build_pruner(sweeper.pruner),
     )
