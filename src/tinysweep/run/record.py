@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from tinysweep.errors import ConfigError
-from tinysweep.files import is_held, write_whole
+from tinysweep.files import is_held, remove_if_empty, write_whole
 from tinysweep.metrics import FURTHER
 from tinysweep.network.budget import Cost
 from tinysweep.settings.schema import Config
@@ -180,6 +180,12 @@ class RunFolder:
             if lock.lock_counter == 1:
                 self._lock.unlink(missing_ok=True)
             lock.release()
+
+    def clear(self) -> None:
+        """Remove a lock that nobody holds any longer, and the folder if nothing else is in it."""
+        if not self.is_held:
+            self._lock.unlink(missing_ok=True)
+        remove_if_empty(self.path)
 
     def write_config(self, config: Config) -> None:
         write_whole(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)))
