@@ -19,8 +19,8 @@ pytest.importorskip("submitit", reason="pip install 'tinysweep[clusters]' brings
 def begun(study: Path, **more: Any) -> SubmititPool:
     """As it is shipped, with the places that Hydra fills in, for a study whose jobs do nothing: the sweep's mark
     isn't there."""
-    node = OmegaConf.load(CONFIG_FOLDER / "hydra/launcher/submitit.yaml")
-    node = OmegaConf.merge(node, {"cluster": "local", "parameters": {"name": "s"}}, more)
+    shipped = OmegaConf.load(CONFIG_FOLDER / "hydra/launcher/submitit.yaml")
+    node = OmegaConf.merge(shipped, {"cluster": "local", "parameters": {"name": "s"}}, more)
     hydra = {"hydra": {"sweep": {"dir": str(study)}, "launcher": node}}
     pool, nothing = SubmititPool(OmegaConf.create(hydra).hydra.launcher), cast(Any, None)
     pool.begin(SweepContext(nothing, nothing, OmegaConf.create(), study, study / "mark"))
