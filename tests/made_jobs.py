@@ -20,7 +20,7 @@ from tinysweep.search.workers.pool import Ended, Pool
 
 SHARES = dict.fromkeys(LATER, 0.5)
 PATIENCE = 60.0
-Job = Callable[[int, int], Outcome | str | None]
+Job = Callable[[int, int], Outcome | Ended | str | None]
 
 
 class AnyTime(str):
@@ -108,7 +108,7 @@ def wait_for_all(jobs: Jobs) -> None:
 
 class ObedientPool:
     """Runs one job after another by a function: of its number, and how often it was run before. What that returns
-    is what the job tells of its end, or as text how its worker died."""
+    is what the job tells of its end, or as text how its worker died, or all of its end."""
 
     threads: int | None = 1
     capacity = 4
@@ -133,6 +133,8 @@ class ObedientPool:
         number = self.waiting.popleft()
         self.ran.append(number)
         told = self.job(number, self.ran.count(number) - 1)
+        if isinstance(told, Ended):
+            return [told]
         return [Ended(number, died=told) if isinstance(told, str) else Ended(number, told or Outcome())]
 
     def stop(self) -> None:

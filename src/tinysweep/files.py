@@ -30,6 +30,12 @@ def write_whole(path: Path, content: bytes | str) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder in which there is nothing, if it is there."""
+    with contextlib.suppress(OSError):  # by which the operating system says that something lies in it
+        folder.rmdir()
+
+
 def is_held(lock: Path) -> bool:
     """Whether a process holds a lock; the operating system frees that of one that has ended, however it did."""
     if not lock.exists():

@@ -222,6 +222,26 @@ def test_the_record_of_a_run_whose_process_is_gone_is_closed(tmp_path: Path, beg
     assert Record.read(folder.record) == closed
 
 
+def test_who_holds_a_run_may_do_so_once_more_and_nobody_else_until_all_is_over(tmp_path: Path) -> None:
+    folder, seen = RunFolder(tmp_path), list[bool]()
+
+    def look() -> None:
+        seen.append(folder.is_held)
+
+    def elsewhere() -> None:
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+
+    with folder.hold():
+        with folder.hold():
+            elsewhere()
+        elsewhere()
+    elsewhere()
+    assert seen == [True, True, False]
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---- the commit
 
 

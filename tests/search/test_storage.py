@@ -12,11 +12,11 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 
-from tinysweep.errors import ConfigError, StudyError
+from tinysweep.errors import ConfigError, OutageError, StudyError
 from tinysweep.search.storage.database import Database
 from tinysweep.search.storage.journal import Journal
 from tinysweep.search.storage.location import Kind, locate
-from tinysweep.search.storage.opening import look_into, open_storage
+from tinysweep.search.storage.opening import look_into, open_storage, storage_errors
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
@@ -272,3 +272,15 @@ def test_a_database_that_this_process_has_open_keeps_its_locks(tmp_path: Path) -
     assert (tmp_path / "study.db-wal").exists()
     study.set_user_attr("note", 1)
     assert optuna.load_study(study_name="s", storage=open_storage(None, tmp_path)).user_attrs == {"note": 1}
+
+
+def test_what_is_kept_is_said_only_of_a_study_in_which_something_was_begun(tmp_path: Path) -> None:
+    def said() -> str:
+        with pytest.raises(StudyError) as caught, storage_errors("here", tmp_path):
+            raise OutageError("refused")
+        return str(caught.value)
+
+    assert said() == "the study's storage here failed: refused; try again once the storage answers"
+    (tmp_path / "trials").mkdir()
+    kept = "what had finished is kept, and the same command goes on from there once the storage answers"
+    assert said() == f"the study's storage here failed: refused; {kept}"

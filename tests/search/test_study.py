@@ -1,5 +1,6 @@
 """A study: what became of each trial, who may close it, and which sweeper is alive."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from conftest import entered
+from tinysweep.run.record import RunFolder
 from tinysweep.search import study as study_module
 from tinysweep.search.storage.database import Database, set_notes
 from tinysweep.search.storage.opening import open_storage
@@ -48,11 +50,12 @@ def join(tmp_path: Path) -> Iterator[Join]:
     """Makes a sweeper of the same study, alive until the end of the test."""
     storage, sweepers = InMemoryStorage(), list[Study]()
 
-    def one_more(maximize: Sequence[bool] = (True,)) -> Study:
+    def one_more(maximize: Sequence[bool] = (True,), begin: bool = True) -> Study:
         directions = [StudyDirection.MAXIMIZE if more else StudyDirection.MINIMIZE for more in maximize]
         joined = optuna.create_study(study_name="s", storage=storage, directions=directions, load_if_exists=True)
         sweepers.append(Study(joined, tmp_path))
-        sweepers[-1].presence.begin()
+        if begin:
+            sweepers[-1].presence.begin()
         return sweepers[-1]
 
     yield one_more
@@ -326,6 +329,43 @@ def test_a_lock_counts_only_for_those_who_share_the_kernel_that_holds_it(
     assert not one.presence.is_alive(other.presence.token)
     one.optuna.set_user_attr(HEARTBEATS, beats)
     assert one.presence.is_alive(other.presence.token)
+
+
+def test_who_begins_removes_what_surely_belongs_to_no_living_sweeper(join: Join) -> None:
+    one, late = join(), join(begin=False)
+    folder, now, long_ago = one.presence.folder, time.time(), time.time() - EXPIRED_SECONDS - 5
+    killed = f"{kernel()}.killed"
+    beats = {killed: now, "elsewhere.seen": now, "elsewhere.expired": long_ago}
+    one.optuna.set_user_attr(HEARTBEATS, one.optuna.user_attrs[HEARTBEATS] | beats)
+    for token, made in [*beats.items(), ("elsewhere.begins", now), ("elsewhere.unknown", long_ago)]:
+        (folder / f"{token}.lock").touch()
+        os.utime(folder / f"{token}.lock", (made, made))
+    os.utime(folder / "elsewhere.seen.lock", (long_ago, long_ago))
+    (folder / "asking.lock").touch()
+    assert len(list(folder.iterdir())) == 7
+    late.presence.begin()
+    living = {one.presence.token, late.presence.token, "elsewhere.seen"}
+    assert set(one.optuna.user_attrs[HEARTBEATS]) == living
+    assert {file.stem for file in folder.iterdir()} == living | {"elsewhere.begins", "asking"}
+    assert not late.presence.is_alive(killed)
+
+
+def test_folders_in_which_nothing_was_begun_go_once_their_trials_are_closed(join: Join) -> None:
+    study = join()
+    names = ("empty", "locked", "begun", "held", "running", "none")
+    folders = {name: study.trial_folder(entered(study)) for name in names}
+    for number, (name, folder) in enumerate(folders.items()):
+        if name != "none":
+            folder.mkdir(parents=True)
+        if name != "running":
+            study.close(number, Status.interrupted, "its sweeper died")
+    (folders["begun"] / "config.yaml").touch()
+    for name in ("locked", "begun"):
+        (folders[name] / ".running.lock").touch()
+    with RunFolder(folders["held"]).hold():
+        study.clear()
+        assert [name for name, folder in folders.items() if folder.exists()] == ["begun", "held", "running"]
+    assert [file.name for file in folders["begun"].iterdir()] == ["config.yaml"]
 
 
 def test_the_kernel_is_the_same_for_all_processes_of_a_machine() -> None:

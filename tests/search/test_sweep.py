@@ -8,11 +8,12 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import optuna
@@ -35,11 +36,14 @@ from tinysweep.results.view import open_view
 from tinysweep.run.checkpoint import load
 from tinysweep.run.record import RunFolder
 from tinysweep.run.run import run
+from tinysweep.search import plan
+from tinysweep.search import sweep as sweep_module
 from tinysweep.search.propose import Proposer
 from tinysweep.search.storage import opening
 from tinysweep.search.study import Presence
 from tinysweep.search.table import read_trials
 from tinysweep.search.workers import trial
+from tinysweep.search.workers.dispatch import Jobs
 from tinysweep.search.workers.trial import Reporter
 from tinysweep.settings.schema import Config
 from tinysweep.training.device import usable_cores
@@ -587,13 +591,44 @@ def test_where_epochs_are_searched_a_trial_leaves_out_the_rungs_that_are_not_bel
 
 
 @pytest.mark.slow
-def test_time_ends_a_study_and_the_same_command_goes_on(sweep: Sweep, place: Path) -> None:
-    ended = sweep("model.width=2,3,4", "hydra.sweeper.study_name=s", "hydra.sweeper.max_seconds=0.001",
-                  "hydra.sweeper.batch_size=1")  # fmt: skip
-    assert ended.status == 0
-    assert "hydra.sweeper.max_seconds=0.001 are over" in ended.out
-    sweep("model.width=2,3,4", "hydra.sweeper.study_name=s")
-    assert list(table(place).state) == ["complete"] * 3
+def test_once_its_time_is_over_a_sweep_hands_out_nothing_more_and_lets_what_is_out_end(
+    command: Command, mnist_root: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["-m", f"data.root={mnist_root}", *TINY, "model.width=2,3,4,5,6", "hydra.sweeper.study_name=s",
+             "hydra.launcher.n_jobs=2", "hydra.sweeper.batch_size=2"]  # fmt: skip
+    real, out, passed = Jobs.submit, list[int](), 0.0
+
+    def submit(jobs: Jobs, number: int, overrides: list[str]) -> None:
+        nonlocal passed
+        out.append(number)
+        passed = 100.0 * (len(out) == 2)  # while both are only just beginning
+        real(jobs, number, overrides)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Jobs, "submit", submit)
+        patch.setattr(sweep_module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed))
+        ended = command(*words, "hydra.sweeper.max_seconds=99")
+    assert (ended.status, out) == (0, [0, 1])
+    assert ended.out.count("hydra.sweeper.max_seconds=99 are over\n") == 1
+    assert "study s: 2 trials trained (2 complete)" in ended.out
+    first = table(place)
+    assert list(first.state) == ["complete"] * 2
+    assert command(*words).status == 0
+    assert list(table(place).state) == ["complete"] * 5
+    pd.testing.assert_frame_equal(table(place).head(2), first)
+
+
+def test_a_space_that_is_used_up_ends_a_study_well_and_says_so(
+    sweep: Sweep, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody can count its points: here there are two configurations in any number of threads."""
+    monkeypatch.setattr(plan, "SMALL_SPACE", 1)
+    ended = sweep("model.width=2,3", "trainer.threads=range(1,9)", *sampler("random"), "hydra.sweeper.n_trials=9",
+                  "hydra.sweeper.max_rejections=7")  # fmt: skip
+    assert ended.status == 0, ended.err
+    assert "\n7 proposals in a row brought nothing new: the space is used up\n" in ended.out
+    states = list(table(place).state)
+    assert (states.count("complete"), set(states[-7:])) == (2, {"duplicate"})
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,9 @@ def test_a_sweep_killed_at_random_moments_ends_whole(zygote: Zygote, tmp_path: P
     assert last.wait() == 0, last.output.read_text()
     frame = require_whole(tmp_path, 30)
     assert set(frame[frame.state == "interrupted"].reason) <= {"its sweeper died"}
+    assert [path.name for path in (tmp_path / "outputs/sweeps/s/.sweepers").iterdir()] in ([], ["asking.lock"])
+    assert [path for path in tmp_path.glob("outputs/sweeps/s/trials/*") if not any(path.iterdir())] == []
+    assert not list(tmp_path.glob("outputs/sweeps/s/trials/*/.running.lock"))
     lost = [
         number for number in finished if frame.set_index("number").state[number] not in (*TRAINED, "interrupted")
     ]

@@ -63,7 +63,7 @@ def test_a_trial_that_brought_no_result_shows_the_first_line_of_its_reason(becam
 def test_a_trial_that_is_known_by_its_reason_alone_is_a_line_too() -> None:
     bare = create_trial(state=TrialState.FAIL, user_attrs={"standing": "failed", "reason": "out of memory"})
     bare.number = 4
-    words = "trial 4 failed 0 params – 0.0 s out of memory"
+    words = "trial 4 failed – params – 0.0 s out of memory"
     assert " ".join(trial_line(bare, None, ACCURACY).split()) == words
 
 

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from tinysweep.errors import ConfigError
-from tinysweep.files import is_held, write_whole
+from tinysweep.files import is_held, remove_if_empty, write_whole
 from tinysweep.metrics import FURTHER
 from tinysweep.network.budget import Cost
 from tinysweep.settings.schema import Config
@@ -33,6 +33,7 @@ from tinysweep.training.score import Score
 
 PACKAGES = ("tinysweep", "torch", "hydra-core", "omegaconf", "optuna", "numpy")
 EACH_EPOCH = ("train_loss", "validation_loss", "validation_accuracy", *(f"validation_{name}" for name in FURTHER))
+POLL_SECONDS = 0.1
 TESTED = ("test_loss", "test_accuracy", *(f"test_{name}" for name in FURTHER))
 
 
@@ -165,19 +166,26 @@ class RunFolder:
         return is_held(self._lock)
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Let no other process go on with this run meanwhile. The operating system frees the lock of one that is
-        killed."""
-        lock = FileLock(self._lock)
+    def hold(self, *, wait: bool = False) -> Iterator[None]:
+        """Let no other process go on with this run meanwhile; whoever holds it may do so once more. If another
+        does, it is waited for or refused. The operating system frees the lock of one that is killed."""
+        lock = FileLock(self._lock, is_singleton=True)
         try:
-            lock.acquire(timeout=1)  # is_held looks for a moment
+            lock.acquire(timeout=-1 if wait else 1, poll_interval=POLL_SECONDS)  # is_held looks for a moment
         except Timeout:
             raise ConfigError(f"{self.path}: this run is going on in another process") from None
         try:
             yield
         finally:
-            Path(lock.lock_file).unlink(missing_ok=True)
+            if lock.lock_counter == 1:
+                self._lock.unlink(missing_ok=True)
             lock.release()
+
+    def clear(self) -> None:
+        """Remove a lock that nobody holds any longer, and the folder if nothing else is in it."""
+        if not self.is_held:
+            self._lock.unlink(missing_ok=True)
+        remove_if_empty(self.path)
 
     def write_config(self, config: Config) -> None:
         write_whole(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)))
@@ -226,10 +234,13 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record
 
 
-def close_left_record(folder: Path, state: State, reason: str, error: str | None = None) -> None:
-    """Close the record of a run whose process is gone, or it would say for ever that it is running."""
+def close_left_record(
+    folder: Path, state: State, reason: str, error: str | None = None, *, held: bool = False
+) -> None:
+    """Close the record of a run whose process is gone, or it would say for ever that it is running; it surely is
+    where the caller has the run `held`."""
     record = read_record(folder)
-    if record and record["state"] == State.running and not RunFolder(folder).is_held:
+    if record and record["state"] == State.running and (held or not RunFolder(folder).is_held):
         closed = {**record, "state": state, "reason": reason, "error": error, "finished": _now()}
         write_whole(RunFolder(folder).record, json.dumps(closed, indent=2) + "\n")
         if known := record.get("tracked"):

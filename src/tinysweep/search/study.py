@@ -7,6 +7,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from tinysweep.errors import first_line, is_from_outside
 from tinysweep.files import is_held
+from tinysweep.run.record import RunFolder
 from tinysweep.search.storage.database import set_notes
 
 log = logging.getLogger(__name__)
@@ -120,8 +122,10 @@ class Presence:
         self.beating = threading.Thread(target=self._beat, daemon=True)
 
     def begin(self) -> None:
+        """Begin to be seen; to be called by one sweeper of a study at a time."""
         self.lock.acquire(blocking=False)
         self._note(time.time())
+        self._clear()
         self.beating.start()
 
     def end(self) -> None:
@@ -147,10 +151,19 @@ class Presence:
                 said = True
 
     def _note(self, moment: float | None) -> None:
-        """Note when this sweeper was last seen, or that it has ended; those that were killed long ago go."""
+        """Note when this sweeper was last seen, or that it has ended; those that were killed go."""
         known = self.study.user_attrs.get(HEARTBEATS, {})
-        seen = {token: last for token, last in known.items() if _is_recent(last) and token != self.token}
+        seen = {token: last for token, last in known.items() if token != self.token and self.is_alive(token)}
         self.study.set_user_attr(HEARTBEATS, seen | ({} if moment is None else {self.token: moment}))
+
+    def _clear(self) -> None:
+        """Remove the locks of sweepers that were killed. One of another machine may have made its lock and not
+        have noted yet that it lives."""
+        for file in self.folder.glob("*.*.lock"):
+            with suppress(FileNotFoundError):  # its sweeper has ended meanwhile
+                judged = file.name.startswith(kernel()) or not _is_recent(file.stat().st_mtime)
+                if judged and not is_held(file) and not self.is_alive(file.stem):
+                    file.unlink()
 
     def is_alive(self, token: str) -> bool:
         """Whether the sweeper of a token lives."""
@@ -297,6 +310,13 @@ class Study:
         """Whether the sweeper of a running trial is alive."""
         token = trial.user_attrs.get("sweeper")
         return token is not None and self.presence.is_alive(token)
+
+    def clear(self) -> None:
+        """Remove what is left where jobs were cut short: locks that nobody holds, and folders of trials that had
+        been handed out and never begun."""
+        for trial in self.trials():
+            if status(trial) in (Status.interrupted, Status.failed):
+                RunFolder(self.trial_folder(trial.number)).clear()
 
     def release(self, reason: str) -> None:
         """Close as interrupted what this sweeper has asked for and will not come to train."""

@@ -76,14 +76,17 @@ class Sweep:
         # Two at once would both make the tables of a database, whose file may be that of several studies.
         beside = self.plan.folder if location.kind == Kind.server else location.file.parent
         lock = FileLock(beside / ".opening.lock")
-        with storage_errors(location.shown), lock if Path(lock.lock_file).exists() else nullcontext():
+        with (
+            storage_errors(location.shown, self.plan.folder),
+            lock if Path(lock.lock_file).exists() else nullcontext(),
+        ):
             self._require_open(location)
         self.plan.folder.mkdir(parents=True, exist_ok=True)
-        with storage_errors(location.shown):
+        with storage_errors(location.shown, self.plan.folder):
             with lock:
                 study = self._open()
                 tracking = self._begin_tracking(study)
-            study.presence.begin()
+                study.presence.begin()
             try:
                 self._search(study)
             except KeyboardInterrupt:
@@ -97,6 +100,7 @@ class Sweep:
                 self.plan.pool.stop()
                 study.presence.end()
                 self._write_table(study)
+                study.clear()
                 tracking.close_group(self._found(study), others=bool(study.presence.other_sweepers()))
             self._conclude(study)
 

@@ -29,7 +29,7 @@ def trial_line(trial: FrozenTrial, best: FrozenTrial | None, objective: str, run
     parts = [
         f"trial {trial.number:<4} {became.value:<11}",
         *([f"rung {notes.get('epochs') or '-':>3}"] if rungs else []),
-        f"{notes.get('params', 0):>6,} params",
+        f"{METRICS['params'].text(notes.get('params')):>6} params",
         *(f"{METRICS[name].text(notes.get(name)):>7}" for name in shown),
         f"{METRICS['seconds'].text(notes.get('seconds') or 0.0):>8}",
     ]

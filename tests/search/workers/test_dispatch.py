@@ -13,7 +13,7 @@ from tinysweep.errors import StudyError
 from tinysweep.metrics import METRICS
 from tinysweep.run.record import RunFolder
 from tinysweep.search.study import Status, Study, failed_from_outside
-from tinysweep.search.workers.dispatch import LONGEST_PAUSE, MOST_DEATHS, figures, settle
+from tinysweep.search.workers.dispatch import LONGEST_PAUSE, MOST_DEATHS, MOST_MACHINES, figures, settle
 from tinysweep.search.workers.job import Outcome
 from tinysweep.search.workers.local import DIED
 from tinysweep.search.workers.pool import Ended
@@ -206,6 +206,21 @@ def test_a_trial_that_brings_down_every_worker_has_failed_from_outside(bench: Be
     if begins:
         closed = made_record("failed", reason, "worker died", closed=True, validation_accuracy=0.25)
         assert bench.record(2) == closed
+
+
+def test_the_death_of_machines_is_not_put_down_to_a_trial_but_not_for_ever(bench: Bench) -> None:
+    def job(number: int, before: int) -> Outcome | Ended | str:
+        if before in (0, 5) and number != 2:  # a trial is still to blame for what it does besides
+            return "its worker died (killed)"
+        if number == 2 or before < MOST_DEATHS + 3:
+            return Ended(number, died="its machine died (NodeDiedError)", machine=True)
+        return bench.leave(number, made_record())
+
+    bench.run(3, pool := ObedientPool(job))
+    assert bench.statuses == ["complete", "complete", "failed"]
+    assert pool.ran.count(2) == MOST_MACHINES
+    assert bench.reason(2) == f"its machine died (NodeDiedError), {MOST_MACHINES} times"
+    assert failed_from_outside(bench.study.trial(2)), "the same command tries it again"
 
 
 # ---- outages

@@ -20,6 +20,7 @@ from tinysweep.search.workers.dispatch import MOST_DEATHS
 from tinysweep.search.workers.hydra import HydraPool
 from tinysweep.search.workers.job import SweepContext
 from tinysweep.search.workers.local import DIED
+from tinysweep.search.workers.trial import alone, take_over
 
 ENDED_WELL = JobReturn(overrides=[], status=JobStatus.COMPLETED, _return_value=None)
 Launch = Callable[[list[int]], Sequence[JobReturn]]
@@ -219,6 +220,35 @@ def test_jobs_that_live_on_when_a_launcher_raises_are_waited_for(bench: LaunchBe
     assert launched == [[0, 1, 2, 3, 4], [0], [2], [4]], "none that lives is started a second time"
     assert bench.statuses == ["complete"] * 5
     assert [trial.values for trial in bench.study.trials()] == [[0.9], [0.75], [0.9], [0.75], [0.9]]
+
+
+def test_what_a_queue_runs_after_its_launcher_had_raised_is_not_trained_twice(bench: LaunchBench) -> None:
+    trained: list[int] = []
+    queued: list[threading.Thread] = []
+
+    def job(number: int) -> None:
+        with alone(folder := bench.study.trial_folder(number)):
+            if take_over(folder) is None:
+                trained.append(number)
+                bench.leave(number, made_record("running"))
+                time.sleep(0.05)
+                bench.leave(number, made_record(validation_accuracy=0.5 + trained.count(number) / 4))
+
+    def function(numbers: list[int]) -> list[JobReturn]:
+        if not queued:
+            queued.extend(threading.Timer(0.03 * number, job, [number]) for number in numbers)
+            for timer in queued:
+                timer.start()
+            raise WorkerGoneError("job 0 ran out of memory")
+        for number in numbers:
+            job(number)
+        return [ENDED_WELL] * len(numbers)
+
+    bench.launch(5, function)
+    for thread in queued:
+        thread.join()
+    assert sorted(trained) == [0, 1, 2, 3, 4]
+    assert [trial.values for trial in bench.study.trials()] == [[0.75]] * 5
 
 
 def test_a_launcher_that_never_works_fails_every_trial_and_ends(bench: LaunchBench) -> None:

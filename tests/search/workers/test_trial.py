@@ -3,25 +3,32 @@
 import functools
 import itertools
 import json
+import logging
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from optuna.trial import FrozenTrial
 
 from conftest import entered
 from made_jobs import Bench, ObedientPool, made_record
 from tinysweep.data.catalogue import DataShape
-from tinysweep.errors import AbandonedError, ConfigError, PrunedError
+from tinysweep.errors import AbandonedError, ConfigError, OutageError, PrunedError
 from tinysweep.metrics import METRICS
 from tinysweep.network.budget import measure
+from tinysweep.run import record as record_module
 from tinysweep.run.record import Record, RunFolder, State, read_record
+from tinysweep.run.run import run
 from tinysweep.search.compose_trial import digest, identity
+from tinysweep.search.storage import patient
+from tinysweep.search.storage.database import Database
 from tinysweep.search.storage.opening import open_storage
 from tinysweep.search.study import Status, Study, reopen_trial
 from tinysweep.search.workers import trial as trial_module
@@ -129,7 +136,7 @@ class Job:
 
 @pytest.fixture
 def job(tmp_path: Path, mnist_root: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
-    monkeypatch.setattr(trial_module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(record_module, "POLL_SECONDS", 0.01)
     return Job(tmp_path / "s", mnist_root)
 
 
@@ -225,6 +232,84 @@ def test_a_job_of_a_trial_that_another_sweeper_has_closed_trains_nothing_and_lea
     with pytest.raises(AbandonedError, match=r"^trial 0 was closed by another sweeper$"):
         job.start()
     assert [path.name for path in job.folder.iterdir()] == ["config.yaml"]
+
+
+def test_of_attempts_that_start_in_the_same_moment_one_trains_and_all_tell_its_result(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a queue runs a job that its sweep had given up, and handed out again."""
+    job.kill(monkeypatch, steps=1)
+    trained, told = list[int](), list[Record]()
+
+    def counted(*arguments: Any) -> Record:
+        trained.append(1)
+        return run(*arguments)
+
+    monkeypatch.setattr(trial_module, "run", counted)
+    ready = threading.Barrier(4)
+
+    def attempt() -> None:
+        ready.wait(20)
+        told.append(job.start())
+
+    threads = [threading.Thread(target=attempt) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(trained) == 1
+    assert [record.metrics for record in told] == [told[0].metrics] * 4
+    assert job.steps == [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 3), (4, 4)]
+    job.require_alone()
+
+
+def test_an_attempt_whose_trial_is_closed_while_it_waits_trains_nothing(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.kill(monkeypatch, steps=2)
+    ended: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            job.start()
+        except AbandonedError as error:
+            ended.append(error)
+
+    waiting = threading.Thread(target=attempt)
+    with RunFolder(job.folder).hold():
+        waiting.start()
+        time.sleep(0.3)
+        assert waiting.is_alive()
+        job.study.close(job.number, Status.interrupted, "the sweep was interrupted")
+    waiting.join()
+    assert len(ended) == 1
+    assert job.steps == [(1, 1), (2, 1)]
+
+
+def test_a_job_that_comes_too_late_leaves_no_folder(job: Job) -> None:
+    job.study.close(job.number, Status.interrupted, "its sweeper died")
+    job.folder.mkdir(parents=True)  # as Hydra does, before a job can know
+    with pytest.raises(AbandonedError):
+        job.start()
+    assert not job.folder.exists()
+
+
+def test_a_job_leaves_it_to_the_sweep_to_say_that_the_storage_is_away(
+    job: Job, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(patient, "SHORT", 0.0)
+    real, faults = Database.get_trial, itertools.count(-3)
+
+    def failing(self: Database, trial_id: int) -> FrozenTrial:
+        if next(faults) < 0:
+            raise OutageError("refused")
+        return real(self, trial_id)
+
+    monkeypatch.setattr(Database, "get_trial", failing)
+    with caplog.at_level(logging.DEBUG):
+        assert job.start().state == State.complete
+    assert next(faults) > 0
+    assert "is away" not in caplog.text
 
 
 # ---- the pruner, and the reports of an earlier attempt

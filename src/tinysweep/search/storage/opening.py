@@ -36,8 +36,8 @@ TIMEOUTS = {"psycopg2": _LIBPQ, "psycopg": _LIBPQ, "pymysql": _MYSQL, "mysqldb":
 
 
 @contextmanager
-def storage_errors(where: str) -> Iterator[None]:
-    """Turn whatever a storage raises into one line.
+def storage_errors(where: str, study: Path | None = None) -> Iterator[None]:
+    """Turn whatever a storage raises into one line; `study` is the folder of the one that a sweep is at work on.
 
     Raises:
         StudyError: naming the storage and what it said.
@@ -48,22 +48,23 @@ def storage_errors(where: str) -> Iterator[None]:
         cause = error if isinstance(error, OutageError) else error.__cause__ or error
         said = first_line(getattr(cause, "orig", None) or cause) or type(cause).__name__
         until = "the storage answers" if is_outage(error) else "that is mended"
-        raise StudyError(
-            f"the study's storage {where} failed: {said}; what had finished is kept, and the same command goes on "
-            f"from there once {until}"
-        ) from error
+        begun = study is not None and (study / "trials").exists()
+        kept = "what had finished is kept, and the same command goes on from there" if begun else "try again"
+        raise StudyError(f"the study's storage {where} failed: {said}; {kept} once {until}") from error
 
 
-def open_storage(storage: str | None, folder: Path, seconds: float = LOOK_SECONDS) -> PatientStorage:
+def open_storage(
+    storage: str | None, folder: Path, seconds: float = LOOK_SECONDS, *, aloud: bool = True
+) -> PatientStorage:
     """The storage of the study in a folder, as `locate` finds it, which is made if it isn't there. It is
-    waited for whenever it is away.
+    waited for whenever it is away, which is said if `aloud`.
 
     Raises:
         StudyError: it can't be one, or is of another version of Optuna.
         OSError: it is still away after `seconds`.
     """
     location = locate(storage, folder)
-    patience = Patience(seconds, location.shown)
+    patience = Patience(seconds, location.shown, aloud=aloud)
     return PatientStorage(patience.outlast(lambda _: _open(location)), patience)
 
 

@@ -28,10 +28,11 @@ log = logging.getLogger(__name__)
 
 class Patience:
     """How long calls to a storage that is away are made again: `seconds` from the first that failed, whichever
-    thread made it, so that what comes after one has given up doesn't wait as long once more."""
+    thread made it, so that what comes after one has given up doesn't wait as long once more. That it is away is
+    said, if `aloud`."""
 
-    def __init__(self, seconds: float, where: str) -> None:
-        self.seconds, self.where = seconds, where
+    def __init__(self, seconds: float, where: str, *, aloud: bool = True) -> None:
+        self.seconds, self.where, self.aloud = seconds, where, aloud
         self.away_since: float | None = None
         self.seen_away = 0.0
 
@@ -63,7 +64,7 @@ class Patience:
         now = time.monotonic()
         if self.away_since is None or now - self.seen_away > max(self.seconds, 60):  # another outage
             self.away_since = now
-            if self.seconds > SHORT:
+            if self.aloud and self.seconds > SHORT:
                 log.warning(
                     "the study's storage %s is away (%s); it is waited for up to %g seconds",
                     self.where, first_line(error), self.seconds,

@@ -15,6 +15,7 @@ from tinysweep.search.study import Status, Study, trial_path
 from tinysweep.search.workers.pool import Ended, Pool
 
 MOST_DEATHS = 3  # of a trial's workers; whatever the trial, one may be killed for another's sake
+MOST_MACHINES = 10  # that die under a trial, which it isn't to blame for; but no sweep is to go on for ever
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 30.0  # seconds until a trial that met an outage is tried again
 
 
@@ -81,7 +82,7 @@ class Jobs:
         self.study, self.objectives, self.pool = study, objectives, pool
         self.finished, self.say, self.patience = finished, say, patience
         self.out: dict[int, list[str]] = {}
-        self.deaths: Counter[int] = Counter()
+        self.deaths: Counter[tuple[int, bool]] = Counter()  # of each trial, its workers' and its machines'
         self.paused: dict[int, float] = {}  # until when
         self.held_back: defaultdict[int, float] = defaultdict(float)  # seconds, of each trial since any has ended
 
@@ -133,12 +134,13 @@ class Jobs:
             self._pause(number, told.reason or "")
             return
         elif ended.died:
-            self.deaths[number] += 1
-            if self.deaths[number] < MOST_DEATHS:
+            self.deaths[number, ended.machine] += 1
+            most = MOST_MACHINES if ended.machine else MOST_DEATHS
+            if self.deaths[number, ended.machine] < most:
                 self.say(f"trial {number}: {ended.died}; it goes on with another")
                 self.pool.submit(number, self.out[number])
                 return
-            self._fail(number, f"{ended.died}, {MOST_DEATHS} times", "worker died")
+            self._fail(number, f"{ended.died}, {most} times", "worker died")
         elif record and record["state"] == State.interrupted:
             settle(self.study, number, record, self.objectives)
         else:

@@ -23,7 +23,7 @@ class HydraPool:
 
     A launcher that raises has lost a job, but others may go on, as on a cluster; they are waited for. Those that
     haven't finished then are launched one at a time, so that only what brings down its worker when alone is said
-    to have died."""
+    to have died. Should one still wait in a queue, it and its second launch see each other, as run_trial tells."""
 
     def __init__(self, capacity: int, threads: int | None = None) -> None:
         self.capacity, self.threads = capacity, threads

@@ -11,11 +11,13 @@ MOST_QUEUED = 8
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that is no longer at work: by itself, with what it told, or because its worker has died, and how."""
+    """A job that is no longer at work: by itself, with what it told, or because its worker has died, and how; of
+    the death of a whole `machine` no trial is the cause."""
 
     number: int
     outcome: Outcome = field(default_factory=Outcome)
     died: str | None = None
+    machine: bool = False
 
 
 class Pool(Protocol):

@@ -86,13 +86,17 @@ class RayPool:
         return [self._end(reference) for reference in ready]
 
     def _end(self, reference: Any) -> Ended:
-        number = self.out.pop(reference)
+        number, errors = self.out.pop(reference), self.ray.exceptions
+        # The last is what has become of a result that lay on a machine which died before it was fetched.
+        of_machine = (errors.NodeDiedError, errors.LocalRayletDiedError, errors.ObjectLostError)
         try:
             return Ended(number, self.ray.get(reference))
-        except self.ray.exceptions.RayTaskError as error:  # such as where tinysweep isn't installed
+        except errors.RayTaskError as error:  # such as where tinysweep isn't installed
             return Ended(number, Outcome.of_error(error))
-        except self.ray.exceptions.RayError as error:
-            return Ended(number, died=f"its worker died ({type(error).__name__})")
+        except errors.RayError as error:
+            machine = isinstance(error, of_machine)
+            died = f"its {'machine' if machine else 'worker'} died ({type(error).__name__})"
+            return Ended(number, died=died, machine=machine)
 
     def stop(self) -> None:
         if not hasattr(self, "ray"):

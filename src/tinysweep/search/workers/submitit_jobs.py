@@ -1,18 +1,22 @@
 """Jobs by Submitit, on SLURM or as processes of this machine: hydra/launcher=submitit."""
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from tinysweep.errors import ConfigError, StudyError, first_line, require_package
+from tinysweep.files import remove_if_empty
 from tinysweep.search.workers.job import Outcome, SweepContext, run_packed
 from tinysweep.search.workers.pool import Ended
 from tinysweep.training.device import usable_cores
 
 POLL_SECONDS = 0.5
+STDERR = 2  # its descriptor, which children inherit
 CLUSTERS = ("slurm", "local")
 RESULT_SECONDS = {
     "slurm": 15.0,
@@ -57,7 +61,9 @@ class SubmititPool:
         settings = cast(dict[str, Any], OmegaConf.to_container(self.node, resolve=True))
         folder, cluster = Path(settings["folder"]).absolute(), settings["cluster"]
         # A job is pickled there, with the storage's password.
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        submitit.core.utils.JobPaths.get_first_id_independent_folder(folder).mkdir(
+            mode=0o700, parents=True, exist_ok=True
+        )
         try:
             self.executor = submitit.AutoExecutor(
                 folder=folder, cluster=cluster, **{f"{cluster}_max_num_timeout": settings["max_num_timeout"]}
@@ -68,7 +74,8 @@ class SubmititPool:
         self.submitit, self.packed = submitit, context.pack()
 
     def submit(self, number: int, overrides: list[str]) -> None:
-        self.out[number] = self.executor.submit(Resubmittable(), self.packed, number, overrides)
+        with quiet_children():
+            self.out[number] = self.executor.submit(Resubmittable(), self.packed, number, overrides)
 
     def wait(self, look: Callable[[], set[int]]) -> list[Ended]:  # noqa: ARG002 every end is known at once
         ended = [end for number, job in list(self.out.items()) if job.done() and (end := self._end(number, job))]
@@ -97,3 +104,19 @@ class SubmititPool:
             job.cancel(check=False)
             job.paths.submitted_pickle.unlink(missing_ok=True)
         self.out.clear()
+        if hasattr(self, "executor"):
+            remove_if_empty(self.executor.folder)  # of a name such as %j, which is to be that of each job
+
+
+@contextmanager
+def quiet_children() -> Iterator[None]:
+    """Let processes that are started meanwhile say nothing here. Submitit's own, which wait for a local job whose
+    output goes to files, end with a traceback whenever the job is cancelled or Ctrl-C is pressed."""
+    shown = os.dup(STDERR)
+    try:
+        with Path(os.devnull).open("w") as nothing:
+            os.dup2(nothing.fileno(), STDERR)
+        yield
+    finally:
+        os.dup2(shown, STDERR)
+        os.close(shown)

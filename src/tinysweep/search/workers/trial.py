@@ -3,9 +3,8 @@ was started once more is the same trial."""
 
 import itertools
 import logging
-import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tinysweep.data.load import describe
 from tinysweep.errors import AbandonedError, ConfigError, PrunedError
+from tinysweep.files import remove_if_empty
 from tinysweep.metrics import METRICS
 from tinysweep.network.budget import resolve
 from tinysweep.run.record import ENDED, Record, RunFolder, State, close_left_record, read_record
@@ -26,8 +26,6 @@ from tinysweep.search.storage.opening import open_storage
 from tinysweep.search.study import TRACKED, is_closed, reopen_trial, trial_path
 from tinysweep.settings.schema import Config
 from tinysweep.training.loop import Epoch
-
-POLL_SECONDS = 0.3
 
 log = logging.getLogger(__name__)
 
@@ -46,35 +44,45 @@ def run_trial(
     assert config.trial is not None
     study = optuna.load_study(
         study_name=sweeper.study_name,
-        storage=open_storage(sweeper.storage, study_folder, sweeper.storage_patience),
+        # That the storage is away the sweep says, once for all of its jobs.
+        storage=open_storage(sweeper.storage, study_folder, sweeper.storage_patience, aloud=False),
         sampler=optuna.samplers.RandomSampler(),  # nothing is drawn here, and the default sampler costs time
         pruner=build_pruner(sweeper.pruner),
     )
     first = sweeper.objective if isinstance(sweeper.objective, str) else sweeper.objective[0]
     epochs = config.trainer.epochs
-    reporter = Reporter(reopen_trial(study, config.trial), first, epochs)
-    reporter.require_open()
-    if (finished := take_over(folder)) is not None:
-        return finished
-    reporter.require_costed(config)
-    key = study.user_attrs.get(TRACKED)
-    config = replace(config, tracker=config.tracker.of_study(study.study_name, key))
-    rungs = [*(rung for rung in sweeper.rungs if rung < epochs), epochs] if sweeper.rungs else []
-    done = finished_rungs(reporter.trial, study_folder, rungs[:-1])
-    reporter.take_over(done)
-    return run(config, folder, overrides, reporter, rungs, done)
+    with alone(folder):
+        reporter = Reporter(reopen_trial(study, config.trial), first, epochs)
+        reporter.require_open()
+        if (finished := take_over(folder)) is not None:
+            return finished
+        reporter.require_costed(config)
+        key = study.user_attrs.get(TRACKED)
+        config = replace(config, tracker=config.tracker.of_study(study.study_name, key))
+        rungs = [*(rung for rung in sweeper.rungs if rung < epochs), epochs] if sweeper.rungs else []
+        done = finished_rungs(reporter.trial, study_folder, rungs[:-1])
+        reporter.take_over(done)
+        return run(config, folder, overrides, reporter, rungs, done)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the only attempt at a trial that is at work. Several may be: a queue runs what its sweep had given up and
+    handed out again, or a node that was thought to be dead comes back. All but one wait, and find its result."""
+    try:
+        with RunFolder(folder).hold(wait=True):
+            yield
+    finally:
+        remove_if_empty(folder)  # an attempt that has nothing to do leaves no trace
 
 
 def take_over(folder: Path) -> Record | None:
-    """Make the folder free that an earlier attempt of the same job has left, and wait for one that is still at
-    work; its record, if it had finished."""
+    """Make the folder free that an earlier attempt of the same job has left; its record, if it had finished."""
     earlier = RunFolder(folder)
-    while earlier.is_held:
-        time.sleep(POLL_SECONDS)
-    held = read_record(folder)
-    if held and held["state"] in ENDED:
+    left = read_record(folder)
+    if left and left["state"] in ENDED:
         return Record.read(earlier.record)
-    close_left_record(folder, State.interrupted, "its worker died; its job was started once more")
+    close_left_record(folder, State.interrupted, "its worker died; its job was started once more", held=True)
     earlier.config.unlink(missing_ok=True)  # which is what takes a folder
     return None
 
