@@ -44,6 +44,7 @@ from mariadb import MariaServer, is_installed
 from postgres import PostgresServer, binaries
 from ray_nodes import Network, RayCluster
 from tinysweep.files import write_whole
+from tinysweep.run.record import RunFolder
 from tinysweep.search.storage.opening import open_storage
 from tinysweep.search.study import status
 
@@ -58,7 +59,7 @@ ENGINES = {
 WORKER = re.compile(r"LokyProcess|^ray::run_packed|submitit\.core\._submit")
 FAULTS = ("worker", "sweeper", "node", "database", "cut", "frozen")
 GIVEN_UP_SECONDS = 15.0  # a node that is cut off or frozen; Ray gives it up after nine
-BACK_SECONDS = 10.0  # after another has taken its place
+BACK_SECONDS = 30.0  # after another has taken its place: by then that has begun with the same trials
 
 
 @dataclass
@@ -139,7 +140,7 @@ class Bench:
         for path in self.folder.glob("trials/*/record.json"):
             with contextlib.suppress(OSError, ValueError):
                 record = json.loads(path.read_text())
-                if record["state"] == "running" and record["epochs"]:
+                if record["state"] == "running" and record["epochs"] and RunFolder(path.parent).is_held:
                     return True
         return False
 

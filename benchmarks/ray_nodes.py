@@ -13,8 +13,16 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for a free port, as
 
 from postgres import free_port
 
-# A node is given up after three unanswered calls, about nine seconds; by Ray's own settings a minute and more.
-HEALTH = {"initial_delay_ms": 1000, "period_ms": 1000, "timeout_ms": 2000, "failure_threshold": 3}
+# By these a node is given up after about nine seconds, and so is each call that waits for it, by which alone a
+# sweep learns of it. By Ray's own settings that takes minutes.
+HASTY = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 2000,
+    "health_check_failure_threshold": 3,
+    "grpc_client_keepalive_time_ms": 5000,
+    "grpc_client_keepalive_timeout_ms": 4000,
+}
 
 
 class Network:
@@ -70,7 +78,7 @@ class RayCluster:
         self.folder, self.network = folder, network
         port, self.node_pid = free_port(), 0
         self.address = f"{network.address if network else '127.0.0.1'}:{port}"
-        health = {f"RAY_health_check_{name}": str(value) for name, value in HEALTH.items()} if hasty else {}
+        health = {f"RAY_{name}": str(value) for name, value in HASTY.items()} if hasty else {}
         self.environment = {**os.environ, **health, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": self.address}
         place = [f"--node-ip-address={network.address}"] if network else []
         self._ray([], "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", *place)
