@@ -13,16 +13,15 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for a free port, as
 
 from postgres import free_port
 
-# By these a node is given up after about nine seconds, and so is each call that waits for it, by which alone a
-# sweep learns of it. By Ray's own settings that takes minutes.
-HASTY = {
-    "health_check_initial_delay_ms": 1000,
-    "health_check_period_ms": 1000,
-    "health_check_timeout_ms": 2000,
-    "health_check_failure_threshold": 3,
-    "grpc_client_keepalive_time_ms": 5000,
-    "grpc_client_keepalive_timeout_ms": 4000,
+# By the first a node is given up after about nine seconds, by the second each call that it hasn't answered, by
+# which alone a sweep learns of it. By Ray's own settings it is a minute for the one and seven for the other.
+HASTY_HEAD = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
 }
+HASTY_SWEEP = {"RAY_grpc_client_keepalive_time_ms": "8000", "RAY_grpc_client_keepalive_timeout_ms": "5000"}
 
 
 class Network:
@@ -78,8 +77,9 @@ class RayCluster:
         self.folder, self.network = folder, network
         port, self.node_pid = free_port(), 0
         self.address = f"{network.address if network else '127.0.0.1'}:{port}"
-        health = {f"RAY_{name}": str(value) for name, value in HASTY.items()} if hasty else {}
-        self.environment = {**os.environ, **health, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": self.address}
+        common = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": self.address}
+        self.own_environment = common | (HASTY_HEAD if hasty else {})
+        self.environment = common | (HASTY_SWEEP if hasty else {})  # of sweeps
         place = [f"--node-ip-address={network.address}"] if network else []
         self._ray([], "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", *place)
         self.start_node()
@@ -87,7 +87,12 @@ class RayCluster:
     def _ray(self, where: list[str], *words: str) -> None:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", *words, f"--temp-dir={self.folder}"]
         done = subprocess.run(
-            [*where, *command], cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+            [*where, *command],
+            cwd=self.folder,
+            env=self.own_environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
