@@ -1,13 +1,18 @@
-"""What faults cost a study: workers, the sweeper, a node or the database are killed at random moments, and the
-same command goes on until the study is whole.
+"""What faults cost a study: at random moments workers, the sweeper, a node or the database are killed, or a node
+is lost for a while; and the same command goes on until the study is whole.
 
     python benchmarks/faults.py --engine joblib --storage sqlite --faults worker sweeper --kills 100
     python benchmarks/faults.py --engine ray --storage postgresql --faults worker node sweeper database --kills 50
+    python benchmarks/faults.py --engine ray --storage mariadb --faults cut --kills 5 --epochs 200
 
 Trials train for about a second on 64 images. After every command the folders of all trials are looked at: a trial
 whose record once said that it had finished must be in the study as it was then, and no configuration may have
-finished twice. PostgreSQL is started in a temporary folder (Debian's package postgresql); --storage may also be a
-URL, of which the database isn't killed. A row a call is added to results/faults.csv.
+finished twice. PostgreSQL and MariaDB are started in a temporary folder (Debian's packages postgresql and
+mariadb-server); --storage may also be a URL, of which the database isn't killed. A row a call is added to --table.
+
+A node of Ray may also be cut off from the network, the database included (which needs root), or frozen: until Ray
+has given it up. Another takes its place, then it comes back with whatever it was at. A node of a network apart
+can't reach 127.0.0.1, so with "cut" the storage is MariaDB, which listens to that network, or a file.
 """
 
 import argparse
@@ -23,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,10 +38,13 @@ import optuna
 import pandas as pd
 import psutil
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for the PostgreSQL server of the tests
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for the servers of the tests
 
-from postgres import PostgresServer, binaries, free_port
+from mariadb import MariaServer, is_installed
+from postgres import PostgresServer, binaries
+from ray_nodes import Network, RayCluster
 from tinysweep.files import write_whole
+from tinysweep.run.record import RunFolder
 from tinysweep.search.storage.opening import open_storage
 from tinysweep.search.study import status
 
@@ -49,57 +57,9 @@ ENGINES = {
     "submitit": ["hydra/launcher=submitit", "hydra.launcher.cluster=local"],
 }
 WORKER = re.compile(r"LokyProcess|^ray::run_packed|submitit\.core\._submit")
-FAULTS = ("worker", "sweeper", "node", "database")
-HANG_SECONDS = 300.0
-
-
-class RayCluster:
-    """A head without cores and a node with two, on this machine, started from another folder than any sweep."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.address, self.node_pid = f"127.0.0.1:{free_port()}", 0
-        self.environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": self.address}
-        port = self.address.partition(":")[2]
-        self._ray("start", "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
-        self.start_node()
-
-    def _ray(self, *words: str) -> None:
-        command = [sys.executable, "-m", "ray.scripts.scripts", *words, f"--temp-dir={self.folder}"]
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    def raylets(self) -> set[int]:
-        return {each.pid for each in self.processes() if each.name() == "raylet"}
-
-    def processes(self) -> list[psutil.Process]:
-        """What runs of this cluster."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if any(str(self.folder) in word for word in process.cmdline()):
-                    found.append(process)
-        return found
-
-    def start_node(self) -> None:
-        before = self.raylets()
-        self._ray("start", f"--address={self.address}", "--num-cpus=2")
-        (self.node_pid,) = self.raylets() - before
-
-    def kill_node(self) -> None:
-        """Kill a node and what it runs, and give it back after a while."""
-        node = psutil.Process(self.node_pid)
-        for process in (*node.children(recursive=True), node):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        self.start_node()
-
-    def stop(self) -> None:
-        for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+FAULTS = ("worker", "sweeper", "node", "database", "cut", "frozen")
+GIVEN_UP_SECONDS = 15.0  # a node that is cut off or frozen; Ray gives it up after nine
+BACK_SECONDS = 30.0  # after another has taken its place: by then that has begun with the same trials
 
 
 @dataclass
@@ -112,11 +72,12 @@ class Bench:
     words: list[str]
     chance: random.Random
     cluster: RayCluster | None = None
-    server: PostgresServer | None = None
+    server: PostgresServer | MariaServer | None = None
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
     finished: dict[int, tuple[str, str]] = field(default_factory=dict)  # when each began, and what became of it
     changed: set[int] = field(default_factory=set)  # whose finished records were written anew
     kills: Counter[str] = field(default_factory=Counter)
+    patience: float = 300.0  # seconds of a command, after which it hangs
     hangs: int = 0
     commands: int = 0
 
@@ -148,6 +109,15 @@ class Bench:
         elif fault == "node":
             assert self.cluster
             self.cluster.kill_node()
+        elif fault in ("cut", "frozen"):
+            if not self.in_training():
+                return
+            assert self.cluster
+            give_back = self.cluster.lose_node(fault)
+            self.watch(GIVEN_UP_SECONDS)
+            self.cluster.start_node()
+            self.watch(BACK_SECONDS)
+            give_back()
         else:
             assert self.server
             self.server.kill()
@@ -164,6 +134,22 @@ class Bench:
                 if named and Path(process.cwd()) == self.place:
                     found.append(process)
         return found
+
+    def in_training(self) -> bool:
+        """Whether an attempt is past its first epoch, so that a node that comes back brings it back."""
+        for path in self.folder.glob("trials/*/record.json"):
+            with contextlib.suppress(OSError, ValueError):
+                record = json.loads(path.read_text())
+                if record["state"] == "running" and record["epochs"] and RunFolder(path.parent).is_held:
+                    return True
+        return False
+
+    def watch(self, seconds: float) -> None:
+        """Wait, and look all the while."""
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            self.look()
+            time.sleep(0.2)
 
     def look(self) -> None:
         """Note what has finished by now."""
@@ -183,7 +169,7 @@ class Bench:
         while True:
             began = time.time()
             sweeper = self.start(trials)
-            ends = time.monotonic() + HANG_SECONDS
+            ends = time.monotonic() + self.patience
             strikes = math.inf  # until it has a worker of its own: a sweep takes seconds to start
             while sweeper.poll() is None and time.monotonic() < ends:
                 time.sleep(0.05)
@@ -222,16 +208,27 @@ class Bench:
 
 
 @contextlib.contextmanager
-def bench(engine: str, storage: str, words: list[str], seed: int, place: Path) -> Iterator[Bench]:
-    """A study in a folder, with the cluster and the database that it needs."""
+def bench(
+    engine: str, storage: str, words: list[str], seed: int, place: Path, faults: Sequence[str] = ()
+) -> Iterator[Bench]:
+    """A study in a folder, with the cluster and the database that it and its faults need."""
     with ExitStack() as stack:
-        made = Bench(place, engine, None, words, random.Random(seed))
+        made, network = Bench(place, engine, None, words, random.Random(seed)), None
         if engine == "ray":
-            elsewhere = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            made.cluster = RayCluster(elsewhere)
+            elsewhere = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+            if "cut" in faults:
+                network = Network()
+                stack.callback(network.remove)
+            made.cluster = RayCluster(elsewhere, network, hasty=not {"cut", "frozen"}.isdisjoint(faults))
             stack.callback(made.cluster.stop)
             made.environment = made.cluster.environment
-        if storage == "postgresql":
+        if storage == "mariadb":
+            assert is_installed(), "no MariaDB server here: apt-get install --no-install-recommends mariadb-server"
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+            made.server = MariaServer(folder, network.address if network else "127.0.0.1")
+            made.storage = made.server.url(made.server.new_database())
+            stack.callback(made.server.stop)
+        elif storage == "postgresql":
             programs = binaries()
             assert programs, "no PostgreSQL server here: apt-get install postgresql"
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
@@ -246,20 +243,27 @@ def bench(engine: str, storage: str, words: list[str], seed: int, place: Path) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", choices=ENGINES, default="joblib")
-    parser.add_argument("--storage", default="sqlite", help="sqlite, journal, postgresql, or the URL of a server")
+    parser.add_argument(
+        "--storage", default="sqlite", help="sqlite, journal, postgresql, mariadb, or the URL of a server"
+    )
     parser.add_argument("--faults", choices=FAULTS, nargs="+", default=["worker", "sweeper"])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--trials", type=int, default=30, help="of a study, of which there are enough")
     parser.add_argument("--pause", type=float, default=4.0, help="mean seconds between two kills")
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument(
+        "--patience", type=float, default=Bench.patience, help="seconds of a command, after which it hangs"
+    )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--table", type=Path, default=RESULT, help="gets the row")
     given = parser.parse_args()
     rows: Counter[str] = Counter()
     seed, ended = given.seed, True
     while rows["kills"] < given.kills:
         with tempfile.TemporaryDirectory() as folder:
             words = [f"trainer.epochs={given.epochs}"]
-            with bench(given.engine, given.storage, words, seed, Path(folder)) as study:
+            with bench(given.engine, given.storage, words, seed, Path(folder), given.faults) as study:
+                study.patience = given.patience
                 ended &= study.run(given.trials, given.faults, given.kills - rows["kills"], given.pause)
                 if study.judge(given.trials)["failed"]:  # as of three deaths: the same command tries it again
                     ended &= study.run(given.trials, given.faults, 0, given.pause)
@@ -267,9 +271,9 @@ def main() -> None:
         rows.update({name: int(value) for name, value in row.items()})
         seed += 1
         print(f"{rows['kills']} kills: {dict(rows)}", flush=True)
-    table = pd.read_csv(RESULT) if RESULT.exists() else pd.DataFrame()
+    table = pd.read_csv(given.table) if given.table.exists() else pd.DataFrame()
     line = {"engine": given.engine, "storage": given.storage.partition("://")[0], **rows}
-    write_whole(RESULT, pd.concat([table, pd.DataFrame([line])]).to_csv(index=False))
+    write_whole(given.table, pd.concat([table, pd.DataFrame([line])]).to_csv(index=False))
     if not ended:
         sys.exit("a sweep that nobody had killed didn't end well")
 

@@ -32,7 +32,8 @@ from tinysweep.search.plugin import BudgetSweeper
 from tinysweep.search.propose import Proposal, Proposer
 from tinysweep.search.study import Status
 from tinysweep.search.sweep import Sweep
-from tinysweep.settings.compose import CONFIG_FOLDER, register_schema
+from tinysweep.settings.compose import register_schema
+from tinysweep.settings.searchpath import CONFIG_FOLDER
 from tinysweep.training.device import usable_cores
 
 RESULT = Path(__file__).parents[1] / "results" / "gate.csv"

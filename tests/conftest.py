@@ -27,8 +27,9 @@ from tinysweep.data.catalogue import DataShape
 from tinysweep.data.download import obtain
 from tinysweep.data.load import Data, Images
 from tinysweep.search.study import Study
-from tinysweep.settings.compose import CONFIG_FOLDER, register_schema
+from tinysweep.settings.compose import register_schema
 from tinysweep.settings.schema import DEFAULT_ROOT
+from tinysweep.settings.searchpath import CONFIG_FOLDER
 
 pytest_plugins = ["postgres", "small_model"]
 # Lines are as long as where no terminal cuts them; the workers of pytest-xdist say that one does.

@@ -24,9 +24,9 @@ import tinysweep
 from conftest import Command
 from tinysweep.commands import cli, inspect, train
 from tinysweep.errors import DataError
-from tinysweep.settings.compose import CONFIG_FOLDER
 from tinysweep.settings.explain import require_schema
 from tinysweep.settings.schema import Config, from_dictconfig
+from tinysweep.settings.searchpath import CONFIG_FOLDER
 
 SMALL = ["model.width=2", "data.validation=100", "trainer.epochs=1", "trainer.clean_epochs=0", "trainer.threads=1"]
 

@@ -45,8 +45,9 @@ from tinysweep.run.checkpoint import load
 from tinysweep.run.record import RunFolder
 from tinysweep.search.compose_trial import identity
 from tinysweep.search.table import read_trials
-from tinysweep.settings.compose import CONFIG_FOLDER, compose, register_schema, to_config
+from tinysweep.settings.compose import compose, register_schema, to_config
 from tinysweep.settings.schema import Config, DataConfig, DataName, ModelConfig, Precision, TrainerConfig
+from tinysweep.settings.searchpath import CONFIG_FOLDER
 from tinysweep.training import loop as training
 from tinysweep.training.score import Score
 

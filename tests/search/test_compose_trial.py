@@ -18,7 +18,7 @@ from conftest import loaded
 from tinysweep.errors import ConfigError
 from tinysweep.search.compose_trial import INCIDENTAL, Composer, apply_overrides, digest, identity
 from tinysweep.search.space import Value, override
-from tinysweep.settings.compose import COMPOSITION_ERRORS, CONFIG_FOLDER, compose, register_schema, to_config
+from tinysweep.settings.compose import COMPOSITION_ERRORS, compose, register_schema, to_config
 from tinysweep.settings.explain import settings
 from tinysweep.settings.schema import (
     ClassWeights,
@@ -32,6 +32,7 @@ from tinysweep.settings.schema import (
     SchedulerName,
     TrainerConfig,
 )
+from tinysweep.settings.searchpath import CONFIG_FOLDER
 
 
 class Spy:

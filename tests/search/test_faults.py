@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+from mariadb import is_installed
 from postgres import binaries
 
 pytestmark = pytest.mark.slow
@@ -35,6 +36,7 @@ def short() -> Iterator[Path]:
         ("joblib", "sqlite", ["worker", "sweeper"], 3),
         ("submitit", "journal", ["worker", "sweeper"], 2),
         ("ray", "postgresql", ["worker", "node", "sweeper", "database"], 4),
+        ("joblib", "mariadb", ["worker", "sweeper", "database"], 3),
     ],
 )
 def test_whatever_is_killed_nothing_that_had_finished_is_lost_or_trained_twice(
@@ -50,8 +52,10 @@ def test_whatever_is_killed_nothing_that_had_finished_is_lost_or_trained_twice(
         pytest.importorskip(engine, reason=f"pip install 'tinysweep[clusters]' brings {engine}")
     if storage == "postgresql" and not (binaries() and shutil.which("setpriv")):
         pytest.skip("no PostgreSQL server here: apt-get install postgresql")
+    if storage == "mariadb" and not is_installed():
+        pytest.skip("no MariaDB server here: apt-get install --no-install-recommends mariadb-server")
     words = [f"data.root={mnist_root}", "trainer.epochs=10"]
-    with faults.bench(engine, storage, words, 7, short) as study:
+    with faults.bench(engine, storage, words, 7, short, struck) as study:
         ended = study.run(TRIALS, struck, kills, 6.0)
         found = study.judge(TRIALS)
         said = (short / "output.txt").read_text()

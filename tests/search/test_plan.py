@@ -40,8 +40,9 @@ from tinysweep.search.plan import (
 )
 from tinysweep.search.space import Space, in_words, read_space
 from tinysweep.search.table import LATER
-from tinysweep.settings.compose import CONFIG_FOLDER, register_schema
+from tinysweep.settings.compose import register_schema
 from tinysweep.settings.schema import Config
+from tinysweep.settings.searchpath import CONFIG_FOLDER
 
 SEARCHED = ["model.width=4,8", "optimizer.lr=tag(log,interval(0.01,1))"]
 

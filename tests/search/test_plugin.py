@@ -19,7 +19,8 @@ from tinysweep.errors import ConfigError
 from tinysweep.metrics import METRICS
 from tinysweep.search.plugin import BudgetSweeper
 from tinysweep.search.table import LATER
-from tinysweep.settings.compose import CONFIG_FOLDER, register_schema
+from tinysweep.settings.compose import register_schema
+from tinysweep.settings.searchpath import CONFIG_FOLDER
 from tinysweep.settings.sweeper import SweeperConfig
 
 HEAVY = ("torch", "optuna", "pandas", "sqlalchemy", "torchvision")

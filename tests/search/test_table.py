@@ -38,8 +38,9 @@ from tinysweep.search.table import (
     write_results,
     write_winner,
 )
-from tinysweep.settings.compose import CONFIG_FOLDER, register_schema, to_config
+from tinysweep.settings.compose import register_schema, to_config
 from tinysweep.settings.schema import Config
+from tinysweep.settings.searchpath import CONFIG_FOLDER
 
 # As Optuna holds it: the local time, without a zone.
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).astimezone().replace(tzinfo=None)

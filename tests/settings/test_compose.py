@@ -13,7 +13,7 @@ import tinysweep
 from tinysweep.data.catalogue import DataShape
 from tinysweep.errors import ConfigError
 from tinysweep.network import budget
-from tinysweep.settings.compose import CONFIG_FOLDER, compose
+from tinysweep.settings.compose import compose
 from tinysweep.settings.explain import GROUPS
 from tinysweep.settings.schema import (
     AugmentationConfig,
@@ -25,6 +25,7 @@ from tinysweep.settings.schema import (
     SchedulerConfig,
     SchedulerName,
 )
+from tinysweep.settings.searchpath import CONFIG_FOLDER
 from tinysweep.settings.section import Section
 from tinysweep.settings.stored import flatten
 

@@ -4,14 +4,19 @@ sentence of Hydra's that reads otherwise fails here first."""
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 from hydra.errors import MissingConfigException
+from omegaconf import DictConfig
 
 from tinysweep.errors import ConfigError
-from tinysweep.settings.compose import compose
+from tinysweep.settings.compose import compose, register_schema
 from tinysweep.settings.explain import GROUPS, explain, nearest, require_words, settings
+from tinysweep.settings.launchers import own_launchers, require_launcher
 from tinysweep.settings.schema import Device
+from tinysweep.settings.searchpath import CONFIG_FOLDER
 from tinysweep.settings.section import type_in_words
+from tinysweep.settings.stored import flatten
 
 
 def explained(*overrides: str) -> str:
@@ -125,6 +130,20 @@ REFUSED = [
     ("+model={foo:3}", ["model.foo is not a setting"]),
     ("model.dropout=0.2", ["model.dropout is not a setting; write dropout=head dropout.rate=VALUE"]),
     ("+model.dropout_at=stage", ["model.dropout_at is not a setting; write dropout=head, stage or block"]),
+    # of another launcher than the chosen one, which is joblib
+    (
+        "hydra.launcher.jobs=4",
+        [
+            "hydra.launcher.jobs is not a setting of hydra/launcher=joblib",
+            "it has n_jobs;",
+            "hydra/launcher=submitit has jobs",
+        ],
+    ),
+    (
+        "hydra.launcher.ray.init.address=auto",
+        ["hydra.launcher.ray.init.address is not", "it has n_jobs;", "hydra/launcher=ray has ray.init.address"],
+    ),
+    ("metrics.a.b=m:f", ["metrics.a.b=m:f: a metric's name has no dots; write metrics.a=m:f"]),
     # removed
     ("~trainer.seed", ["trainer.seed can't be removed", "leave out ~trainer.seed"]),
     ("~name", ["name can't be removed"]),
@@ -171,6 +190,13 @@ REFUSED = [
     # outside the range, or against another setting
     ("dropout.rate=1.5", ["dropout.rate=1.5 must lie in [0, 1)", "probability of dropping"]),
     ("dropout.rate=0.2", ["dropout.rate=0.2 is read only by dropout=head or stage or block, not by dropout=none"]),
+    (
+        "data.image_size=20",
+        [
+            "data.image_size=20 is read only by data=image_folder, not by data=mnist, which reads data.root, ",
+            " limit, download; leave it out",
+        ],
+    ),
     ("model.width=-3", ["model.width=-3 must lie in [1, 100000]", "auto is the widest"]),
     ("model.depth=[1,0]", ["model.depth=[1, 0] must lie in [1, 100]"]),
     ("optimizer.lr=inf", ["optimizer.lr=inf", "(0, 1000]"]),
@@ -186,6 +212,59 @@ REFUSED = [
 def test_an_override_that_is_refused_is_explained(override: str, words: list[str]) -> None:
     line = explained(override)
     assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize("launcher", [*own_launchers(), "basic"])
+def test_a_setting_of_no_launcher_is_refused_with_those_of_the_chosen_one(launcher: str) -> None:
+    line = explained(f"hydra/launcher={launcher}", "hydra.launcher.workers=2")
+    composed = composed_launcher(launcher)
+    settings = [key for key in flatten(composed) if not key.startswith("_")]
+    assert all(key in line for key in settings), line
+    if launcher != "basic":
+        assert f"hydra.launcher.workers is not a setting of hydra/launcher={launcher}" in line
+
+
+@pytest.mark.parametrize(
+    ("launcher", "overrides", "said"),
+    [
+        ("joblib", ["+hydra.launcher.workers=2"], "workers is not a setting of hydra/launcher=joblib; "),
+        ("ray", ["+hydra.launcher.n_jobs=2"], "hydra/launcher=joblib has n_jobs"),
+        ("ray", ["+hydra.launcher.ray.num_gpus=1"], "hydra.launcher.ray.num_gpus is not a setting"),
+        (
+            "ray",
+            ["hydra.launcher.ray.remote=2"],
+            "ray.remote=2 must be a section with keys of its own: num_cpus, ",
+        ),
+        ("joblib", ["~hydra.launcher.n_jobs"], "hydra.launcher.n_jobs can't be removed"),
+        ("ray", ["+hydra.launcher.ray.remote.num_gpus=0.5", "hydra.launcher.ray.remote.num_cpus=2"], None),
+        ("ray", ["hydra.launcher.ray.init=null"], None),
+        ("submitit", ["+hydra.launcher.parameters.slurm_partition=cpu"], None),
+        ("basic", ["+hydra.launcher.workers=2"], None),  # Hydra's own, of which no file of ours tells
+    ],
+)
+def test_a_launcher_has_its_own_settings_and_what_it_passes_on(
+    launcher: str, overrides: list[str], said: str | None
+) -> None:
+    node = composed_launcher(launcher, *overrides)
+    if said is None:
+        require_launcher(node)
+        return
+    with pytest.raises(ConfigError) as caught:
+        require_launcher(node)
+    assert said in str(caught.value)
+
+
+def test_what_a_launcher_passes_on_may_be_added_with_a_plus() -> None:
+    line = explained("hydra/launcher=ray", "hydra.launcher.ray.remote.num_gpus=0.5")
+    assert line.endswith("is added with a +: +hydra.launcher.ray.remote.num_gpus=VALUE")
+
+
+def composed_launcher(name: str, *overrides: str) -> DictConfig:
+    register_schema()
+    words = ["hydra.sweeper.study_name=s", f"hydra/launcher={name}", *overrides]
+    with hydra.initialize_config_dir(str(CONFIG_FOLDER)):
+        node: DictConfig = hydra.compose("config", overrides=words, return_hydra_config=True).hydra.launcher
+    return node
 
 
 @pytest.mark.parametrize("override", ["optimizer=zzz", "experiment=zzz"])

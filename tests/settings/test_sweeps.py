@@ -17,9 +17,10 @@ from tinysweep.search.compose_trial import Composer
 from tinysweep.search.plan import build_pruner, build_sampler, is_grid, require_comparable
 from tinysweep.search.propose import suggest
 from tinysweep.search.space import Space, Value, is_setting, read_space
-from tinysweep.settings.compose import CONFIG_FOLDER, SWEEPS_FOLDER, register_schema
+from tinysweep.settings.compose import register_schema
 from tinysweep.settings.explain import settings
 from tinysweep.settings.schema import Config
+from tinysweep.settings.searchpath import CONFIG_FOLDER, SWEEPS_FOLDER
 from tinysweep.settings.sweeper import SweeperConfig
 
 STUDIES = sorted(file.stem for file in SWEEPS_FOLDER.glob("*.yaml"))

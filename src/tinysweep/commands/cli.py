@@ -18,15 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 from tinysweep import drop_new_folders, new_folders
 from tinysweep.errors import ConfigError, message_of
 from tinysweep.search.plugin import OWN_SWEEPER
-from tinysweep.settings.compose import (
-    COMPOSITION_ERRORS,
-    CONFIG_FOLDER,
-    LIBRARY_ERRORS,
-    register_schema,
-    to_config,
-)
+from tinysweep.settings.compose import COMPOSITION_ERRORS, LIBRARY_ERRORS, register_schema, to_config
 from tinysweep.settings.explain import ONE_CHOICE, explain, require_groups, require_words
 from tinysweep.settings.schema import Config
+from tinysweep.settings.searchpath import CONFIG_FOLDER
 from tinysweep.targets import look_in
 from tinysweep.terminal import FULL_ERROR, errors_in_a_line, version_line
 

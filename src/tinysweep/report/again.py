@@ -16,8 +16,9 @@ from tinysweep.search.compose_trial import DIGEST
 from tinysweep.search.space import as_sweep, in_words, read_space
 from tinysweep.search.study import TRAINED
 from tinysweep.settings.command_line import as_value, line, shown_folder
-from tinysweep.settings.compose import COMPOSITION_ERRORS, SWEEPS_FOLDER, compose
+from tinysweep.settings.compose import COMPOSITION_ERRORS, compose
 from tinysweep.settings.schema import Config
+from tinysweep.settings.searchpath import SWEEPS_FOLDER
 from tinysweep.settings.stored import flatten
 
 # What a sweep adds to each trial's overrides.

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tinysweep.errors import ConfigError
 from tinysweep.settings.explain import nearest
+from tinysweep.settings.launchers import require_launcher
 from tinysweep.settings.sweeper import SweeperConfig, chosen_with_slash
 from tinysweep.terminal import outlasting_readers
 
@@ -41,6 +42,7 @@ class BudgetSweeper(Sweeper):
         for group in ("hydra.launcher", "hydra.sweeper.sampler", "hydra.sweeper.pruner"):
             if not isinstance(chosen := OmegaConf.select(config, group), DictConfig):
                 raise ConfigError(chosen_with_slash(group, chosen))
+        require_launcher(config.hydra.launcher)
         plain: dict[str, Any] = {
             key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             for key, value in self.settings.items()

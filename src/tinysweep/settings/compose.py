@@ -1,4 +1,4 @@
-"""Where the configuration lies, and the way from Hydra's composition of it to a typed, checked `Config`."""
+"""The way from Hydra's composition of it to a typed, checked `Config`."""
 
 from pathlib import Path
 
@@ -13,10 +13,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from tinysweep.errors import ConfigError
 from tinysweep.settings.explain import NO_MAPPING, UNREADABLE, explain, require_groups, require_schema, unreadable
 from tinysweep.settings.schema import Config, from_dictconfig
-
-_INSTALLED = Path(__file__).parents[1]
-_HOME = _INSTALLED if (_INSTALLED / "conf").is_dir() else Path(__file__).resolve().parents[3]
-CONFIG_FOLDER, SWEEPS_FOLDER = _HOME / "conf", _HOME / "sweeps"
+from tinysweep.settings.searchpath import CONFIG_FOLDER, SWEEPS_FOLDER
 
 LIBRARY_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 COMPOSITION_ERRORS = (*LIBRARY_ERRORS, ValueError, OSError)

@@ -17,6 +17,7 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
 from tinysweep.errors import ConfigError, without_password
+from tinysweep.settings import launchers
 from tinysweep.settings.schema import Config
 from tinysweep.settings.searchpath import OWN_CHOICES
 from tinysweep.settings.section import type_in_words
@@ -274,7 +275,13 @@ def _at_key(cause: OmegaConfBaseException, override: str) -> str:
     if spec is None:
         if key in _HYDRA_GROUPS:
             return chosen_with_slash(key, override.partition("=")[2])
+        if launcher := _launcher_of(cause):
+            typed = re.fullmatch(r"Could not override '(.*)'\.", override)
+            return launchers.unknown(typed[1] if typed else key, launcher)
         return f"{key} is not a setting; {nearest(key)}"
+    if key.startswith("metrics.") and override.partition("=")[0].lstrip("+").startswith(f"{key}."):
+        target = override.partition("=")[2]
+        return f"{override.lstrip('+')}: a metric's name has no dots; write metrics.{_leaf(key)}={target}"
     if override.partition("=")[0] == f"~{key}":
         return _removal_refusal(key)
     if isinstance(cause, MissingMandatoryValue):
@@ -284,6 +291,14 @@ def _at_key(cause: OmegaConfBaseException, override: str) -> str:
     shown = given if given.startswith(f"{key}=") else f"{cause.full_key}={value}"
     meaning = spec.metadata.get("meaning")
     return f"{shown} must be {type_in_words(spec.type)}" + (f" ({meaning})" if meaning else "")
+
+
+def _launcher_of(cause: OmegaConfBaseException) -> DictConfig | None:
+    """The configuration of the launcher that has the wrong key, if it's a launcher's."""
+    node: Any = cause.parent_node
+    while isinstance(node, DictConfig) and node._get_full_key(None) != launchers.KEY:
+        node = node._get_parent()
+    return node if isinstance(node, DictConfig) else None
 
 
 def _missing_choice(error: MissingConfigException) -> str:

@@ -1,10 +1,13 @@
-"""The folder conf/ where one works, in which Hydra finds choices of one's own beside tinysweep's."""
+"""Where configuration lies: tinysweep's own, and the folder conf/ where one works, with choices of one's own."""
 
 from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
+_INSTALLED = Path(__file__).parents[1]
+_HOME = _INSTALLED if (_INSTALLED / "conf").is_dir() else Path(__file__).resolve().parents[3]
+CONFIG_FOLDER, SWEEPS_FOLDER = _HOME / "conf", _HOME / "sweeps"
 OWN_CHOICES = "working-directory"  # what Hydra calls the source
 
 

@@ -107,8 +107,16 @@ class Section:
             only = spec.metadata.get("only")
             if only and getattr(self, spec.name) != default_of(spec) and self.choice not in only:
                 chosen = f"{self.KEY}={self.choice}"
-                rule = f"is read only by {self.KEY}={' or '.join(only)}, not by {chosen}"
+                rule = (
+                    f"is read only by {self.KEY}={' or '.join(only)}, not by {chosen}, which reads {self._read()}"
+                )
                 self.refuse(spec.name, f"{rule}; leave it out or, if you didn't set it, choose the group {chosen}")
+
+    def _read(self) -> str:
+        """The settings that the choice reads, besides the one that says which it is."""
+        specs = [spec for spec in self.__dataclass_fields__.values() if spec.name != self.CHOICE]
+        named = [spec.name for spec in specs if self.choice in (spec.metadata.get("only") or (self.choice,))]
+        return f"{self.KEY}.{', '.join(named)}" if named else "none"
 
     def check(self) -> None:
         """Check all rules again, for settings that were changed since the section was built."""

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from tinysweep.search.workers.job import SweepContext
 from tinysweep.search.workers.submitit_jobs import SubmititPool
-from tinysweep.settings.compose import CONFIG_FOLDER
+from tinysweep.settings.searchpath import CONFIG_FOLDER
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("submitit", reason="pip install 'tinysweep[clusters]' brings submitit")
