@@ -21,7 +21,7 @@ HASTY_HEAD = {
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "3",
 }
-HASTY_SWEEP = {"RAY_grpc_client_keepalive_time_ms": "8000", "RAY_grpc_client_keepalive_timeout_ms": "5000"}
+HASTY_SWEEP: dict[str, str] = {}
 
 
 class Network:

@@ -16,6 +16,8 @@ from tinysweep.search.workers.pool import Ended, with_queue
 POLL_SECONDS = 1.0
 COUNT_SECONDS = 5.0  # nodes come and go
 ANSWER_SECONDS = 10.0
+# How soon a machine that is cut off is lost to the sweep; by Ray's own settings after seven minutes.
+KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": "30000", "RAY_grpc_client_keepalive_timeout_ms": "10000"}
 
 
 class RayPool:
@@ -42,6 +44,8 @@ class RayPool:
             StudyError: it can't be, or none of its machines has what a trial asks for.
             ConfigError: ray.remote doesn't take what it is given.
         """
+        for name, milliseconds in KEEPALIVE.items():
+            os.environ.setdefault(name, milliseconds)  # which Ray reads as it is imported
         import ray  # noqa: PLC0415 of an extra
 
         if not ray.is_initialized():
