@@ -86,7 +86,7 @@ def draw_means(axes: Axes, found: list[Point], colour: str, views: int) -> None:
     below = [100 * (point.accuracy.mean - (point.accuracy.low or point.accuracy.mean)) for point in found]
     above = [100 * ((point.accuracy.high or point.accuracy.mean) - point.accuracy.mean) for point in found]
     axes.errorbar([point.params for point in found], accuracies, yerr=(below, above), color=colour, marker="o",
-                  lw=1.5, capsize=3, ms=5, label=label(views))  # fmt: skip
+                  ls="none", elinewidth=1.5, capsize=3, ms=5, label=label(views))  # fmt: skip
 
 
 def label(views: int) -> str:

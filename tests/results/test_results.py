@@ -1,16 +1,20 @@
 """The first real results: what the documentation and conf/experiment/best_20k.yaml say is what results/ holds."""
 
+import dataclasses
 import json
 import re
 import statistics
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
 import tinysweep
 from tinysweep.search.space import is_setting, parse
 from tinysweep.search.table import read_trials
+from tinysweep.settings.stored import flatten
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTATION = "\n".join(page.read_text() for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
@@ -97,3 +101,36 @@ def test_the_documentation_gives_these_means(study: Path) -> None:
 def test_the_documentation_gives_each_seed_of_the_winner() -> None:
     seeds = ", ".join(f"{100 * accuracy:.2f}" for accuracy in accuracies(winner(STUDY)))
     assert re.sub(r"\s+", " ", DOCUMENTATION).count(seeds) == 1
+
+
+# ---- the frontier
+
+
+def stored(recipe: Path) -> dict[str, Any]:
+    """The settings of a recipe by their dotted names, but for what it is called and its views."""
+    flat = flatten(OmegaConf.to_container(OmegaConf.load(recipe)))
+    return {name: value for name, value in flat.items() if name not in ("name", "model.views")}
+
+
+@pytest.mark.parametrize("study", sorted((ROOT / "results/frontier").glob("*k")), ids=lambda path: path.name)
+def test_the_frontier_is_what_its_finals_found(study: Path) -> None:
+    budget = int(study.name.removesuffix("k")) * 1000
+    trials, found = read_trials(study / "trials.csv"), winner(study)
+    assert trials["params"].max() < budget
+    assert found["trial"] in set(trials[trials["state"] == "complete"]["number"])
+    rows = pd.read_csv(study.parent / "frontier.csv").query("budget == @budget")
+    assert rows["params"].unique() == [found["params"]]
+    once = rows.query("views == 1").iloc[0]
+    assert once["mean"] == pytest.approx(100 * statistics.mean(accuracies(found)), abs=6e-4)
+    assert once["seeds"] == len(found["runs"]) >= 5
+    views = pd.read_csv(study / "views.csv")
+    assert list(views.query("views == 1")["accuracy"]) == pytest.approx(accuracies(found))
+    for row in rows.itertuples():
+        of_views = views.query("views == @row.views")["accuracy"]
+        assert row.mean == pytest.approx(100 * of_views.mean(), abs=6e-4)
+
+
+def test_best_1k_is_the_recipe_of_its_final() -> None:
+    wanted = stored(ROOT / "results/frontier/1k/best.yaml")
+    config = flatten(dataclasses.asdict(tinysweep.compose("experiment=best_1k")))
+    assert {name: config[name] for name in wanted} == wanted
