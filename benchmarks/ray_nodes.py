@@ -13,15 +13,13 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for a free port, as
 
 from postgres import free_port
 
-# By the first a node is given up after about nine seconds, by the second each call that it hasn't answered, by
-# which alone a sweep learns of it. By Ray's own settings it is a minute for the one and seven for the other.
+# By which a node is given up after about nine seconds; by Ray's own settings it is a minute.
 HASTY_HEAD = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "3",
 }
-HASTY_SWEEP: dict[str, str] = {}
 
 
 class Network:
@@ -77,9 +75,8 @@ class RayCluster:
         self.folder, self.network = folder, network
         port, self.node_pid = free_port(), 0
         self.address = f"{network.address if network else '127.0.0.1'}:{port}"
-        common = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": self.address}
-        self.own_environment = common | (HASTY_HEAD if hasty else {})
-        self.environment = common | (HASTY_SWEEP if hasty else {})  # of sweeps
+        self.environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": self.address}  # of sweeps
+        self.own_environment = self.environment | (HASTY_HEAD if hasty else {})
         place = [f"--node-ip-address={network.address}"] if network else []
         self._ray([], "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", *place)
         self.start_node()
