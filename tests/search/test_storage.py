@@ -124,8 +124,8 @@ def test_what_is_no_storage_is_refused_at_once_and_left_as_it_is(here: Path, sto
         ("postgresql+psycopg", "psycopg", "'psycopg[binary]'"),
         ("postgresql", "psycopg2 psycopg", "'tinysweep[postgresql]'"),
         ("mysql+mysqldb", "MySQLdb", "mysqlclient"),
-        ("mysql+pymysql", "pymysql", "pymysql"),
-        ("mysql", "pymysql MySQLdb", "pymysql"),
+        ("mysql+pymysql", "pymysql", "'tinysweep[mysql]'"),
+        ("mysql", "pymysql MySQLdb", "'tinysweep[mysql]'"),
     ],
 )
 def test_a_missing_driver_is_named_as_pip_knows_it(

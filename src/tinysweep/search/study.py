@@ -18,7 +18,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from tinysweep.errors import first_line, is_from_outside
 from tinysweep.files import is_held
-from tinysweep.run.record import RunFolder
 from tinysweep.search.storage.database import set_notes
 
 log = logging.getLogger(__name__)
@@ -314,6 +313,8 @@ class Study:
     def clear(self) -> None:
         """Remove what is left where jobs were cut short: locks that nobody holds, and folders of trials that had
         been handed out and never begun."""
+        from tinysweep.run.record import RunFolder  # noqa: PLC0415  imports PyTorch, which comparing does without
+
         for trial in self.trials():
             if status(trial) in (Status.interrupted, Status.failed):
                 RunFolder(self.trial_folder(trial.number)).clear()

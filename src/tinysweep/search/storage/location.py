@@ -34,7 +34,7 @@ SERVERS = {
         ("psycopg2", "psycopg2", "'tinysweep[postgresql]'"),
         ("psycopg", "psycopg", "'psycopg[binary]'"),
     ),
-    "mysql": (("pymysql", "pymysql", "pymysql"), ("MySQLdb", "mysqldb", "mysqlclient")),
+    "mysql": (("pymysql", "pymysql", "'tinysweep[mysql]'"), ("MySQLdb", "mysqldb", "mysqlclient")),
 }
 MEANT = {"postgres": "postgresql", "mariadb": "mysql"}
 PROXY = "grpc"
