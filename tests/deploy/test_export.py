@@ -130,6 +130,23 @@ def test_a_norm_is_folded_unless_it_comes_after_pooling_and_turns_a_channel_roun
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+def test_a_rare_far_value_costs_all_others_no_precision_in_int8(digits: Grey) -> None:
+    content = convert(fold_norms(untrained(ModelConfig(width=6, depth=[2], stem_kernel=3))), LABELS)
+    dim = digits[:, None] // 32  # at most 7
+    one_is_bright = dim.copy()
+    one_is_bright[0, 0, 14, 14] = 255
+    fair, spoilt = (steps(onnx.load_from_string(quantise(content, each, LABELS))) for each in (dim, one_is_bright))
+    assert fair.keys() == spoilt.keys() >= {"relu"}
+    assert all(spoilt[name] < 3 * step for name, step in fair.items())
+
+
+def steps(model: onnx.ModelProto) -> dict[str, float]:
+    """The step between two codes of each activation of a quantised model."""
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
+    nodes = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    return {node.input[0]: constants[node.input[1]].item() for node in nodes}
+
+
 # ---- the export of a trained run
 
 

@@ -1,6 +1,7 @@
 """A trained model as ONNX, in float32 and in int8: converted, checked against PyTorch, measured and written."""
 
 import copy
+import io
 import itertools
 import logging
 import statistics
@@ -9,7 +10,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,13 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -36,8 +43,9 @@ from tinysweep.training.device import Hardware
 
 OPSET = 20  # ONNX 1.15; ONNX Runtime has it since 1.17
 INPUT, OUTPUT = "pixels", "logits"
-AT_ONCE = 250  # images
+AT_ONCE, CALIBRATED_AT_ONCE = 250, 50  # images
 CLOSE = 1e-3  # difference of two logits, as a part of the largest, that rounding can account for
+PERCENTILE = 99.99  # of a tensor's values that its range in eight bits holds
 MOST_LOST = 0.002  # accuracy that int8 may lose without a warning
 WARM_UP, TIMED = 50, 300  # single images
 HEADER = ("file", "bytes", "parameters", "test accuracy", "ms an image", "run by")
@@ -185,7 +193,11 @@ def convert(model: nn.Module, labels: LabelNames) -> bytes:
 
 def quantise(content: bytes, pixels: Pixels, labels: LabelNames) -> bytes:
     """A converted model with weights in int8, a scale for each channel, and activations in uint8, their ranges
-    being those that the images, raw pixels (N, C, H, W), lead to. What it takes and gives stays the same.
+    being those that all but one in ten thousand lie in for the images, raw pixels (N, C, H, W). What it takes and
+    gives stays the same.
+
+    The rare far ones cost all others precision: with ranges that held them all, a model of 955 parameters lost
+    twice as much accuracy.
 
     Activations without sign are what ONNX Runtime's kernels for x86 are made for: with int8 they took two to four
     times as long. Weights keep to 7 bits: where the processor has no VNNI instructions, those kernels add two
@@ -204,6 +216,9 @@ def quantise(content: bytes, pixels: Pixels, labels: LabelNames) -> bytes:
             per_channel=True,
             weight_type=QuantType.QInt8,
             activation_type=QuantType.QUInt8,
+            calibrate_method=CalibrationMethod.Percentile,
+            # A part at a time, as the values of all activations are held until they are counted.
+            extra_options={"CalibPercentile": PERCENTILE, "CalibStridedMinMax": 1},
             reduce_range=True,
             nodes_to_exclude=prepares,
         )
@@ -211,13 +226,22 @@ def quantise(content: bytes, pixels: Pixels, labels: LabelNames) -> bytes:
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
-    """Raw pixels (N, C, H, W) in the way in which the quantiser asks for them."""
+    """Raw pixels (N, C, H, W) as the quantiser asks for them: some parts, then the next of these."""
 
     def __init__(self, pixels: Pixels) -> None:
-        self.parts = _parts(pixels)
+        self.parts = [
+            pixels[start : start + CALIBRATED_AT_ONCE] for start in range(0, len(pixels), CALIBRATED_AT_ONCE)
+        ]
+        self.asked = iter(self.parts)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self.asked = iter(self.parts[start_index:end_index])
 
     def get_next(self) -> dict[str, Any] | None:
-        part = next(self.parts, None)
+        part = next(self.asked, None)
         return None if part is None else {INPUT: part}
 
 
@@ -235,11 +259,11 @@ def _serialise(content: onnx.ModelProto, labels: LabelNames) -> bytes:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of the exporter and the quantiser, which a user can do nothing about."""
+    """Without what the exporter and the quantiser say and warn of, with which a user can do nothing."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
             yield
     finally:
         logging.disable(before)
