@@ -54,3 +54,19 @@ def test_jobs_that_are_cancelled_say_nothing(tmp_path: Path, capfd: pytest.Captu
         process.wait(60)
     assert capfd.readouterr() == ("", "")
     assert not list(tmp_path.rglob("*submitted.pkl"))
+
+
+@pytest.mark.parametrize(("state", "machine"), [("NODE_FAIL", True), ("PREEMPTED", True), ("FAILED", False)])
+def test_no_trial_is_the_cause_of_what_the_scheduler_says_of_a_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, machine: bool
+) -> None:
+    pool = begun(tmp_path)
+    pool.submit(0, [])
+    job = pool.out[0]
+    job._process.kill()
+    job._process.wait(60)
+    monkeypatch.setattr(type(job), "state", state)
+    while not (ended := pool.wait(lambda: {0})):
+        pass
+    assert (ended[0].machine, state in str(ended[0].died)) == (machine, True)
+    pool.stop()

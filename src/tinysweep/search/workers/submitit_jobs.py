@@ -22,6 +22,7 @@ RESULT_SECONDS = {
     "slurm": 15.0,
     "local": 1.0,
 }  # after a job's end until its result is seen; folders of a network are slow
+OF_MACHINE = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED")  # SLURM's states of jobs that end through no fault of theirs
 
 
 class Resubmittable:
@@ -91,13 +92,13 @@ class SubmititPool:
         del self.out[number], self.gone[number]
         job.paths.submitted_pickle.unlink(missing_ok=True)
         if not job.paths.result_pickle.exists():
-            return Ended(number, died=f"its worker died (job {job.job_id} left no result)")
+            return _death(number, job)
         try:
             return Ended(number, job.result())
         except self.submitit.core.utils.FailedJobError as error:
             return Ended(number, Outcome.of_error(error))
         except self.submitit.core.utils.UncompletedJobError:
-            return Ended(number, died=f"its worker died (job {job.job_id} left no result)")
+            return _death(number, job)
 
     def stop(self) -> None:
         for job in self.out.values():
@@ -106,6 +107,14 @@ class SubmititPool:
         self.out.clear()
         if hasattr(self, "executor"):
             remove_if_empty(self.executor.folder)  # of a name such as %j, which is to be that of each job
+
+
+def _death(number: int, job: Any) -> Ended:
+    """The end of a job that left no result."""
+    state = str(job.state).partition(" ")[0]
+    machine = state in OF_MACHINE
+    died = f"its {'machine' if machine else 'worker'} died (job {job.job_id}, {state}, left no result)"
+    return Ended(number, died=died, machine=machine)
 
 
 @contextmanager
