@@ -130,7 +130,8 @@ def test_the_frontier_is_what_its_finals_found(study: Path) -> None:
         assert row.mean == pytest.approx(100 * of_views.mean(), abs=6e-4)
 
 
-def test_best_1k_is_the_recipe_of_its_final() -> None:
-    wanted = stored(ROOT / "results/frontier/1k/best.yaml")
-    config = flatten(dataclasses.asdict(tinysweep.compose("experiment=best_1k")))
+@pytest.mark.parametrize("budget", ["1k", "2k"])
+def test_the_best_of_a_small_budget_is_the_recipe_of_its_final(budget: str) -> None:
+    wanted = stored(ROOT / f"results/frontier/{budget}/best.yaml")
+    config = flatten(dataclasses.asdict(tinysweep.compose(f"experiment=best_{budget}")))
     assert {name: config[name] for name in wanted} == wanted
