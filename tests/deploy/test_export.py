@@ -140,6 +140,19 @@ def test_a_rare_far_value_costs_all_others_no_precision_in_int8(digits: Grey) ->
     assert all(spoilt[name] < 3 * step for name, step in fair.items())
 
 
+def test_activations_that_never_differ_are_quantised_as_well(digits: Grey) -> None:
+    blind = nn.Conv2d(1, 4, 3)
+    with torch.no_grad():
+        blind.weight.zero_()
+        blind.bias.fill_(1e9)  # type: ignore[union-attr]
+    model = nn.Sequential(blind, nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    pixels = digits[:100, None]
+    content = convert(model, LABELS)
+    exact = OnnxModel(content, FILE).logits(pixels)
+    small = OnnxModel(quantise(content, pixels, LABELS), FILE).logits(pixels)
+    np.testing.assert_allclose(small, exact, atol=0.05 * np.abs(exact).max())
+
+
 def steps(model: onnx.ModelProto) -> dict[str, float]:
     """The step between two codes of each activation of a quantised model."""
     constants = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
